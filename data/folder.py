@@ -1,0 +1,146 @@
+"""Batches of a folder of images, decoded and cropped by worker processes and normalized on the device."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.corruption import pixel_permutation
+from data.memory import PreparedBatch
+from data.registry import ImageError
+from data.transforms import UPSCALED, UPSCALED_PADDED, permute_pixels, zero_pad
+from utils.seeds import derive
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a worker does to an image, and the images it can do it to. Seeds are given with each image."""
+
+    files: Sequence[str]
+    padded: bool  #: to half the size, with zeros around it
+    flip: bool
+    shuffle_seed: int | None  #: of the pixel shuffle
+
+    def __getitem__(self, key: tuple[int, int | None]) -> Tensor | ImageError:
+        """Decode image number key[0]; key[1] is the seed of its augmentation, None: without.
+
+        Returns:
+            (3, 224, 224) uint8. An image that cannot be read is returned as the error to raise: raised here
+            it would reach the main process as a page of traceback.
+        """
+        from PIL import Image, UnidentifiedImageError
+        from torchvision.transforms import v2
+
+        number, seed = key
+        side = UPSCALED_PADDED if self.padded else UPSCALED
+        if seed is None:
+            # The usual evaluation protocol: the smaller side to 8/7 of the crop, 256 for 224.
+            transform = v2.Compose([v2.Resize(side * 8 // 7), v2.CenterCrop(side)])
+        else:
+            transform = v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)])
+        try:
+            with Image.open(self.files[number]) as image:
+                image = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            return ImageError(f"{self.files[number]} cannot be read: {(str(error).splitlines() or ['?'])[0]}")
+        with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+            pixels = v2.functional.pil_to_tensor(transform(image))
+        if self.padded:
+            pixels = zero_pad(pixels, (UPSCALED - UPSCALED_PADDED) // 2)
+        if self.shuffle_seed is not None:
+            permutation = pixel_permutation(number, UPSCALED * UPSCALED, self.shuffle_seed)
+            pixels = permute_pixels(pixels[None], torch.from_numpy(permutation)[None])[0]
+        return pixels
+
+
+class _Keys:
+    """The batch sampler: image numbers in the order of the epoch, each with the seed of its augmentation."""
+
+    def __init__(self):
+        self.batches: list[list[tuple[int, int | None]]] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@dataclass
+class FolderLoader:
+    """Batches of images in files, an epoch at each iteration.
+
+    What is random in epoch e, the order and the augmentation of each image, is derived from (seed, e, image
+    number): it does not depend on the number of workers. Iterating counts the epochs; set `epoch` for another.
+    """
+
+    preparation: Preparation
+    labels: Tensor  #: (n,) int64, on the CPU
+    batch_size: int
+    finish: Callable[[Tensor], Tensor]  #: uint8 images (B, C, H, W) on the device -> normalized ones
+    device: torch.device
+    workers: int = 1
+    seed: int = 0
+    random_order: bool = False
+    augmentation: bool = False
+    epoch: int = 0
+    _keys: _Keys = field(default_factory=_Keys, init=False, repr=False)
+    _loader: DataLoader | None = field(default=None, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.labels)
+
+    def as_is(self) -> "FolderLoader":
+        """The same images in file order and without augmentation."""
+        return replace(self, random_order=False, augmentation=False, epoch=0)
+
+    def __iter__(self) -> Iterator[PreparedBatch]:
+        n = len(self.labels)
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = np.arange(n)
+        if self.random_order:
+            random = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
+            order = torch.randperm(n, generator=random).numpy()
+        seeds: list[int | None] = [None] * n
+        if self.augmentation:
+            random = np.random.Generator(np.random.PCG64(derive(self.seed, "augmentation", epoch)))
+            seeds = random.integers(2**63, size=n).tolist()
+        keys = [(int(number), seeds[number]) for number in order]
+        self._keys.batches = [keys[start : start + self.batch_size] for start in range(0, n, self.batch_size)]
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.preparation,
+                batch_sampler=self._keys,
+                collate_fn=_stack,
+                num_workers=self.workers,
+                persistent_workers=self.workers > 0 and self.random_order,
+                pin_memory=self.device.type == "cuda",
+                worker_init_fn=_leave_signals_to_the_main_process,
+            )
+        for batch, images in zip(self._keys.batches, self._loader, strict=True):
+            if isinstance(images, ImageError):
+                raise images
+            labels = self.labels[[number for number, _ in batch]]
+            yield (
+                self.finish(images.to(self.device, non_blocking=True)),
+                labels.to(self.device, non_blocking=True),
+            )
+
+
+def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
+    return next((image for image in images if isinstance(image, ImageError)), None) or torch.stack(images)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

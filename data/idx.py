@@ -1,0 +1,94 @@
+"""MNIST and Fashion-MNIST, and a small part of the latter that is here: files in LeCun's IDX format."""
+
+import gzip
+import struct
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.download import download
+from data.registry import ArraySource, DataError, Spec, register
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+MINI = Path(__file__).parent / "fashion_mnist_mini"
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read an array of bytes in IDX format, gzipped where the name ends in .gz.
+
+    The format: two zero bytes, the type (8: unsigned byte), the number of dimensions; each dimension as a
+    big-endian 32-bit integer; the content in row-major order.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or holds something else.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+        raise DataError(f"{path} is not an IDX file of bytes")
+    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * len(shape))
+    if values.size != np.prod(shape, dtype=np.int64):
+        raise DataError(f"{path} is damaged: {values.size} bytes for an array of shape {shape}")
+    return values.reshape(shape)
+
+
+def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], num_classes: int) -> ArraySource:
+    """Read the training images ("train") or the test images ("t10k") of a folder."""
+    images_file = folder / f"{part}-images-idx3-ubyte{suffix}"
+    labels_file = folder / f"{part}-labels-idx1-ubyte{suffix}"
+    images, labels = read_idx(images_file), read_idx(labels_file)
+    if images.shape[1:] != spec_size or not len(images):
+        raise DataError(f"{images_file} holds an array of shape {images.shape}, not images of {spec_size} pixels")
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{labels_file} holds an array of shape {labels.shape} for {len(images)} images")
+    if labels.max() >= num_classes:
+        raise DataError(f"{labels_file} holds the label {labels.max()}; there are {num_classes} classes")
+    return ArraySource(torch.from_numpy(images[:, None].copy()), labels.astype(np.int64))
+
+
+def read(root: Path, folder: str, class_names: tuple[str, ...]):
+    """Read a dataset from <root>/<folder>/raw, the layout of torchvision, which downloads it where it is not."""
+    raw = root / folder / "raw"
+    if not raw.exists():
+        download(folder, root, folder)
+    parts = (read_part(raw, part, "", (28, 28), len(class_names)) for part in ("train", "t10k"))
+    return *parts, class_names
+
+
+def read_mini(root: Path):
+    """Read the part of Fashion-MNIST that lies beside this file; the folder of the datasets does not matter."""
+    parts = (read_part(MINI, part, ".gz", (28, 28), len(CLOTHES)) for part in ("train", "t10k"))
+    return *parts, CLOTHES
+
+
+grey_28x28 = partial(Spec, num_classes=10, in_channels=1, image_size=(28, 28))
+fashion_mnist = partial(
+    grey_28x28,
+    normalization=((0.2860,), (0.3530,)),
+    normalization_upscaled=((0.2860,), (0.3392,)),
+    normalization_padded=((0.0711,), (0.2095,)),
+)
+
+register(
+    grey_28x28(
+        "mnist",
+        normalization=((0.1307,), (0.3015,)),
+        normalization_upscaled=((0.1307,), (0.2895,)),
+        normalization_padded=((0.0327,), (0.1553,)),
+        read=partial(read, folder="MNIST", class_names=DIGITS),
+    )
+)
+register(fashion_mnist("fashion_mnist", read=partial(read, folder="FashionMNIST", class_names=CLOTHES)))
+register(fashion_mnist("fashion_mnist_mini", read=read_mini))

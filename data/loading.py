@@ -1,0 +1,247 @@
+"""From a dataset's name to its batches: classes, split, noise, in this order, then the loaders."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import subsets, transforms
+from data.corruption import corrupt_labels, pixel_permutations
+from data.folder import FolderLoader, Preparation
+from data.memory import MemoryLoader
+from data.registry import ArraySource, DataError, FolderSource, Source, Spec, info
+
+Loader = MemoryLoader | FolderLoader
+
+PIXEL_SHUFFLE = -1  #: the value of `noise` that stands for shuffled pixels
+
+
+@dataclass
+class Dataset:
+    """The batches of a dataset; each loader yields (images, labels) on the device and has a length."""
+
+    train: Loader
+    val: Loader | None  #: None without a validation split
+    test: Loader
+    num_classes: int
+    in_channels: int
+    image_size: tuple[int, int]  #: (height, width) in pixels, as the network sees them
+    class_names: list[str]
+    notes: list[str]  #: what the user should be warned about
+
+
+def load(
+    name: str,
+    root: str | Path,
+    batch_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    subsample_classes: int = 0,
+    class_sample_seed: int | None = None,
+    noise: float = 0,
+    noise_seed: int | None = None,
+    augmentation: bool = False,
+    upscale: bool = False,
+    upscale_padding: bool = False,
+    split: float = 0,
+    stratified: bool = False,
+    split_seed: int | None = None,
+    shuffle: bool = False,
+    unnormalize: bool = False,
+    workers: int = 1,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Dataset:
+    """Read a dataset and make its batches.
+
+    Args:
+        name: one of `names()`.
+        root: the folder of the datasets.
+        batch_size: images in a batch; the last one of an epoch may hold fewer.
+        device: where the batches are made.
+        seed: for the order and the augmentation of the training images.
+        subsample_classes: how many classes to use; 0: all.
+        class_sample_seed: for choosing them, in [0, 2^32); None: the first ones.
+        noise: ratio of corrupted labels among the training images, in [0, 1]; -1: shuffle their pixels instead.
+        noise_seed: for either, in [0, 2^32); needed with them.
+        augmentation: random crops, and horizontal flips of colour images.
+        upscale: images of 224x224 pixels.
+        upscale_padding: images of 112x112 pixels, zero-padded to 224x224.
+        split: share of the training images that become the validation set, in [0, 1).
+        stratified: of each class the same share.
+        split_seed: for shuffling before the split, in [0, 2^32); needed with split and shuffle.
+        shuffle: shuffle before the split; without a split, a new random order in each epoch.
+        unnormalize: pixel values in [0, 1].
+        workers: processes that decode the images of a folder; of no effect on datasets in memory.
+        memory_format: layout of the batches.
+
+    Raises:
+        DataError: the dataset is not there or damaged, or cannot be had as asked.
+    """
+    spec = info(name)
+    root = Path(root)
+    if upscale and upscale_padding:
+        raise DataError("--upscale and --upscale-padding exclude each other")
+    train, test, class_names = spec.read(root)
+    notes = []
+
+    if subsample_classes > len(class_names):
+        raise DataError(f"--subsample-classes {subsample_classes}: {name} has {len(class_names)} classes")
+    if subsample_classes:
+        kept = subsets.sample_classes(class_names, subsample_classes, class_sample_seed)
+        train, test = (_keep_classes(source, class_names, kept) for source in (train, test))
+        class_names = kept
+    num_classes = len(class_names)
+
+    all_labels = train.labels
+    train_indices, val_indices = subsets.split_indices(
+        len(all_labels), split, shuffle and split > 0, split_seed, all_labels if stratified else None
+    )
+    if split and (len(val_indices) == 0 or len(train_indices) == 0):
+        part = "validation" if len(val_indices) == 0 else "training"
+        raise DataError(f"--split {split:g}: of {len(all_labels)} images that leaves none in the {part} set")
+    train_indices = np.sort(train_indices)
+
+    if noise > 0:
+        if num_classes < 2:
+            raise DataError(f"--noise {noise:g}: with a single class there is no wrong label")
+        corrupted = corrupt_labels(all_labels, num_classes, noise, noise_seed, train_indices)
+        train = _with_labels(train, corrupted)
+    val = _keep(train, val_indices) if split else None
+    train = _keep(train, train_indices) if split else train
+
+    random_order = shuffle or split > 0
+    if not random_order and num_classes > 1 and (np.diff(train.labels) >= 0).all():
+        notes.append(
+            f"the files of {name} are sorted by class and training takes them in that order: use --shuffle"
+        )
+    if upscale and isinstance(train, FolderSource):
+        notes.append(f"--upscale has no effect on {name}: its images have 224x224 pixels already")
+
+    make = _memory_loader if isinstance(train, ArraySource) else _folder_loader
+    finish = _finish(spec, device, upscale, upscale_padding, unnormalize, memory_format)
+    common = {"spec": spec, "batch_size": batch_size, "finish": finish, "device": torch.device(device)}
+    common |= {"upscale": upscale, "padded": upscale_padding, "workers": workers}
+    size = (transforms.UPSCALED,) * 2 if upscale or upscale_padding else spec.image_size
+    return Dataset(
+        train=make(
+            train,
+            **common,
+            seed=seed,
+            random_order=random_order,
+            augmentation=augmentation,
+            shuffle_seed=noise_seed if noise == PIXEL_SHUFFLE else None,
+        ),
+        val=None if val is None else make(val, **common),
+        test=make(test, **common),
+        num_classes=num_classes,
+        in_channels=spec.in_channels,
+        image_size=size,
+        class_names=list(class_names),
+        notes=notes,
+    )
+
+
+def _keep(source: Source, indices: np.ndarray) -> Source:
+    labels = source.labels[indices]
+    if isinstance(source, ArraySource):
+        return ArraySource(source.images[torch.from_numpy(indices)], labels)
+    return FolderSource([source.files[index] for index in indices], labels)
+
+
+def _with_labels(source: Source, labels: np.ndarray) -> Source:
+    if isinstance(source, ArraySource):
+        return ArraySource(source.images, labels)
+    return FolderSource(source.files, labels)
+
+
+def _keep_classes(source: Source, class_names, kept) -> Source:
+    indices, new_labels = subsets.relabel(source.labels, class_names, kept)
+    return _with_labels(_keep(source, indices), new_labels)
+
+
+def normalization(spec: Spec, upscale: bool, padded: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel for the images as the network sees them."""
+    if upscale and spec.normalization_upscaled is not None:
+        return spec.normalization_upscaled
+    if padded and spec.normalization_padded is not None:
+        return spec.normalization_padded
+    return spec.normalization
+
+
+def _finish(spec, device, upscale, padded, unnormalize, memory_format):
+    """The last step of every batch: normalization, on the device."""
+    mean = std = None
+    if not unnormalize:
+        constants = normalization(spec, upscale, padded)
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in constants)
+    return functools.partial(transforms.normalize, mean=mean, std=std, memory_format=memory_format)
+
+
+def _memory_loader(
+    source: ArraySource,
+    spec: Spec,
+    batch_size,
+    finish,
+    device,
+    upscale,
+    padded,
+    workers,
+    seed=0,
+    random_order=False,
+    augmentation=False,
+    shuffle_seed=None,
+) -> MemoryLoader:
+    side, padding = None, 0
+    if upscale:
+        side = transforms.UPSCALED
+    elif padded:
+        side, padding = transforms.UPSCALED_PADDED, (transforms.UPSCALED - transforms.UPSCALED_PADDED) // 2
+    permutations = None
+    if shuffle_seed is not None and side is None:
+        height, width = spec.image_size
+        permutations = torch.from_numpy(pixel_permutations(len(source.labels), height * width, shuffle_seed))
+        permutations = permutations.to(device)
+    return MemoryLoader(
+        source.images.to(device),
+        torch.from_numpy(source.labels).to(device),
+        batch_size,
+        finish,
+        seed=seed,
+        random_order=random_order,
+        upscaled_side=side,
+        padding=padding,
+        augmentation=augmentation,
+        flip=spec.flip,
+        permutations=permutations,
+        permutation_seed=shuffle_seed if permutations is None else None,
+    )
+
+
+def _folder_loader(
+    source: FolderSource,
+    spec: Spec,
+    batch_size,
+    finish,
+    device,
+    upscale,
+    padded,
+    workers,
+    seed=0,
+    random_order=False,
+    augmentation=False,
+    shuffle_seed=None,
+) -> FolderLoader:
+    return FolderLoader(
+        Preparation(source.files, padded, spec.flip, shuffle_seed),
+        torch.from_numpy(source.labels),
+        batch_size,
+        finish,
+        device,
+        workers=workers,
+        seed=seed,
+        random_order=random_order,
+        augmentation=augmentation,
+    )

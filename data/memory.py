@@ -1,0 +1,91 @@
+"""Batches of a dataset that lies in memory, as one uint8 tensor on the compute device."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import transforms
+from data.corruption import pixel_permutation
+from utils.seeds import derive
+
+PreparedBatch = tuple[Tensor, Tensor]  #: images (B, C, H, W) float32, labels (B,) int64
+
+
+@dataclass
+class MemoryLoader:
+    """Batches made on the device where the images lie, an epoch at each iteration.
+
+    What is random in epoch e, the order and the augmentation, is derived from (seed, e) on the CPU, once for the
+    whole epoch: it does not depend on the device or the batch size. Iterating counts the epochs; set `epoch` for
+    another one.
+    """
+
+    images: Tensor  #: (n, C, H, W) uint8
+    labels: Tensor  #: (n,) int64
+    batch_size: int
+    finish: Callable[[Tensor], Tensor]  #: uint8 or float images (B, C, H, W) in 0 to 255 -> normalized ones
+    seed: int = 0
+    random_order: bool = False
+    upscaled_side: int | None = None
+    padding: int = 0  #: zeros around upscaled images
+    augmentation: bool = False
+    flip: bool = False  #: whether augmentation mirrors images
+    permutations: Tensor | None = None  #: (n, H * W) of the pixels, on the device
+    permutation_seed: int | None = None  #: of permutations that would need gigabytes, made when needed instead
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.labels)
+
+    def as_is(self) -> "MemoryLoader":
+        """The same images in file order and without augmentation."""
+        return replace(self, random_order=False, augmentation=False, epoch=0)
+
+    def __iter__(self) -> Iterator[PreparedBatch]:
+        n, device = len(self.labels), self.images.device
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = torch.arange(n)
+        if self.random_order:
+            order = torch.randperm(n, generator=self._generator("order", epoch))
+        order_on_device = order.to(device, non_blocking=True)
+        corners = mirrored = None
+        if self.augmentation:
+            random = self._generator("augmentation", epoch)
+            corners = torch.randint(2 * transforms.CROP_PADDING + 1, (n, 2), generator=random)
+            corners = corners.to(device, non_blocking=True)
+            if self.flip:
+                mirrored = torch.rand(n, generator=random).to(device, non_blocking=True) < 0.5
+        for start in range(0, n, self.batch_size):
+            chosen = order_on_device[start : start + self.batch_size]
+            images = self.images[chosen]
+            if self.upscaled_side is not None:
+                images = transforms.zero_pad(transforms.upscale(images, self.upscaled_side), self.padding)
+            if corners is not None:
+                images = transforms.crop(images, corners[chosen])
+            if mirrored is not None:
+                images = transforms.mirror(images, mirrored[chosen])
+            if self.permutations is not None:
+                images = transforms.permute_pixels(images, self.permutations[chosen])
+            elif self.permutation_seed is not None:
+                permutations = self._make_permutations(order[start : start + self.batch_size])
+                images = transforms.permute_pixels(images, permutations)
+            yield self.finish(images), self.labels[chosen]
+
+    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, purpose, epoch))
+
+    def _make_permutations(self, numbers: Tensor) -> Tensor:
+        """The pixel permutations of a few images, (B, H * W)."""
+        num_pixels = (self.upscaled_side + 2 * self.padding) ** 2
+        rows = [pixel_permutation(number, num_pixels, self.permutation_seed) for number in numbers.tolist()]
+        permutations = torch.from_numpy(np.stack(rows))
+        if self.images.device.type == "cuda":  # from pinned memory the host need not wait for the copy
+            permutations = permutations.pin_memory()
+        return permutations.to(self.images.device, non_blocking=True)

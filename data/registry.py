@@ -1,0 +1,82 @@
+"""The registry behind `data`: what is known of each dataset before it is read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """A dataset that is not there, is damaged, or cannot be had as asked; the message is one line."""
+
+
+class ImageError(RuntimeError):
+    """An image of a folder that could not be read when its turn came; the message is one line."""
+
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]  #: (mean, standard deviation) of each channel, in [0, 1]
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images that fit in memory."""
+
+    images: Tensor  #: (n, C, H, W) uint8
+    labels: np.ndarray  #: (n,) int64
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Images in files, decoded when they are needed."""
+
+    files: Sequence[str]
+    labels: np.ndarray  #: (n,) int64
+
+
+Source = ArraySource | FolderSource
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A dataset: what the networks need to know of it, and how to read it."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: tuple[int, int]  #: (height, width) in pixels
+    normalization: Constants
+    read: Callable[[Path], tuple[Source, Source, Sequence[str]]]
+    #: Folder of the datasets -> (training set, test set, class names). Raises DataError.
+    normalization_upscaled: Constants | None = None  #: for images upscaled to 224x224; None: as they are
+    normalization_padded: Constants | None = None  #: upscaled to 112x112 and zero-padded to 224x224
+    flip: bool = False  #: whether augmentation mirrors images
+
+
+_specs: dict[str, Spec] = {}
+
+
+def register(spec: Spec) -> None:
+    """Make a dataset known under its name."""
+    if spec.name in _specs:
+        raise ValueError(f"dataset {spec.name} is registered twice")
+    _specs[spec.name] = spec
+
+
+def names() -> list[str]:
+    """The names of the datasets."""
+    return list(_specs)
+
+
+def info(name: str) -> Spec:
+    """The number of classes, channels and the image size of a dataset.
+
+    An image folder may hold fewer classes than its specification says: `load` counts them.
+
+    Raises:
+        DataError: no such dataset.
+    """
+    if name not in _specs:
+        raise DataError(f"--dataset {name}: no such dataset; there are {', '.join(names())}")
+    return _specs[name]

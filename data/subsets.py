@@ -1,0 +1,63 @@
+"""Which classes and which images: class subsampling and the validation split, pure functions of (data, seed)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def sample_classes(class_names: Sequence[str], n: int, seed: int | None) -> list[str]:
+    """The names of the n classes kept, in their new order: the k-th one is relabelled k.
+
+    Without a seed the first n classes are kept.
+    """
+    kept = list(class_names)
+    if seed is not None:
+        np.random.RandomState(seed).shuffle(kept)
+    return kept[:n]
+
+
+def relabel(labels: np.ndarray, class_names: Sequence[str], kept: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the samples of some classes.
+
+    Args:
+        labels: (n,) indices into class_names.
+        kept: the names of the classes that stay, in their new order.
+
+    Returns:
+        the indices of the samples kept, ascending, and their new labels, indices into `kept`; both int64.
+    """
+    new_label = np.full(len(class_names), -1, dtype=np.int64)
+    new_label[[list(class_names).index(name) for name in kept]] = np.arange(len(kept))
+    new_labels = new_label[labels]
+    indices = np.flatnonzero(new_labels >= 0)
+    return indices, new_labels[indices]
+
+
+def split_indices(
+    n: int, size: float, shuffle: bool, seed: int | None, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split n samples into a training and a validation part.
+
+    The samples stand in their own order, or shuffled by `RandomState(seed)`; the last `floor(n * size)` are the
+    validation part. With labels the split is stratified: of each class the last `floor(n_c * size)`. Both parts
+    keep the order.
+
+    Args:
+        n: number of samples.
+        size: share of the validation part, in [0, 1).
+        shuffle: whether to shuffle first.
+        seed: for shuffling, in [0, 2^32); not used without it.
+        labels: (n,) class of each sample, for a stratified split.
+
+    Returns:
+        (training, validation) indices, int64.
+    """
+    order = list(range(n))
+    if shuffle:
+        np.random.RandomState(seed).shuffle(order)
+    order = np.array(order, dtype=np.int64)
+    in_validation = np.zeros(n, dtype=bool)  # by position in the order
+    groups = [np.arange(n)] if labels is None else [np.flatnonzero(labels[order] == c) for c in np.unique(labels)]
+    for positions in groups:
+        in_validation[positions[len(positions) - int(np.floor(len(positions) * size)) :]] = True
+    return order[~in_validation], order[in_validation]

@@ -1,0 +1,22 @@
+"""The networks that can be trained and measured, by name.
+
+    names()                          which architectures there are
+    check(arch, pretrained)          raises ModelError where there is no such architecture
+    build(arch, num_classes, ...)    one of them, freshly initialized or with ImageNet weights
+    segments(net)                    the network as modules that are run one after another
+    layers(net, with_linear)         the layers whose filters are measured, with their place in the network
+
+Every module of this package that is not a package itself is imported here, and registers what it offers
+with the decorator `register`: an architecture is added by adding one file.
+"""
+
+import importlib
+import pkgutil
+
+from models.registry import Layer, ModelError, build, check, layers, names, register, segments
+
+for _module in pkgutil.iter_modules(__path__, prefix="models."):
+    if not _module.ispkg:
+        importlib.import_module(_module.name)
+
+__all__ = ["Layer", "ModelError", "build", "check", "layers", "names", "register", "segments"]

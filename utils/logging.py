@@ -1,0 +1,60 @@
+"""What a program says: on the console as it is, in the log file with time stamps."""
+
+import datetime
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class _Console(logging.Handler):
+    """Lines on standard output, or on standard error from warnings on, without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = record.levelno >= logging.WARNING
+        line = f"warning: {record.getMessage()}" if warning else record.getMessage()
+        tqdm.write(line, file=sys.stderr if warning else sys.stdout)
+
+
+def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
+    """A logger that writes to the console and to `<folder>/<date>-<time>_<name>`.
+
+    Two programs that start within the same second get files of their own (`<date>-<time>-2_<name>`).
+
+    Returns:
+        the logger and the path of the file.
+
+    Raises:
+        OSError: the folder or the file cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    now = f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    copy = 1
+    while True:
+        path = folder / (f"{now}_{name}" if copy == 1 else f"{now}-{copy}_{name}")
+        try:
+            path.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            copy += 1
+    logger = logging.getLogger("hyperplanes")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    close_log(logger)
+    to_file = logging.FileHandler(path)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(to_file)
+    logger.addHandler(_Console())
+    return logger, path
+
+
+def close_log(logger: logging.Logger) -> None:
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def progress(iterable, **options):
+    """A progress bar on standard error that is there only on a terminal, and goes when it is done."""
+    return tqdm(iterable, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True, **options)

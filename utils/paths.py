@@ -1,0 +1,36 @@
+"""Where a run's files go: <folder>/<dataset>/<noise>/<arch>/<seed>/."""
+
+from decimal import Decimal
+from pathlib import Path
+
+
+def noise_folder(noise: float) -> str | None:
+    """The part of the path that tells noisy data from clean: `noise_20` for a ratio of 0.2.
+
+    `pixel_shuffle` for -1, None for 0.
+    Exact: 0.29 is `noise_29` and 0.005 is `noise_0.5`, although 100 * 0.29 < 29 in floating point.
+    """
+    if noise == 0:
+        return None
+    if noise == -1:
+        return "pixel_shuffle"
+    percent = f"{Decimal(repr(float(noise))) * 100:f}"
+    return f"noise_{percent.rstrip('0').rstrip('.') if '.' in percent else percent}"
+
+
+def dataset_folder(dataset: str, subsample_classes: int = 0) -> str:
+    """The dataset's name, with the number of classes where they were subsampled: `cifar10_3`."""
+    return f"{dataset}_{subsample_classes}" if subsample_classes else dataset
+
+
+def run_folder(
+    base: str | Path,
+    dataset: str,
+    arch: str,
+    seed: int | None,
+    subsample_classes: int = 0,
+    noise: str | None = None,
+) -> Path:
+    """The folder below `base` for a run. `noise` as `noise_folder` gives it; no folder for a seed that is None."""
+    parts = [dataset_folder(dataset, subsample_classes), noise, arch, None if seed is None else str(seed)]
+    return Path(base, *(part for part in parts if part is not None))

@@ -1,0 +1,145 @@
+"""What the three programs share at their edges: one-line errors, exit statuses, and arguments of the same name."""
+
+import argparse
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import data
+import models
+from utils.snapshots import SnapshotError
+
+DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class UsageError(ValueError):
+    """Wrong use or wrong input: the message, one line, names the option or the file and says what to do."""
+
+
+class RunError(RuntimeError):
+    """The run failed under way, by no fault of the command line; the message is one line."""
+
+
+class Terminated(BaseException):
+    """The process was asked to end by SIGTERM."""
+
+
+def exit_status(main: Callable[..., int]) -> Callable[..., int]:
+    """Turn what stops a program into one line on standard error and an exit status (see README)."""
+
+    @functools.wraps(main)
+    def guarded(argv=None) -> int:
+        name = Path(sys.modules[main.__module__].__file__).name
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
+        try:
+            return main(argv)
+        except (UsageError, models.ModelError, data.DataError, SnapshotError) as error:
+            print(f"{name}: error: {error}", file=sys.stderr)
+            return WRONG_USE
+        except RunError as error:
+            print(f"{name}: failed: {error}", file=sys.stderr)
+            return FAILED
+        except BrokenPipeError:  # the reader of our output went away: nothing can be said any more
+            sys.stdout = None
+            return FAILED
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"{name}: failed: {where}{error.strerror or error}", file=sys.stderr)
+            return FAILED
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Terminated:
+            print(f"{name}: terminated", file=sys.stderr)
+            return TERMINATED
+        finally:
+            if in_main_thread:
+                signal.signal(signal.SIGTERM, before)
+
+    return guarded
+
+
+def _terminate(signum, frame):
+    raise Terminated
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which remembers the options that were given."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+
+    def parse_args(self, argv=None) -> argparse.Namespace:
+        """As argparse does; `given` of the result holds the names of the options on the command line."""
+        argv = sys.argv[1:] if argv is None else argv
+        args = super().parse_args(argv)
+        only_given = argparse.Namespace(**{action.dest: _UNSET for action in self._actions})
+        super().parse_args(argv, only_given)
+        args.given = {name for name, value in vars(only_given).items() if value is not _UNSET}
+        return args
+
+    def error(self, message: str):
+        self.exit(WRONG_USE, f"{self.prog}: error: {message}\n")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+_UNSET = object()
+
+
+def number(kind: type, least=None, most=None, above=None) -> Callable:
+    """An argparse type: an int or a finite float in a range."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+        if kind is float and not abs(value) < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        if least is not None and value < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{text} is more than {most}")
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f"{text} is not more than {above}")
+        return value
+
+    return convert
+
+
+seed = number(int, least=0, most=2**63 - 1)
+numpy_seed = number(int, least=0, most=2**32 - 1)  #: what numpy's legacy generator takes
+
+
+def file_name(text: str) -> str:
+    """An argparse type: the name of a file, without folders."""
+    if not text or "/" in text or text in (".", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
+    return text
+
+
+def list_choices(args: argparse.Namespace) -> bool:
+    """Without --arch or without --dataset, list the supported ones; returns whether that was all there is to do.
+
+    Raises:
+        UsageError, models.ModelError: what was given of the two does not exist.
+    """
+    if args.arch is not None:
+        models.check(args.arch)
+    if args.dataset is not None and args.dataset not in data.names():
+        raise UsageError(f"--dataset {args.dataset}: no such dataset; there are {', '.join(data.names())}")
+    if args.arch is None:
+        print("architectures (--arch):", *models.names(), sep="\n  ")
+    if args.dataset is None:
+        print("datasets (--dataset):", *data.names(), sep="\n  ")
+    return args.arch is None or args.dataset is None

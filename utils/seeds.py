@@ -1,0 +1,20 @@
+"""Seeds: everything random in a run is derived from a few of them."""
+
+import secrets
+
+import numpy as np
+
+
+def draw() -> int:
+    """A fresh seed from the operating system, for a seed that was not given. In [0, 2^31)."""
+    return secrets.randbits(31)
+
+
+def derive(seed: int, *path: int | str) -> int:
+    """A seed for one stream of random numbers below `seed`, such as `derive(seed, "order", epoch)`.
+
+    Different paths give statistically independent seeds (numpy.random.SeedSequence). Returns an integer in
+    [0, 2^63), which both torch and numpy accept.
+    """
+    words = [int.from_bytes(step.encode(), "little") if isinstance(step, str) else step for step in path]
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,226 @@
+"""Snapshots of a network on disk: written whole or not at all, and checked when they are read.
+
+    <arch>_init_0.pt        the initial weights, a bare state_dict (`<arch>_pretrained_0.pt`: from the model zoo)
+    <arch>_<epoch>.tar      the state of training after the 0-based epoch: a dict with `epoch`, `top1_acc`,
+                            `top5_acc`, `model_state_dict`, `optimizer_state_dict`, `scheduler_state_dict`, as the
+                            authors' program writes it, and since format 2 also `format`, `config` (the arguments
+                            that determine the weights), `class_names` and `tensorboard_step`
+    <arch>_<epochs>.pt      the final weights, a bare state_dict
+
+A file by `torch.save` is a zip archive with a CRC-32 of every record, which `torch.load` does not check. Here it
+is checked for whatever is read. Files are loaded with `weights_only=True`: one that needs more is refused.
+"""
+
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.files import atomic_write
+
+ZIP_MAGIC = b"PK\x03\x04"
+OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
+
+FORMAT = 2  #: of the .tar files; the authors' files, which carry no number, are format 1
+
+
+class SnapshotError(ValueError):
+    """A file that is no snapshot, is damaged, or belongs to another network; the message names it in one line."""
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Write a training state or a bare state_dict; a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the disk, the folder or the permissions do not allow it; there is no new file then.
+    """
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
+    """Read a snapshot of any format: `.tar` or `.pt`, ours or the authors', zip archive or old non-zip file.
+
+    The file is memory-mapped: tensors are views of it, of which only what is used is read from the disk.
+
+    Args:
+        path: the file.
+        wanted: which weights are needed, by parameter name. The others, and the optimizer's state, are left
+            out and never read. Default: everything.
+
+    Returns:
+        what the file holds, with at least `model_state_dict`: parameter name -> CPU tensor, without the prefixes
+        `module.` that DataParallel put before the names. Every tensor in it has been checked against the
+        checksum in the file; `checksums` says whether there were any (old non-zip files carry none).
+
+    Raises:
+        SnapshotError: the file does not exist, cannot be read, is damaged, would have to run code, or is no
+            snapshot.
+    """
+    path = Path(path)
+    archive = None
+    try:
+        with open(path, "rb") as file:
+            first_bytes = file.read(len(OLD_MAGIC))
+        if first_bytes.startswith(ZIP_MAGIC):
+            archive = _Archive(path)
+            content = archive.content
+        elif first_bytes == OLD_MAGIC:
+            content = _torch_load(path)
+        else:
+            raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
+    except OSError as error:
+        raise SnapshotError(f"{path}: {error.strerror or error}") from None
+    if not isinstance(content, dict):
+        raise SnapshotError(f"{path} is no snapshot: it holds a {type(content).__name__}, not a dict")
+    if "model_state_dict" not in content:
+        content = {"model_state_dict": content}
+    weights = content["model_state_dict"]
+    is_state_dict = isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
+    )
+    if not is_state_dict or not weights:
+        raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
+    weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
+    if wanted is not None:
+        weights = {name: weight for name, weight in weights.items() if wanted(name)}
+        content = {key: value for key, value in content.items() if not any(_tensors(value))}
+    content = {**content, "model_state_dict": weights, "checksums": archive is not None}
+    if archive is not None:
+        for name, tensor in _tensors(content):
+            archive.check(tensor, name)
+    return content
+
+
+def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
+    """Copy a snapshot's weights into a network.
+
+    Raises:
+        SnapshotError: they are those of another network; the message names the layers that differ.
+    """
+    expected = net.state_dict()
+    differing = describe_difference(expected, weights)
+    if differing:
+        raise SnapshotError(f"{path} is no snapshot of this {arch}: {differing}")
+    net.load_state_dict(weights)
+
+
+def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor], most: int = 4) -> str:
+    """Where weights differ from the expected ones in name or shape, in a few words; "" where they do not."""
+    parts = []
+    for name in [*expected, *(name for name in weights if name not in expected)]:
+        if name not in weights:
+            # PyTorch before 0.4.1 had no num_batches_tracked; networks do without it.
+            if not name.endswith("num_batches_tracked"):
+                parts.append(f"{name} is missing")
+        elif name not in expected:
+            parts.append(f"{name} is unknown")
+        elif weights[name].shape != expected[name].shape:
+            parts.append(f"{name} is {_shape(weights[name])}, not {_shape(expected[name])}")
+    more = [f"and {len(parts) - most} more"] if len(parts) > most else []
+    return ", ".join(parts[:most] + more)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dicts, lists and tuples, each with the keys that lead to it."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{name}.{index}")
+
+
+def _torch_load(path: Path, **options) -> Any:
+    """torch.load without code execution; whatever a broken file makes it raise becomes a SnapshotError."""
+    try:
+        return torch.load(path, weights_only=True, **options)
+    except pickle.UnpicklingError as error:
+        # torch's message is several paragraphs of advice, with the name of what it would not call in between.
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden:
+            raise SnapshotError(f"{path} is refused: loading it would run code ({forbidden[1]})") from None
+        raise SnapshotError(
+            f"{path} is no snapshot, or it is damaged: it holds more than tensors and numbers"
+        ) from None
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # garbage can make the unpickler raise anything
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
+
+
+class _Archive:
+    """A zip archive by torch.save, memory-mapped: its content, and the checksum of each tensor's record."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                records = archive.infolist()
+                is_tensor = re.compile(r"[^/]+/data/\d+").fullmatch
+                self.records = {
+                    self._offset(archive, record): record
+                    for record in records
+                    if is_tensor(record.filename) and record.file_size
+                }
+                for record in records:
+                    if record.compress_type != zipfile.ZIP_STORED:
+                        raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
+                    if not is_tensor(record.filename):
+                        archive.read(record)  # checks its CRC-32: the pickle, byte order, format numbers
+        except SnapshotError:
+            raise
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise SnapshotError(f"{path} is damaged or truncated: {error}") from None
+
+        # torch.load hands every tensor's memory to map_location, and keeps it where it is.
+        storages = []
+
+        def note_storage(storage, location):
+            storages.append(storage)
+            return storage
+
+        self.content = _torch_load(path, map_location=note_storage, mmap=True)
+        starts = [storage.data_ptr() for storage in storages if storage.nbytes()]
+        # Where the file begins in memory: its first tensor's record is the first that was mapped.
+        self.start = min(starts) - min(self.records) if starts and self.records else 0
+
+    @staticmethod
+    def _offset(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> int:
+        """Where in the file a record's bytes begin; checks on the way that its local header is in order."""
+        archive.open(record).close()
+        archive.fp.seek(record.header_offset)
+        header = archive.fp.read(30)
+        return (
+            record.header_offset
+            + 30
+            + int.from_bytes(header[26:28], "little")
+            + int.from_bytes(header[28:], "little")
+        )
+
+    def check(self, tensor: Tensor, name: str) -> None:
+        """Compare the memory behind a tensor with the checksum of its record."""
+        if tensor.layout != torch.strided:
+            raise SnapshotError(f"{self.path} is no snapshot: {name} is not a dense tensor")
+        storage = tensor.untyped_storage()
+        if not storage.nbytes():
+            return
+        record = self.records.get(storage.data_ptr() - self.start)
+        if record is None or record.file_size != storage.nbytes():
+            raise SnapshotError(f"{self.path} is damaged: {name} lies outside of its record")
+        content = torch.empty(0, dtype=torch.uint8).set_(storage)
+        if zlib.crc32(content.numpy()) != record.CRC:
+            raise SnapshotError(f"{self.path} is damaged: {name} does not match its checksum")
