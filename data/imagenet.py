@@ -40,5 +40,6 @@ register(
         normalization=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         read=read,
         flip=True,
+        in_memory=False,
     )
 )

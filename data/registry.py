@@ -52,6 +52,7 @@ class Spec:
     normalization_upscaled: Constants | None = None  #: for images upscaled to 224x224; None: as they are
     normalization_padded: Constants | None = None  #: upscaled to 112x112 and zero-padded to 224x224
     flip: bool = False  #: whether augmentation mirrors images
+    in_memory: bool = True  #: False: a folder of images, decoded when they are needed
 
 
 _specs: dict[str, Spec] = {}

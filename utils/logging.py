@@ -7,14 +7,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+LOGGER = "hyperplanes"
+
 
 class _Console(logging.Handler):
     """Lines on standard output, or on standard error from warnings on, without tearing a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warning = record.levelno >= logging.WARNING
-        line = f"warning: {record.getMessage()}" if warning else record.getMessage()
-        tqdm.write(line, file=sys.stderr if warning else sys.stdout)
+        line = record.getMessage()
+        if record.levelno == logging.WARNING:
+            line = f"warning: {line}"
+        tqdm.write(line, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
 
 
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
@@ -38,7 +41,7 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
             break
         except FileExistsError:
             copy += 1
-    logger = logging.getLogger("hyperplanes")
+    logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_log(logger)
@@ -49,10 +52,21 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     return logger, path
 
 
-def close_log(logger: logging.Logger) -> None:
+def close_log(logger: logging.Logger | None = None) -> None:
+    """Close the log file; does nothing where none is open."""
+    logger = logger or logging.getLogger(LOGGER)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+
+
+def last_words(line: str) -> None:
+    """Say on standard error, and in the log file where one is open, why the program stops."""
+    logger = logging.getLogger(LOGGER)
+    if logger.handlers:
+        logger.error(line)
+    else:
+        print(line, file=sys.stderr)
 
 
 def progress(iterable, **options):

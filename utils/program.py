@@ -10,6 +10,9 @@ from pathlib import Path
 
 import data
 import models
+from utils.devices import DeviceError
+from utils.logging import close_log, last_words
+from utils.metrics import NotFiniteError
 from utils.snapshots import SnapshotError
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
@@ -38,26 +41,27 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
         try:
             return main(argv)
-        except (UsageError, models.ModelError, data.DataError, SnapshotError) as error:
-            print(f"{name}: error: {error}", file=sys.stderr)
+        except (UsageError, models.ModelError, data.DataError, DeviceError, SnapshotError) as error:
+            last_words(f"{name}: error: {error}")
             return WRONG_USE
-        except RunError as error:
-            print(f"{name}: failed: {error}", file=sys.stderr)
+        except (RunError, NotFiniteError, data.ImageError) as error:
+            last_words(f"{name}: failed: {error}")
             return FAILED
         except BrokenPipeError:  # the reader of our output went away: nothing can be said any more
             sys.stdout = None
             return FAILED
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            print(f"{name}: failed: {where}{error.strerror or error}", file=sys.stderr)
+            last_words(f"{name}: failed: {where}{error.strerror or error}")
             return FAILED
         except KeyboardInterrupt:
-            print(f"{name}: interrupted", file=sys.stderr)
+            last_words(f"{name}: interrupted")
             return INTERRUPTED
         except Terminated:
-            print(f"{name}: terminated", file=sys.stderr)
+            last_words(f"{name}: terminated")
             return TERMINATED
         finally:
+            close_log()
             if in_main_thread:
                 signal.signal(signal.SIGTERM, before)
 

@@ -37,11 +37,13 @@ class SnapshotError(ValueError):
 def save(content: dict[str, Any], path: Path) -> None:
     """Write a training state or a bare state_dict; a reader sees the old file or the new one.
 
+    Tensors are written from the CPU, so that a machine without a GPU reads them.
+
     Raises:
         OSError: the disk, the folder or the permissions do not allow it; there is no new file then.
     """
     with atomic_write(path) as file:
-        torch.save(content, file)
+        torch.save(_on_cpu(content), file)
 
 
 def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
@@ -98,6 +100,14 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     return content
 
 
+def bare_weights(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of the network's state_dict on the CPU, in the contiguous layout whatever the network computes in."""
+    return {
+        name: weight.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, weight in net.state_dict().items()
+    }
+
+
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
     """Copy a snapshot's weights into a network.
 
@@ -125,6 +135,17 @@ def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor],
             parts.append(f"{name} is {_shape(weights[name])}, not {_shape(expected[name])}")
     more = [f"and {len(parts) - most} more"] if len(parts) > most else []
     return ", ".join(parts[:most] + more)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Nested dicts, lists and tuples with every tensor on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return type(value)((key, _on_cpu(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(item) for item in value)
+    return value
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,0 +1,516 @@
+"""Train a ConvNet and keep snapshots of it.
+
+    python train.py --arch lenet --dataset mnist --shuffle --lr 0.02 --epochs 3 --seed 1 --snapshot-every 1
+    python train.py --arch vgg11 --dataset cifar10 --augmentation --split 0.1 --stratified --shuffle --cuda
+
+Snapshots go to <models-path>/<dataset>/<arch>/<seed>/: the initialization, training states after the epochs
+asked for, the final weights. A run that is preempted goes on where it was, with the same final weights, when the
+same command is given again with `--resume-from latest`; give it from the start:
+
+    python train.py --arch lenet --dataset mnist --shuffle --seed 1 --snapshot-every 1 --resume-from latest
+
+Exit status: 0 done; 1 failed under way; 2 wrong use or input; 3 plateau (--kill-plateaus); 130, 143 interrupted.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import data
+import models
+from utils import devices, resume, seeds, snapshots
+from utils.board import Board
+from utils.logging import open_log, progress
+from utils.metrics import NotFiniteError, evaluate
+from utils.paths import noise_folder, run_folder
+from utils.program import (
+    DONE,
+    PLATEAU,
+    Parser,
+    UsageError,
+    exit_status,
+    file_name,
+    list_choices,
+    number,
+    numpy_seed,
+    seed,
+)
+
+PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
+FINAL_METRICS = (
+    "final/test_loss",
+    "final/test_top1",
+    "final/test_top5",
+)  #: in TensorBoard, beside hyperparameters
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = Parser(prog="train.py", description="Train a ConvNet and keep snapshots of it.")
+    group = parser.add_argument_group("network and dataset")
+    add = group.add_argument
+    add("--arch", help="network; without it, list the supported ones")
+    add("--dataset", help="dataset; without it, list the supported ones")
+    add("--data-path", type=Path, default="./datasets", metavar="DIR", help="where the datasets are (%(default)s)")
+    add("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
+    add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
+    add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
+    add("--noise", type=float, default=0.0, metavar="R", help="ratio of corrupted labels; -1: shuffle pixels (0)")
+    add("--noise-seed", type=numpy_seed, metavar="S", help="seed for it (default: drawn)")
+    add("--augmentation", action="store_true", help="random crops, and flips of colour images")
+    add("--upscale", action="store_true", help="upscale images to 224x224")
+    add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
+    add("--unnormalize", action="store_true", help="pixel values in [0, 1] instead of normalized ones")
+    add(
+        "--split",
+        type=number(float, 0),
+        default=0.0,
+        metavar="F",
+        help="share of the validation split, in [0, 1) (0)",
+    )
+    add("--stratified", action="store_true", help="the same share of each class")
+    add("--split-seed", type=numpy_seed, metavar="S", help="seed for shuffling before the split (default: drawn)")
+    add(
+        "--shuffle",
+        action="store_true",
+        help="shuffle before the split; without a split, train in a new random order each epoch",
+    )
+    add("--workers", "-j", type=number(int, 0), default=1, metavar="N", help="processes that decode images (1)")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=number(int, 0), default=20, metavar="N", help="in all (20); 0: write the initialization")
+    add("--start-epoch", type=number(int, 0), default=0, metavar="N", help="first epoch, from 0 (0)")
+    add("--batch-size", type=number(int, 1), default=128, metavar="N", help="images a step (128)")
+    add("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
+    add("--lr", type=number(float, above=0), default=0.001, metavar="F", help="learning rate (0.001)")
+    add("--lr-step", type=number(int, 1), metavar="N", help="epochs between decays of the learning rate (off)")
+    add("--lr-decay", type=number(float, above=0), metavar="F", help="factor of a decay (off)")
+    add("--weight-decay", type=number(float, 0), default=1e-4, metavar="F", help="(1e-4)")
+    add("--momentum", type=number(float, 0), default=0.9, metavar="F", help="of sgd (0.9)")
+    add("--seed", type=seed, metavar="S", help="of initialization, order, augmentation, dropout (default: drawn)")
+    add("--cuda", action="store_true", help="use the GPU")
+    add(
+        "--kill-plateaus",
+        action="store_true",
+        help=f"stop when validation accuracy stays in the first {PLATEAU_EPOCHS} epochs",
+    )
+
+    add = parser.add_argument_group("snapshots and reports").add_argument
+    add("--models-path", type=Path, default="./models", metavar="DIR", help="where snapshots go (%(default)s)")
+    add(
+        "--snapshot-every",
+        type=number(int, 0),
+        default=0,
+        metavar="E",
+        help="epochs between snapshots (0: only the last)",
+    )
+    add(
+        "--snapshot-all-until",
+        type=number(int, 0),
+        default=0,
+        metavar="E",
+        help="also every epoch before E, from 0 (0)",
+    )
+    add(
+        "--resume-from",
+        metavar="PATH",
+        help="continue from a snapshot; 'latest': from this run's newest intact one",
+    )
+    add("--override", action="store_true", help="when resuming, hyperparameters are those of the command line")
+    add("--train-acc", action="store_true", help="training accuracy at each snapshot")
+    add("--tb-logdir", type=Path, default="./tensorboard", metavar="DIR", help="TensorBoard (%(default)s)")
+    add("--log", type=file_name, default="train.log", metavar="NAME", help="log file (%(default)s)")
+
+    add = parser.add_argument_group("instead of training").add_mutually_exclusive_group().add_argument
+    add("--evaluate", action="store_true", help="evaluate on the test set and the validation split, and exit")
+    add("--evaluate-train", action="store_true", help="evaluate on the training set and exit")
+    add(
+        "--eval-regularization-loss",
+        action="store_true",
+        help="weight decay * sum of the L2 norms of all parameters named weight, and exit",
+    )
+    return parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace) -> list[str]:
+    """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
+    models.check(args.arch, args.pretrained)
+    if not (0 <= args.noise <= 1 or args.noise == -1):
+        raise UsageError(f"--noise {args.noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
+    if args.split >= 1:
+        raise UsageError(f"--split {args.split:g}: a share in [0, 1)")
+    if args.upscale and args.upscale_padding:
+        raise UsageError("--upscale and --upscale-padding exclude each other")
+    if args.stratified and not args.split:
+        raise UsageError("--stratified: there is no split; give --split")
+    if (args.lr_step is None) != (args.lr_decay is None):
+        given, missing = ("--lr-step", "--lr-decay") if args.lr_decay is None else ("--lr-decay", "--lr-step")
+        raise UsageError(f"{given}: give {missing} too")
+
+    without_effect = resume.ineffective(args)
+    if args.resume_from is None:
+        without_effect["override"] = "without --resume-from"
+    if data.info(args.dataset).in_memory:
+        without_effect["workers"] = f"with {args.dataset}, which is kept in memory"
+    if args.evaluate or args.evaluate_train or args.eval_regularization_loss:
+        for name in (
+            "epochs",
+            "start_epoch",
+            "kill_plateaus",
+            "snapshot_every",
+            "snapshot_all_until",
+            "train_acc",
+        ):
+            without_effect[name] = "without training"
+    return [
+        f"{resume.option(name)} has no effect {why}" for name, why in without_effect.items() if name in args.given
+    ]
+
+
+def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
+    """Whether a snapshot is due after the 0-based epoch: every so many epochs, and after the last."""
+    every = args.snapshot_every and (epoch + 1) % args.snapshot_every == 0
+    return bool(every) or epoch < args.snapshot_all_until or epoch == args.epochs - 1
+
+
+def make_optimizer(net: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay}
+    options["fused"] = next(net.parameters()).is_cuda or None
+    if args.optimizer == "adam":
+        return torch.optim.Adam(net.parameters(), **options)
+    return torch.optim.SGD(net.parameters(), momentum=args.momentum, **options)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace, epoch: int):
+    """The decay of the learning rate, as if it had held since epoch 0; None where there is none."""
+    if args.lr_step is None:
+        return None
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step, args.lr_decay)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the schedule goes ahead of the optimizer: it has to
+        for _ in range(epoch):
+            schedule.step()
+    return schedule
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, schedule, snapshot: dict[str, Any], override: bool
+) -> None:
+    """Continue with a snapshot's optimizer state, but with this run's implementation of the optimizer.
+
+    With override the hyperparameters and the schedule's position stay this run's.
+    """
+    ours = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    state = snapshot["optimizer_state_dict"]
+    kept = ours if override else [{key: group[key] for key in ("fused", "foreach")} for group in ours]
+    groups = [{**group, **mine} for group, mine in zip(state["param_groups"], kept, strict=True)]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    if schedule is not None and not override:
+        schedule.load_state_dict(snapshot["scheduler_state_dict"])
+
+
+def train_epoch(net, optimizer, batches, device: torch.device, epoch: int) -> tuple[float, float]:
+    """One pass over the training data; nothing in it makes the host wait for the device before the end.
+
+    Returns:
+        mean loss, and accuracy in percent, as they were while the weights changed and with dropout.
+
+    Raises:
+        NotFiniteError: the loss of a batch was not finite.
+    """
+    net.train()
+    losses = torch.zeros(len(batches), device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
+        logits = net(images)
+        loss = functional.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.detach()
+        correct += (logits.argmax(1) == labels).sum()
+
+    losses = losses.double().cpu()
+    broken = (~losses.isfinite()).nonzero()
+    if len(broken):
+        step = int(broken[0])
+        raise NotFiniteError(
+            f"the loss is {losses[step].item()} in epoch {epoch}, batch {step} (both counted from 0): "
+            "no snapshot is written; try a smaller --lr"
+        )
+    sizes = torch.full_like(losses, batches.batch_size)
+    sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
+    return (losses @ sizes).item() / batches.num_images, 100 * correct.item() / batches.num_images
+
+
+@exit_status
+def main(argv=None) -> int:
+    args = parse_arguments(argv)
+    if list_choices(args):
+        return DONE
+    device = devices.choose(args.cuda)
+
+    # The run that is continued, if one is: what its snapshot records holds, and contradictions are refused.
+    notes: list[str] = []
+    snapshot_path = snapshot = None
+    if args.resume_from == "latest":
+        check_arguments(args)
+        snapshot_path, notes = resume.find_latest(Files(args).folder, args)
+    elif args.resume_from is not None:
+        snapshot_path = Path(args.resume_from)
+    if snapshot_path is not None:
+        snapshot = snapshots.load(snapshot_path)
+        notes += resume.settle(args, snapshot_path, snapshot)
+    notes += check_arguments(args)
+    first_epoch = args.start_epoch
+    if snapshot is not None and "epoch" in snapshot:
+        first_epoch = snapshot["epoch"] + 1
+        if "start_epoch" in args.given and args.start_epoch != first_epoch:
+            raise UsageError(
+                f"--start-epoch {args.start_epoch}: {snapshot_path} continues with epoch {first_epoch}"
+            )
+    files = Files(args)
+    training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
+    if training and snapshot is not None and first_epoch >= args.epochs and files.final.exists():
+        print(f"training is finished: {files.final} is there, after {first_epoch} of {args.epochs} epochs")
+        return DONE
+
+    for name in resume.DRAWN_SEEDS:
+        if getattr(args, name) is None and name not in resume.ineffective(args):
+            setattr(args, name, seeds.draw())
+            notes.append(f"{resume.option(name)} was not given: drawn {getattr(args, name)}")
+
+    dataset = load_data(args, device)
+    torch.manual_seed(args.seed)
+    net = models.build(
+        args.arch,
+        dataset.num_classes,
+        dataset.in_channels,
+        dataset.image_size,
+        pretrained=args.pretrained and snapshot is None,
+    )
+    if snapshot is not None:
+        check_classes(snapshot_path, snapshot, dataset)
+        snapshots.load_weights(net, snapshot["model_state_dict"], snapshot_path, args.arch)
+    if training:
+        check_last_batch(args, dataset)
+        check_files(args, files, net, first_epoch, snapshot)
+
+    log, log_path = open_log(files.log_folder, args.log)
+    announce(log, args, dataset, net, device, snapshot_path, log_path)
+    for note in [*notes, *dataset.notes]:
+        log.warning(note)
+    net.to(device, memory_format=devices.memory_format(device))
+    if training:
+        return train(args, net, dataset, device, files, first_epoch, snapshot, log)
+
+    if args.eval_regularization_loss:
+        norms = [
+            weight.norm().item() for name, weight in net.named_parameters() if name.split(".")[-1] == "weight"
+        ]
+        log.info(f"regularization loss: {args.weight_decay * sum(norms):.8g} (weight decay {args.weight_decay:g})")
+    if args.evaluate_train:
+        log.info(f"training set: {evaluate(net, dataset.train.as_is(), 'training set')}")
+    if args.evaluate and dataset.val is not None:
+        log.info(f"validation split: {evaluate(net, dataset.val, 'validation split')}")
+    if args.evaluate:
+        log.info(f"test set: {evaluate(net, dataset.test, 'test set')}")
+    return DONE
+
+
+def train(args, net, dataset: data.Dataset, device, files: "Files", first_epoch: int, snapshot, log) -> int:
+    """The training run, from its first epoch or from a snapshot to the final weights."""
+    config = {
+        **resume.configuration(args),
+        "num_classes": dataset.num_classes,
+        "in_channels": dataset.in_channels,
+        "seed_given": files.seed is not None,
+    }
+    if snapshot is None:
+        snapshots.save(snapshots.bare_weights(net), files.initial)
+        log.info(f"initial weights: {files.initial}")
+        if args.epochs == 0:
+            return DONE
+    watched, watched_name = (dataset.val, "validation split") if dataset.val else (dataset.test, "test set")
+    if dataset.val is None:
+        log.info("there is no validation split: the test set is used to watch training")
+    optimizer = make_optimizer(net, args)
+    schedule = make_schedule(optimizer, args, first_epoch)
+    previous_top1 = None
+    if snapshot is not None and snapshot.get("optimizer_state_dict"):
+        restore_optimizer(optimizer, schedule, snapshot, args.override)
+        previous_top1 = snapshot.get("top1_acc")
+    board = Board(files.board_folder, first_epoch + 1 if snapshot else 0, config, FINAL_METRICS)
+    result = None
+
+    for epoch in range(first_epoch, args.epochs):
+        torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
+        dataset.train.epoch = epoch
+        lr = optimizer.param_groups[0]["lr"]
+        start = time.perf_counter()
+        loss, accuracy = train_epoch(net, optimizer, dataset.train, device, epoch)
+        seconds = time.perf_counter() - start
+        if schedule is not None:
+            schedule.step()
+        rate = dataset.train.num_images / seconds
+        log.info(
+            f"epoch {epoch} ({epoch + 1}/{args.epochs}): loss {loss:.4f}, accuracy {accuracy:.2f} %, "
+            f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
+        )
+        board.add(
+            epoch + 1, {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
+        )
+
+        in_plateau_epochs = args.kill_plateaus and epoch < PLATEAU_EPOCHS
+        if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
+            result = evaluate(net, watched, watched_name)
+            log.info(f"  {watched_name}: {result}")
+            board.add(
+                epoch + 1,
+                {"loss/validation": result.loss, "top1/validation": result.top1, "top5/validation": result.top5},
+            )
+            if in_plateau_epochs and result.top1 == previous_top1:
+                log.error(f"plateau: {result.top1:.2f} % on the {watched_name} again after epoch {epoch}")
+                return PLATEAU
+            previous_top1 = result.top1
+        if is_snapshot_epoch(epoch, args):
+            if args.train_acc:
+                on_train = evaluate(net, dataset.train.as_is(), "training set")
+                log.info(f"  training set: {on_train}")
+                board.add(epoch + 1, {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1})
+            state = {
+                "epoch": epoch,
+                "top1_acc": result.top1,
+                "top5_acc": result.top5,
+                "model_state_dict": snapshots.bare_weights(net),
+                "optimizer_state_dict": optimizer.state_dict(),
+                "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
+                "format": snapshots.FORMAT,
+                "config": config,
+                "class_names": dataset.class_names,
+                "tensorboard_step": epoch + 1,
+            }
+            path = files.training_state(epoch)
+            snapshots.save(state, path)
+            log.info(f"  snapshot: {path}")
+        board.flush()
+
+    # With no validation split the last evaluation, after the last epoch, was on the test set.
+    if dataset.val is not None or result is None:
+        result = evaluate(net, dataset.test, "test set")
+    log.info(f"test set: {result}")
+    board.add(args.epochs, dict(zip(FINAL_METRICS, result, strict=True)))
+    board.close(finished=True)
+    snapshots.save(snapshots.bare_weights(net), files.final)
+    log.info(f"final weights: {files.final}")
+    return DONE
+
+
+class Files:
+    """Where the files of a run go."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.seed = args.seed if "seed" in args.given else None
+        noise = noise_folder(args.noise)
+
+        def folder(base):
+            return run_folder(base, args.dataset, args.arch, self.seed, args.subsample_classes, noise)
+
+        self.folder, self.board_folder, self.log_folder = map(folder, (args.models_path, args.tb_logdir, "./log"))
+        stem = f"{args.arch}_pretrained" if args.pretrained else args.arch
+        self.initial = self.folder / (f"{stem}_0.pt" if args.pretrained else f"{stem}_init_0.pt")
+        self.final = self.folder / f"{stem}_{args.epochs}.pt"
+        self.arch = args.arch
+
+    def training_state(self, epoch: int) -> Path:
+        return self.folder / f"{self.arch}_{epoch}.tar"
+
+
+def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
+    names = (
+        *("seed", "subsample_classes", "class_sample_seed", "noise", "noise_seed", "augmentation", "upscale"),
+        *("upscale_padding", "split", "stratified", "split_seed", "shuffle", "unnormalize", "workers"),
+    )
+    return data.load(
+        args.dataset,
+        args.data_path,
+        args.batch_size,
+        device=device,
+        memory_format=devices.memory_format(device),
+        **{name: getattr(args, name) for name in names},
+    )
+
+
+def check_classes(path: Path, snapshot: dict[str, Any], dataset: data.Dataset) -> None:
+    """Refuse a snapshot of a network that was trained on other classes, which its weights need not show."""
+    recorded = snapshot.get("class_names", dataset.class_names)
+    if recorded != dataset.class_names:
+        raise UsageError(
+            f"{path} was trained on the classes {shorten(recorded)}, not {shorten(dataset.class_names)}"
+        )
+
+
+def shorten(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}, ... ({len(names)})" if len(names) > 3 else ", ".join(names)
+
+
+def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
+    """Refuse a batch size that leaves a single image to a batch norm that needs more, at the end of an epoch."""
+    if dataset.train.num_images % args.batch_size != 1:
+        return
+    with torch.device("meta"):
+        net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
+        try:
+            net.train()(torch.empty(1, dataset.in_channels, *dataset.image_size))
+        except ValueError:
+            raise UsageError(
+                f"--batch-size {args.batch_size}: the last batch of an epoch would hold a single image, "
+                "of which batch norm has no variance; choose another"
+            ) from None
+
+
+def check_files(args, files: Files, net: nn.Module, first_epoch: int, snapshot) -> None:
+    """Refuse to overwrite the snapshots of another run."""
+    latest = args.resume_from == "latest"
+    # A run without a seed of its own that was interrupted before its first snapshot begins anew, with another.
+    begins_anew = latest and "seed" not in args.given and not files.final.exists()
+    begins_anew = begins_anew and not resume.training_states(files.folder, args.arch)
+    writes_initial = snapshot is None and not begins_anew
+    initial_weights = snapshots.bare_weights(net) if writes_initial else None
+    config = resume.configuration(args)
+    resume.refuse_to_overwrite(
+        files.folder, config, first_epoch, files.initial, initial_weights, files.final, damaged_too=latest
+    )
+
+
+def announce(log, args, dataset: data.Dataset, net, device, snapshot_path, log_path) -> None:
+    """Say what is being run."""
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    validation = f"{dataset.val.num_images:,} validation, " if dataset.val is not None else ""
+    height, width = dataset.image_size
+    log.info(
+        f"{args.arch} ({parameters:,} parameters) on {args.dataset}: {dataset.num_classes} classes, "
+        f"{dataset.train.num_images:,} training, {validation}{dataset.test.num_images:,} test images "
+        f"of {height}x{width} pixels"
+    )
+    if args.subsample_classes:
+        log.info(f"classes kept: {', '.join(dataset.class_names)}")
+    if snapshot_path is not None:
+        log.info(f"weights from {snapshot_path}")
+    elif args.pretrained:
+        log.info("weights from the model zoo, trained on ImageNet")
+    elif args.evaluate or args.evaluate_train or args.eval_regularization_loss:
+        log.warning("without --resume-from or --pretrained these are random initial weights")
+    options = {name: value for name, value in resume.configuration(args).items() if value not in (None, False)}
+    log.info("configuration: " + ", ".join(f"{name} {value}" for name, value in options.items()))
+    log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
