@@ -281,13 +281,15 @@ def main(argv=None) -> int:
         print(f"training is finished: {files.final} is there, after {first_epoch} of {args.epochs} epochs")
         return DONE
 
+    drawn = []
     for name in resume.DRAWN_SEEDS:
-        if getattr(args, name) is None and name not in resume.ineffective(args):
+        needed = name not in resume.ineffective(args) and (training or snapshot is None or name != "seed")
+        if needed and getattr(args, name) is None:
             setattr(args, name, seeds.draw())
-            notes.append(f"{resume.option(name)} was not given: drawn {getattr(args, name)}")
+            drawn.append(f"{resume.option(name)} was not given: drawn {getattr(args, name)}")
 
     dataset = load_data(args, device)
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed or 0)  # None: evaluation of a snapshot, with nothing random in it
     net = models.build(
         args.arch,
         dataset.num_classes,
@@ -304,6 +306,8 @@ def main(argv=None) -> int:
 
     log, log_path = open_log(files.log_folder, args.log)
     announce(log, args, dataset, net, device, snapshot_path, log_path)
+    for line in drawn:
+        log.info(line)
     for note in [*notes, *dataset.notes]:
         log.warning(note)
     net.to(device, memory_format=devices.memory_format(device))
@@ -434,7 +438,7 @@ class Files:
 
 def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
     names = (
-        *("seed", "subsample_classes", "class_sample_seed", "noise", "noise_seed", "augmentation", "upscale"),
+        *("subsample_classes", "class_sample_seed", "noise", "noise_seed", "augmentation", "upscale"),
         *("upscale_padding", "split", "stratified", "split_seed", "shuffle", "unnormalize", "workers"),
     )
     return data.load(
@@ -442,6 +446,7 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
         args.data_path,
         args.batch_size,
         device=device,
+        seed=args.seed or 0,
         memory_format=devices.memory_format(device),
         **{name: getattr(args, name) for name in names},
     )

@@ -1,8 +1,6 @@
 """Downloads, by torchvision, that leave either a whole dataset or nothing."""
 
-import contextlib
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,14 +16,13 @@ def download(torchvision_name: str, root: Path, folder: str) -> None:
     import torchvision.datasets
 
     existing = next(parent for parent in [root, *root.absolute().parents] if parent.exists())
-    print(f"{root / folder} is not there: downloading {torchvision_name}", file=sys.stderr)
+    print(f"{root / folder} is not there: downloading {torchvision_name}", flush=True)
     try:
         # Beside its place, and renamed into it when it is complete.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as temporary:
-            with contextlib.redirect_stdout(sys.stderr):
-                getattr(torchvision.datasets, torchvision_name)(temporary, download=True)
+            getattr(torchvision.datasets, torchvision_name)(temporary, download=True)
             root.mkdir(parents=True, exist_ok=True)
             os.replace(Path(temporary, folder), root / folder)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(": ")
         raise DataError(f"--data-path {root}: {folder} is not there and cannot be downloaded ({reason})") from None

@@ -55,7 +55,9 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
 def close_log(logger: logging.Logger | None = None) -> None:
     """Close the log file; does nothing where none is open."""
     logger = logger or logging.getLogger(LOGGER)
-    for handler in list(logger.handlers):
+    for handler in [
+        handler for handler in logger.handlers if isinstance(handler, (_Console, logging.FileHandler))
+    ]:
         logger.removeHandler(handler)
         handler.close()
 
@@ -63,7 +65,7 @@ def close_log(logger: logging.Logger | None = None) -> None:
 def last_words(line: str) -> None:
     """Say on standard error, and in the log file where one is open, why the program stops."""
     logger = logging.getLogger(LOGGER)
-    if logger.handlers:
+    if any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.error(line)
     else:
         print(line, file=sys.stderr)

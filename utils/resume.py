@@ -122,6 +122,8 @@ def settle(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> li
             setattr(args, name, recorded[name])
         elif not replaceable:
             raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded[name]}")
+    if recorded.get("seed_given"):  # then it is part of the paths of this run too
+        args.given.add("seed")
     for name in HYPERPARAMETERS:
         if name not in recorded or args.override:
             continue

@@ -1,0 +1,461 @@
+"""train.py run as a user runs it, on the dataset that is here."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from programs import REFERENCE, command, files_below, shell
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import models
+import train
+from utils import snapshots
+
+LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
+#: Two classes, so that an epoch takes a fraction of a second.
+QUICK = (*LENET, "--subsample-classes", 2, "--lr", 0.02, "--seed", 1)
+QUICK_FOLDER = Path("models/fashion_mnist_mini_2/lenet/1")
+
+
+def run(*options) -> int:
+    return train.main([str(option) for option in options])
+
+
+def weights(path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=True)
+    return content.get("model_state_dict", content)
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def scalars(folder) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+# What a run leaves behind
+
+
+def test_run_leaves_the_snapshots_asked_for(capsys):
+    assert run(*QUICK, "--epochs", 6, "--snapshot-every", 3, "--snapshot-all-until", 2) == 0
+    # Every epoch before epoch 2, then after every third epoch; the last one is after the sixth.
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == {
+        "lenet_init_0.pt",
+        *(f"lenet_{epoch}.tar" for epoch in (0, 1, 2, 5)),
+        "lenet_6.pt",
+    }
+    assert same(weights(QUICK_FOLDER / "lenet_5.tar"), weights(QUICK_FOLDER / "lenet_6.pt"))
+    output = capsys.readouterr().out
+    for epoch in range(6):
+        line = re.search(rf"^epoch {epoch} .*loss [\d.]+, accuracy [\d.]+ %.* s, [\d,]+ images/s$", output, re.M)
+        assert line, output
+    assert "there is no validation split: the test set is used to watch training" in output
+    (log,) = Path("log/fashion_mnist_mini_2/lenet/1").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}_train\.log", log.name)
+    logged = log.read_text().splitlines()
+    assert [re.sub(r"^\S+ \S+ INFO ", "", line) for line in logged] == output.splitlines()
+
+
+def test_by_default_only_the_last_epoch_is_snapshotted():
+    assert run(*QUICK, "--epochs", 2) == 0
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_1.tar", "lenet_2.pt"}
+
+
+def test_training_state_has_the_legacy_keys_and_more():
+    assert run(*QUICK, "--epochs", 1, "--lr-step", 1, "--lr-decay", 0.5) == 0
+    ours = torch.load(QUICK_FOLDER / "lenet_0.tar", weights_only=True)
+    legacy = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)
+    assert set(legacy) < set(ours)
+    assert ours["epoch"] == 0
+    assert 0 < ours["top1_acc"] <= 100 == ours["top5_acc"]
+    # The authors' program continues it: the same optimizer, a schedule that is stepped once an epoch.
+    net = models.build("lenet", 2, 1)
+    net.load_state_dict(ours["model_state_dict"])
+    optimizer = torch.optim.SGD(net.parameters(), lr=1, momentum=0.1)
+    optimizer.load_state_dict(ours["optimizer_state_dict"])
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7)
+    schedule.load_state_dict(ours["scheduler_state_dict"])
+    assert optimizer.param_groups[0]["lr"] == 0.02 * 0.5
+    assert (schedule.step_size, schedule.gamma, schedule.last_epoch) == (1, 0.5, 1)
+    assert ours["format"] == 2
+    assert ours["class_names"] == ["T-shirt/top", "Trouser"]
+    assert ours["config"]["seed"] == 1
+    assert ours["config"]["num_classes"] == 2
+
+
+def test_zero_epochs_write_the_initialization_of_the_reference():
+    # MNIST's images are not here, but its network is: one channel, ten classes.
+    assert run(*LENET, "--seed", 1, "--epochs", 0) == 0
+    assert files_below(Path("models")) == {"fashion_mnist_mini/lenet/1/lenet_init_0.pt"}
+    ours = weights("models/fashion_mnist_mini/lenet/1/lenet_init_0.pt")
+    assert same(ours, weights(REFERENCE / "lenet_init_0.pt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        (["--noise", 0.29, "--noise-seed", 1, "--seed", 3], "fashion_mnist_mini/noise_29/lenet/3"),
+        (["--noise", 0.005, "--noise-seed", 1], "fashion_mnist_mini/noise_0.5/lenet"),
+        (["--noise", -1, "--noise-seed", 1, "--subsample-classes", 3], "fashion_mnist_mini_3/pixel_shuffle/lenet"),
+        (["--noise", 1, "--noise-seed", 1], "fashion_mnist_mini/noise_100/lenet"),
+    ],
+)
+def test_folders_tell_dataset_classes_noise_architecture_and_seed(options, folder):
+    assert run(*LENET, "--epochs", 0, *options) == 0
+    assert files_below(Path("models")) == {f"{folder}/lenet_init_0.pt"}
+    assert len(list(Path("log", folder).iterdir())) == 1
+
+
+def test_tensorboard_has_curves_configuration_and_hyperparameters():
+    assert run(*QUICK, "--epochs", 2, "--snapshot-every", 1, "--train-acc", "--lr-step", 1, "--lr-decay", 0.1) == 0
+    folder = "tensorboard/fashion_mnist_mini_2/lenet/1"
+    curves = scalars(folder)
+    for tag in ("loss/train", "loss/validation", "top1/train", "top1/validation", "top5/validation", "lr"):
+        assert [step for step, _ in curves[tag]] == [1, 2], tag
+    assert [value for _, value in curves["lr"]] == pytest.approx([0.02, 0.002])
+    recorded = torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)
+    assert curves["top1/validation"][-1][1] == pytest.approx(recorded["top1_acc"])
+    events = EventAccumulator(folder).Reload()
+    assert "configuration/text_summary" in events.Tags()["tensors"]
+    hyperparameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"weight_decay" in hyperparameters
+    assert b"final/test_top1" in events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+
+
+# The science: what a step computes
+
+
+def test_epoch_equals_plain_pytorch_loop():
+    """One epoch in file order, without dropout's randomness in play, against a loop written down here."""
+    images, labels = _fashion_images("train")
+    assert run(*LENET, "--seed", 1, "--epochs", 1, "--batch-size", 500, "--lr", 0.01, "--weight-decay", 0.01) == 0
+    net = models.build("lenet", 10, 1)
+    net.load_state_dict(weights(REFERENCE / "lenet_init_0.pt"))
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+    normalized = ((images.float() / 255) - 0.2860) / 0.3530
+    from utils.seeds import derive
+
+    torch.manual_seed(derive(1, "dropout", 0))
+    for start in range(0, 4000, 500):
+        loss = nn.functional.cross_entropy(net(normalized[start : start + 500]), labels[start : start + 500])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ours = weights("models/fashion_mnist_mini/lenet/1/lenet_1.pt")
+    initial = weights(REFERENCE / "lenet_init_0.pt")
+    for name, expected in net.state_dict().items():
+        # Convolutions round differently in another memory layout; the steps taken are larger by far.
+        assert (ours[name] - expected).norm() < 0.01 * (expected - initial[name]).norm(), name
+
+
+def _fashion_images(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    import gzip
+
+    import numpy as np
+
+    import data
+
+    folder = Path(data.__file__).parent / "fashion_mnist_mini"
+    images = np.frombuffer(gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8)
+    labels = np.frombuffer(gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())[8:], np.uint8)
+    return torch.tensor(images.reshape(-1, 1, 28, 28)), torch.tensor(labels).long()
+
+
+def test_adam_applies_weight_decay():
+    assert run(*QUICK, "--epochs", 1, "--optimizer", "adam", "--lr", 0.001, "--weight-decay", 0) == 0
+    without = weights(QUICK_FOLDER / "lenet_1.pt")
+    options = ("--optimizer", "adam", "--lr", 0.001, "--weight-decay", 0.5)
+    assert run(*QUICK, "--epochs", 1, *options, "--models-path", "decayed") == 0
+    with_decay = weights("decayed/fashion_mnist_mini_2/lenet/1/lenet_1.pt")
+    group = torch.load("decayed/fashion_mnist_mini_2/lenet/1/lenet_0.tar", weights_only=True)
+    assert group["optimizer_state_dict"]["param_groups"][0]["weight_decay"] == 0.5
+    for name, weight in with_decay.items():
+        assert name.endswith("bias") or weight.norm() < without[name].norm(), name
+
+
+def test_same_command_gives_same_weights_and_another_seed_others():
+    options = ("--epochs", 1, "--shuffle", "--augmentation")
+    assert run(*QUICK, *options, "--models-path", "first") == 0
+    assert run(*QUICK, *options, "--models-path", "second", "--batch-size", 128) == 0
+    assert run(*QUICK[:-1], 2, *options, "--models-path", "first") == 0
+    folder = "fashion_mnist_mini_2/lenet"
+    assert same(weights(f"first/{folder}/1/lenet_1.pt"), weights(f"second/{folder}/1/lenet_1.pt"))
+    assert not same(weights(f"first/{folder}/1/lenet_1.pt"), weights(f"first/{folder}/2/lenet_1.pt"))
+
+
+def test_evaluation_equals_counting_by_hand(capsys):
+    snapshot = REFERENCE / "lenet_2.tar"
+    assert run(*LENET, "--resume-from", snapshot, "--evaluate") == 0
+    told = capsys.readouterr().out
+    images, labels = _fashion_images("t10k")
+    net = models.build("lenet", 10, 1).eval()
+    net.load_state_dict(weights(snapshot))
+    with torch.no_grad():
+        logits = net(((images.float() / 255) - 0.2860) / 0.3530)
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)  # how many classes are likelier than the true one
+    top1, top5 = ((ranks < k).double().mean().item() * 100 for k in (1, 5))
+    loss = nn.functional.cross_entropy(logits, labels).item()
+    assert f"test set: loss {loss:.4f}, top-1 {top1:.2f} %, top-5 {top5:.2f} %" in told
+
+
+def test_evaluation_of_the_training_set_takes_it_as_it_was_trained_on(capsys):
+    """With every label corrupted, a network that knows the true classes is always wrong."""
+    assert run(*QUICK, "--epochs", 3) == 0
+    capsys.readouterr()
+    clean = ("--resume-from", QUICK_FOLDER / "lenet_3.pt", "--evaluate-train")
+    assert run(*QUICK, *clean) == 0
+    right = float(re.search(r"training set: .*top-1 ([\d.]+) %", capsys.readouterr().out)[1])
+    assert run(*QUICK, *clean, "--noise", 1, "--noise-seed", 1) == 0
+    wrong = float(re.search(r"training set: .*top-1 ([\d.]+) %", capsys.readouterr().out)[1])
+    assert right > 80
+    assert right + wrong == pytest.approx(100, abs=0.02)
+
+
+def test_regularization_loss_is_weight_decay_times_norms_of_weights(capsys):
+    snapshot = REFERENCE / "lenet_init_0.pt"
+    options = ("--resume-from", snapshot, "--weight-decay", 0.01, "--eval-regularization-loss")
+    assert run(*LENET, *options) == 0
+    norms = [w.double().square().sum().sqrt().item() for name, w in weights(snapshot).items() if "weight" in name]
+    told = float(re.search(r"regularization loss: (\S+)", capsys.readouterr().out)[1])
+    assert told == pytest.approx(0.01 * sum(norms), rel=1e-6)
+
+
+def test_evaluation_reports_the_validation_split_too(capsys):
+    assert run(*QUICK, "--split", 0.2, "--split-seed", 1, "--shuffle", "--evaluate") == 0
+    output = capsys.readouterr()
+    assert "validation split: loss" in output.out
+    assert "test set: loss" in output.out
+    assert "random initial weights" in output.err
+    assert files_below(Path("models")) == set()
+
+
+def test_with_a_validation_split_it_watches_training_and_the_test_set_comes_last(capsys):
+    assert run(*QUICK, "--split", 0.25, "--epochs", 1) == 0
+    output = capsys.readouterr().out
+    assert "validation split: loss" in output
+    assert "the test set is used to watch training" not in output
+    assert output.count("test set: loss") == 1
+
+
+def test_every_kind_of_network_trains_on_images_that_are_large_enough():
+    common = ("--dataset", "fashion_mnist_mini", "--subsample-classes", 2, "--epochs", 1, "--seed", 1)
+    # 200 images of 224x224 pixels, an epoch of four steps: the smallest of the large ones.
+    assert run("--arch", "alexnet", *common, "--upscale-padding", "--split", 0.75, "--batch-size", 64) == 0
+    assert run("--arch", "resnet18", *common, "--split", 0.75) == 0
+    assert run("--arch", "mlp_bn", *common, "--split", 0.75) == 0
+
+
+# Resuming
+
+
+RESUMABLE = (
+    *(*LENET, "--subsample-classes", 3, "--class-sample-seed", 5, "--seed", 1, "--noise", 0.2, "--noise-seed", 3),
+    *("--split", 0.1, "--split-seed", 4, "--shuffle", "--augmentation", "--lr-step", 2, "--lr-decay", 0.3),
+    *("--snapshot-every", 1),
+)
+RESUMABLE_FOLDER = "fashion_mnist_mini_3/noise_20/lenet/1"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_resumed_run_equals_uninterrupted_run(optimizer, stopped_after):
+    options = (*RESUMABLE, "--optimizer", optimizer, "--lr", 0.02 if optimizer == "sgd" else 0.001)
+    assert run(*options, "--epochs", 4, "--models-path", "whole") == 0
+    assert run(*options, "--epochs", stopped_after, "--models-path", "parts") == 0
+    snapshot = f"parts/{RESUMABLE_FOLDER}/lenet_{stopped_after - 1}.tar"
+    assert run(*options, "--epochs", 4, "--models-path", "parts", "--resume-from", snapshot) == 0
+    whole = torch.load(f"whole/{RESUMABLE_FOLDER}/lenet_3.tar", weights_only=True)
+    parts = torch.load(f"parts/{RESUMABLE_FOLDER}/lenet_3.tar", weights_only=True)
+    assert same(whole["model_state_dict"], parts["model_state_dict"])
+    assert whole["optimizer_state_dict"]["param_groups"] == parts["optimizer_state_dict"]["param_groups"]
+    assert (whole["top1_acc"], whole["top5_acc"]) == (parts["top1_acc"], parts["top5_acc"])
+    # It is not the same by standing still.
+    assert not same(whole["model_state_dict"], weights(snapshot))
+
+
+def test_what_is_not_said_when_resuming_is_taken_from_the_snapshot():
+    assert run(*RESUMABLE, "--epochs", 2, "--lr", 0.02, "--batch-size", 64) == 0
+    folder = Path("models", RESUMABLE_FOLDER)
+    assert run(*RESUMABLE, "--epochs", 3, "--lr", 0.02, "--batch-size", 64, "--models-path", "whole") == 0
+    options = ("--resume-from", folder / "lenet_1.tar", "--epochs", 3)
+    assert run("--arch", "lenet", "--dataset", "fashion_mnist_mini", *options) == 0
+    assert same(weights(folder / "lenet_3.pt"), weights(f"whole/{RESUMABLE_FOLDER}/lenet_3.pt"))
+
+
+def test_one_command_again_and_again_goes_on_where_it_was(capsys):
+    options = (*QUICK, "--snapshot-every", 1, "--resume-from", "latest")
+    assert run(*options, "--epochs", 2) == 0  # from scratch: there is no snapshot yet
+    initialization = (QUICK_FOLDER / "lenet_init_0.pt").stat().st_mtime_ns
+    assert run(*options, "--epochs", 4) == 0
+    assert (QUICK_FOLDER / "lenet_init_0.pt").stat().st_mtime_ns == initialization
+    output = capsys.readouterr().out
+    assert [int(epoch) for epoch in re.findall(r"^epoch (\d+)", output, re.M)] == [0, 1, 2, 3]
+    assert run(*options, "--epochs", 4) == 0
+    assert "training is finished" in capsys.readouterr().out
+    curves = scalars("tensorboard/fashion_mnist_mini_2/lenet/1")
+    assert [step for step, _ in curves["loss/train"]] == [1, 2, 3, 4]
+
+
+def test_latest_passes_over_a_damaged_snapshot(capsys):
+    options = (*QUICK, "--snapshot-every", 1, "--resume-from", "latest", "--epochs", 3)
+    assert run(*options) == 0
+    expected = weights(QUICK_FOLDER / "lenet_3.pt")
+    damaged = bytearray((QUICK_FOLDER / "lenet_2.tar").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (QUICK_FOLDER / "lenet_2.tar").write_bytes(damaged)
+    (QUICK_FOLDER / "lenet_3.pt").unlink()
+    capsys.readouterr()
+    assert run(*options) == 0
+    output = capsys.readouterr()
+    assert "lenet_2.tar is damaged" in output.err
+    assert "weights from models/fashion_mnist_mini_2/lenet/1/lenet_1.tar" in output.out
+    assert same(weights(QUICK_FOLDER / "lenet_3.pt"), expected)
+
+
+def test_latest_without_a_seed_keeps_the_seed_that_was_drawn(capsys):
+    options = (*LENET, "--subsample-classes", 2, "--snapshot-every", 1, "--resume-from", "latest", "--shuffle")
+    assert run(*options, "--epochs", 1) == 0
+    drawn = int(re.search(r"--seed was not given: drawn (\d+)", capsys.readouterr().out)[1])
+    assert run(*options, "--epochs", 2) == 0
+    folder = Path("models/fashion_mnist_mini_2/lenet")
+    assert torch.load(folder / "lenet_1.tar", weights_only=True)["config"]["seed"] == drawn
+    assert run(*options[:-3], "--shuffle", "--seed", drawn, "--epochs", 2) == 0
+    assert same(weights(folder / "lenet_2.pt"), weights(folder / str(drawn) / "lenet_2.pt"))
+
+
+def test_latest_without_a_seed_begins_anew_when_it_was_stopped_before_its_first_snapshot():
+    options = (*LENET, "--subsample-classes", 2, "--resume-from", "latest")
+    assert run(*options, "--epochs", 0) == 0  # what a run leaves that is killed in its first epoch
+    assert run(*options, "--epochs", 1) == 0
+
+
+def test_finished_run_without_its_final_file_writes_it():
+    options = (*QUICK, "--epochs", 2, "--resume-from", "latest")
+    assert run(*options) == 0
+    expected = weights(QUICK_FOLDER / "lenet_2.pt")
+    (QUICK_FOLDER / "lenet_2.pt").unlink()
+    assert run(*options) == 0
+    assert same(weights(QUICK_FOLDER / "lenet_2.pt"), expected)
+
+
+def test_override_replaces_hyperparameters_as_if_they_had_held_from_the_start():
+    assert run(*QUICK, "--epochs", 2) == 0
+    snapshot = QUICK_FOLDER / "lenet_1.tar"
+    options = ("--lr", 0.1, "--lr-step", 2, "--lr-decay", 0.5, "--momentum", 0.5, "--weight-decay", 0)
+    assert run(*QUICK, *options, "--epochs", 3, "--resume-from", snapshot, "--override") == 0
+    group = torch.load(QUICK_FOLDER / "lenet_2.tar", weights_only=True)["optimizer_state_dict"]["param_groups"][0]
+    # Epoch 2 is the first one with the learning rate halved; a schedule begun at the snapshot would not have.
+    assert group["initial_lr"] == 0.1
+    assert group["lr"] == 0.05
+    assert (group["momentum"], group["weight_decay"]) == (0.5, 0)
+
+
+def test_without_override_the_snapshots_hyperparameters_hold_and_the_user_is_told(capsys):
+    assert run(*QUICK, "--epochs", 1) == 0
+    assert (
+        run(*QUICK[:-4], "--lr", 0.5, "--seed", 1, "--epochs", 2, "--resume-from", QUICK_FOLDER / "lenet_0.tar")
+        == 0
+    )
+    assert "--lr 0.5 has no effect" in capsys.readouterr().err
+    group = torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)["optimizer_state_dict"]["param_groups"][0]
+    assert group["lr"] == 0.02
+
+
+def test_legacy_training_state_continues_with_its_own_optimizer(capsys):
+    snapshot = REFERENCE / "lenet_2.tar"
+    assert run(*LENET, "--seed", 1, "--resume-from", snapshot, "--epochs", 4) == 0
+    assert "epoch 3 (4/4)" in capsys.readouterr().out
+    state = torch.load("models/fashion_mnist_mini/lenet/1/lenet_3.tar", weights_only=True)
+    assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == 0.05
+    assert not Path("models/fashion_mnist_mini/lenet/1/lenet_init_0.pt").exists()
+
+
+def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):
+    snapshot = REFERENCE / "lenet_init_0.pt"
+    options = ("--resume-from", snapshot, "--start-epoch", 3, "--epochs", 4, "--lr", 0.01)
+    assert run(*LENET, "--seed", 1, *options, "--lr-step", 1, "--lr-decay", 0.1) == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"^epoch (\d+) .* lr (\S+),", output, re.M) == [("3", "1e-05")]
+
+
+# Stopping
+
+
+def test_plateau_stops_the_run_with_no_further_snapshot(capsys):
+    # A learning rate too small to change a single prediction.
+    options = ("--lr", 1e-12, "--kill-plateaus", "--snapshot-every", 1, "--epochs", 5)
+    assert run(*QUICK, *options) == 3
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_0.tar"}
+    assert "plateau" in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_the_run_before_a_snapshot(capsys):
+    assert run(*QUICK, "--lr", 1e20, "--snapshot-every", 1, "--train-acc") == 1
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt"}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"the loss is (nan|inf) in epoch 0, batch \d+", line)
+
+
+def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
+    """Weights that are sound until the fourth batch, which has an infinite image."""
+    original = train.load_data
+
+    def load_with_infinite_image(args, device):
+        dataset = original(args, device)
+        finish = dataset.train.finish
+        made = []
+
+        def spoil(images):
+            made.append(1)
+            return finish(images) * (float("inf") if len(made) == 4 else 1)
+
+        dataset.train.finish = spoil
+        return dataset
+
+    monkeypatch.setattr(train, "load_data", load_with_infinite_image)
+    assert run(*QUICK, "--epochs", 1) == 1
+    assert "in epoch 0, batch 3 (both counted from 0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status, word):
+    options = (*QUICK, "--epochs", 1000, "--snapshot-every", 1)
+    process = subprocess.Popen(
+        command("train.py", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 60
+    while not (QUICK_FOLDER / "lenet_1.tar").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors == f"train.py: {word}\n"
+    paths = list(QUICK_FOLDER.iterdir())
+    assert len(paths) >= 3
+    for path in paths:
+        assert path.suffix in (".tar", ".pt")
+        snapshots.load(path)
+
+
+def test_progress_bar_only_on_a_terminal():
+    finished = shell("train.py", *QUICK, "--epochs", 1)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_initialization_and_the_order_are_those_of_the_cpu():
+    assert run(*QUICK, "--epochs", 1, "--shuffle", "--augmentation", "--models-path", "cpu") == 0
+    assert run(*QUICK, "--epochs", 1, "--shuffle", "--augmentation", "--models-path", "gpu", "--cuda") == 0
+    folder = "fashion_mnist_mini_2/lenet/1"
+    assert same(weights(f"cpu/{folder}/lenet_init_0.pt"), weights(f"gpu/{folder}/lenet_init_0.pt"))
+    assert weights(f"gpu/{folder}/lenet_0.tar")["features.0.weight"].device.type == "cpu"
