@@ -330,87 +330,83 @@ def main(argv=None) -> int:
 
 def train(args, net, dataset: data.Dataset, device, files: "Files", first_epoch: int, snapshot, log) -> int:
     """The training run, from its first epoch or from a snapshot to the final weights."""
+    if snapshot is None:
+        snapshots.save(snapshots.bare_weights(net), files.initial)
+        log.info(f"initial weights: {files.initial}")
+        if args.epochs == 0:
+            return DONE
+    watched, watched_name = dataset.val, "validation split"
+    if dataset.val is None:
+        watched, watched_name = dataset.test, "test set"
+        log.info("there is no validation split: the test set is used to watch training")
+
+    optimizer = make_optimizer(net, args)
+    schedule = make_schedule(optimizer, args, first_epoch)
     config = {
         **resume.configuration(args),
         "num_classes": dataset.num_classes,
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
-    if snapshot is None:
-        snapshots.save(snapshots.bare_weights(net), files.initial)
-        log.info(f"initial weights: {files.initial}")
-        if args.epochs == 0:
-            return DONE
-    watched, watched_name = (dataset.val, "validation split") if dataset.val else (dataset.test, "test set")
-    if dataset.val is None:
-        log.info("there is no validation split: the test set is used to watch training")
-    optimizer = make_optimizer(net, args)
-    schedule = make_schedule(optimizer, args, first_epoch)
-    previous_top1 = None
+    result, previous_top1 = None, None
     if snapshot is not None and snapshot.get("optimizer_state_dict"):
         restore_optimizer(optimizer, schedule, snapshot, args.override)
         previous_top1 = snapshot.get("top1_acc")
-    board = Board(files.board_folder, first_epoch + 1 if snapshot else 0, config, FINAL_METRICS)
-    result = None
 
-    for epoch in range(first_epoch, args.epochs):
-        torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
-        dataset.train.epoch = epoch
-        lr = optimizer.param_groups[0]["lr"]
-        start = time.perf_counter()
-        loss, accuracy = train_epoch(net, optimizer, dataset.train, device, epoch)
-        seconds = time.perf_counter() - start
-        if schedule is not None:
-            schedule.step()
-        rate = dataset.train.num_images / seconds
-        log.info(
-            f"epoch {epoch} ({epoch + 1}/{args.epochs}): loss {loss:.4f}, accuracy {accuracy:.2f} %, "
-            f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
-        )
-        board.add(
-            epoch + 1, {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-        )
-
-        in_plateau_epochs = args.kill_plateaus and epoch < PLATEAU_EPOCHS
-        if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
-            result = evaluate(net, watched, watched_name)
-            log.info(f"  {watched_name}: {result}")
-            board.add(
-                epoch + 1,
-                {"loss/validation": result.loss, "top1/validation": result.top1, "top5/validation": result.top5},
+    first_step = 0 if snapshot is None else first_epoch + 1
+    with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
+        for epoch in range(first_epoch, args.epochs):
+            torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
+            dataset.train.epoch = epoch
+            lr = optimizer.param_groups[0]["lr"]
+            start = time.perf_counter()
+            loss, accuracy = train_epoch(net, optimizer, dataset.train, device, epoch)
+            seconds = time.perf_counter() - start
+            if schedule is not None:
+                schedule.step()
+            rate = dataset.train.num_images / seconds
+            log.info(
+                f"epoch {epoch} ({epoch + 1}/{args.epochs}): loss {loss:.4f}, accuracy {accuracy:.2f} %, "
+                f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
             )
-            if in_plateau_epochs and result.top1 == previous_top1:
-                log.error(f"plateau: {result.top1:.2f} % on the {watched_name} again after epoch {epoch}")
-                return PLATEAU
-            previous_top1 = result.top1
-        if is_snapshot_epoch(epoch, args):
-            if args.train_acc:
-                on_train = evaluate(net, dataset.train.as_is(), "training set")
-                log.info(f"  training set: {on_train}")
-                board.add(epoch + 1, {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1})
-            state = {
-                "epoch": epoch,
-                "top1_acc": result.top1,
-                "top5_acc": result.top5,
-                "model_state_dict": snapshots.bare_weights(net),
-                "optimizer_state_dict": optimizer.state_dict(),
-                "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
-                "format": snapshots.FORMAT,
-                "config": config,
-                "class_names": dataset.class_names,
-                "tensorboard_step": epoch + 1,
-            }
-            path = files.training_state(epoch)
-            snapshots.save(state, path)
-            log.info(f"  snapshot: {path}")
-        board.flush()
+            curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
 
-    # With no validation split the last evaluation, after the last epoch, was on the test set.
-    if dataset.val is not None or result is None:
-        result = evaluate(net, dataset.test, "test set")
-    log.info(f"test set: {result}")
-    board.add(args.epochs, dict(zip(FINAL_METRICS, result, strict=True)))
-    board.close(finished=True)
+            in_plateau_epochs = args.kill_plateaus and epoch < PLATEAU_EPOCHS
+            if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
+                result = evaluate(net, watched, watched_name)
+                log.info(f"  {watched_name}: {result}")
+                curves |= {f"{name}/validation": value for name, value in result._asdict().items()}
+                if in_plateau_epochs and result.top1 == previous_top1:
+                    log.error(f"plateau: {result.top1:.2f} % on the {watched_name} again after epoch {epoch}")
+                    return PLATEAU
+                previous_top1 = result.top1
+            if is_snapshot_epoch(epoch, args):
+                if args.train_acc:
+                    on_train = evaluate(net, dataset.train.as_is(), "training set")
+                    log.info(f"  training set: {on_train}")
+                    curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
+                path = files.training_state(epoch)
+                state = {
+                    "epoch": epoch,
+                    "top1_acc": result.top1,
+                    "top5_acc": result.top5,
+                    "model_state_dict": snapshots.bare_weights(net),
+                    "optimizer_state_dict": optimizer.state_dict(),
+                    "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
+                    "format": snapshots.FORMAT,
+                    "config": config,
+                    "class_names": dataset.class_names,
+                    "tensorboard_step": epoch + 1,
+                }
+                snapshots.save(state, path)
+                log.info(f"  snapshot: {path}")
+            board.add(epoch + 1, curves)
+
+        # With no validation split the last evaluation, after the last epoch, was on the test set.
+        if dataset.val is not None or result is None:
+            result = evaluate(net, dataset.test, "test set")
+        log.info(f"test set: {result}")
+        board.finish(args.epochs, dict(zip(FINAL_METRICS, result, strict=True)))
     snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE

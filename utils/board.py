@@ -29,14 +29,18 @@ class Board:
         self.writer.file_writer.add_summary(start)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Add a point to several curves, by their tags."""
+        """Add a point to several curves, by their tags, and let a reader see them."""
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
-
-    def flush(self) -> None:
         self.writer.flush()
 
-    def close(self, finished: bool) -> None:
-        if finished:
-            self.writer.file_writer.add_summary(self._end)
+    def finish(self, step: int, metrics: dict[str, float]) -> None:
+        """Add the final metrics and mark the run as finished."""
+        self.add(step, metrics)
+        self.writer.file_writer.add_summary(self._end)
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *exception) -> None:
         self.writer.close()
