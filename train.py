@@ -199,23 +199,24 @@ def make_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace, ep
     return schedule
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, schedule, snapshot: dict[str, Any], override: bool
-) -> None:
+def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any], override: bool) -> None:
     """Continue with a snapshot's optimizer state, but with this run's implementation of the optimizer.
 
     With override the hyperparameters and the schedule's position stay this run's.
     """
     ours = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    state = snapshot["optimizer_state_dict"]
     kept = ours if override else [{key: group[key] for key in ("fused", "foreach")} for group in ours]
-    groups = [{**group, **mine} for group, mine in zip(state["param_groups"], kept, strict=True)]
-    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    if schedule is not None and not override:
-        schedule.load_state_dict(snapshot["scheduler_state_dict"])
+    try:
+        state = snapshot["optimizer_state_dict"]
+        groups = [{**group, **mine} for group, mine in zip(state["param_groups"], kept, strict=True)]
+        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+        if schedule is not None and not override:
+            schedule.load_state_dict(snapshot["scheduler_state_dict"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError(f"{path} holds the state of another optimizer or network") from None
 
 
-def train_epoch(net, optimizer, batches, device: torch.device, epoch: int) -> tuple[float, float]:
+def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
     Returns:
@@ -225,6 +226,7 @@ def train_epoch(net, optimizer, batches, device: torch.device, epoch: int) -> tu
         NotFiniteError: the loss of a batch was not finite.
     """
     net.train()
+    device = next(net.parameters()).device
     losses = torch.zeros(len(batches), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
@@ -277,9 +279,12 @@ def main(argv=None) -> int:
             )
     files = Files(args)
     training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
-    if training and snapshot is not None and first_epoch >= args.epochs and files.final.exists():
-        print(f"training is finished: {files.final} is there, after {first_epoch} of {args.epochs} epochs")
-        return DONE
+    if training and snapshot is not None and (first_epoch > args.epochs or files.final.exists()):
+        if first_epoch >= args.epochs:
+            print(f"training is finished: {snapshot_path} is after {first_epoch} of {args.epochs} epochs")
+            return DONE
+    elif training and snapshot is None and first_epoch > args.epochs:
+        raise UsageError(f"--start-epoch {first_epoch}: there are {args.epochs} epochs (--epochs)")
 
     drawn = []
     for name in resume.DRAWN_SEEDS:
@@ -304,15 +309,20 @@ def main(argv=None) -> int:
         check_last_batch(args, dataset)
         check_files(args, files, net, first_epoch, snapshot)
 
+    net.to(device, memory_format=devices.memory_format(device))
+    optimizer = make_optimizer(net, args)
+    schedule = make_schedule(optimizer, args, first_epoch)
+    if training and snapshot is not None and snapshot.get("optimizer_state_dict"):
+        restore_optimizer(optimizer, schedule, snapshot_path, snapshot, args.override)
+
     log, log_path = open_log(files.log_folder, args.log)
     announce(log, args, dataset, net, device, snapshot_path, log_path)
     for line in drawn:
         log.info(line)
     for note in [*notes, *dataset.notes]:
         log.warning(note)
-    net.to(device, memory_format=devices.memory_format(device))
     if training:
-        return train(args, net, dataset, device, files, first_epoch, snapshot, log)
+        return train(args, net, optimizer, schedule, dataset, files, first_epoch, snapshot, log)
 
     if args.eval_regularization_loss:
         norms = [
@@ -328,7 +338,9 @@ def main(argv=None) -> int:
     return DONE
 
 
-def train(args, net, dataset: data.Dataset, device, files: "Files", first_epoch: int, snapshot, log) -> int:
+def train(
+    args, net, optimizer, schedule, dataset: data.Dataset, files: "Files", first_epoch, snapshot, log
+) -> int:
     """The training run, from its first epoch or from a snapshot to the final weights."""
     if snapshot is None:
         snapshots.save(snapshots.bare_weights(net), files.initial)
@@ -340,19 +352,14 @@ def train(args, net, dataset: data.Dataset, device, files: "Files", first_epoch:
         watched, watched_name = dataset.test, "test set"
         log.info("there is no validation split: the test set is used to watch training")
 
-    optimizer = make_optimizer(net, args)
-    schedule = make_schedule(optimizer, args, first_epoch)
     config = {
         **resume.configuration(args),
         "num_classes": dataset.num_classes,
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
-    result, previous_top1 = None, None
-    if snapshot is not None and snapshot.get("optimizer_state_dict"):
-        restore_optimizer(optimizer, schedule, snapshot, args.override)
-        previous_top1 = snapshot.get("top1_acc")
-
+    result = None
+    previous_top1 = snapshot.get("top1_acc") if snapshot else None
     first_step = 0 if snapshot is None else first_epoch + 1
     with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
         for epoch in range(first_epoch, args.epochs):
@@ -360,7 +367,7 @@ def train(args, net, dataset: data.Dataset, device, files: "Files", first_epoch:
             dataset.train.epoch = epoch
             lr = optimizer.param_groups[0]["lr"]
             start = time.perf_counter()
-            loss, accuracy = train_epoch(net, optimizer, dataset.train, device, epoch)
+            loss, accuracy = train_epoch(net, optimizer, dataset.train, epoch)
             seconds = time.perf_counter() - start
             if schedule is not None:
                 schedule.step()

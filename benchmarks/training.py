@@ -133,8 +133,8 @@ def main() -> None:
         return last
 
     ways = {
-        "ours": lambda: train_epoch(*ours, dataset.train, device, 0),
-        "constant": lambda: train_epoch(*constant, batches, device, 0),
+        "ours": lambda: train_epoch(*ours, dataset.train, 0),
+        "constant": lambda: train_epoch(*constant, batches, 0),
         f"plain, {args.workers} worker{'s' if args.workers != 1 else ''}": lambda: plain_epoch(
             *plain, loader, device
         ),

@@ -346,6 +346,14 @@ def test_finished_run_without_its_final_file_writes_it():
     assert same(weights(QUICK_FOLDER / "lenet_2.pt"), expected)
 
 
+def test_snapshot_of_more_epochs_than_asked_for_is_finished_and_leaves_no_file(capsys):
+    assert run(*QUICK, "--epochs", 2) == 0
+    before = files_below(QUICK_FOLDER)
+    assert run(*QUICK, "--epochs", 1, "--resume-from", QUICK_FOLDER / "lenet_1.tar") == 0
+    assert "training is finished" in capsys.readouterr().out
+    assert files_below(QUICK_FOLDER) == before
+
+
 def test_override_replaces_hyperparameters_as_if_they_had_held_from_the_start():
     assert run(*QUICK, "--epochs", 2) == 0
     snapshot = QUICK_FOLDER / "lenet_1.tar"

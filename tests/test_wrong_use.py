@@ -64,6 +64,7 @@ def refused(capsys, *options) -> str:
         (["--epochs", -1], "--epochs"),
         (["--epochs", 1.5], "--epochs"),
         (["--start-epoch", -1], "--start-epoch"),
+        (["--start-epoch", 21], "--start-epoch 21"),
         (["--batch-size", 0], "--batch-size"),
         (["--optimizer", "adamw"], "--optimizer"),
         (["--lr", 0], "--lr"),
@@ -230,6 +231,21 @@ def test_snapshot_that_would_run_code_is_refused_and_does_not(new_format, capsys
     line = refused(capsys, *LENET, "--resume-from", "hostile.tar")
     assert "hostile.tar is refused: loading it would run code" in line
     assert not Path("it_ran").exists()
+
+
+def test_optimizer_state_of_another_network_is_refused(capsys):
+    snapshot = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)
+    snapshot["optimizer_state_dict"]["param_groups"][0]["params"].pop()
+    torch.save(snapshot, "snapshot.tar")
+    line = refused(capsys, *LENET, "--resume-from", "snapshot.tar")
+    assert "snapshot.tar holds the state of another optimizer or network" in line
+
+
+@pytest.mark.parametrize("content", [{"epoch": "two"}, {"epoch": -1}, {"config": [1]}], ids=str)
+def test_snapshot_with_nonsense_in_it_is_refused(content, capsys):
+    snapshot = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)
+    torch.save({**snapshot, **content}, "snapshot.tar")
+    assert "snapshot.tar is no snapshot" in refused(capsys, *LENET, "--resume-from", "snapshot.tar")
 
 
 # Snapshots of other runs

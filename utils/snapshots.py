@@ -89,6 +89,11 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     )
     if not is_state_dict or not weights:
         raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
+    epoch, config = content.get("epoch", 0), content.get("config", {})
+    if not (isinstance(epoch, int) and epoch >= 0 and isinstance(config, dict)):
+        raise SnapshotError(
+            f"{path} is no snapshot: its epoch is {epoch!r}, its configuration a {type(config).__name__}"
+        )
     weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
     if wanted is not None:
         weights = {name: weight for name, weight in weights.items() if wanted(name)}
