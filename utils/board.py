@@ -22,7 +22,11 @@ class Board:
         self.writer = SummaryWriter(folder, purge_step=first_step)
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
         self.writer.add_text("configuration", f"| option | value |\n| --- | --- |\n{rows}", first_step)
-        known = {name: value for name, value in config.items() if value is not None}
+        known = {
+            name: str(value) if isinstance(value, bool) else value  # else it is shown as 1.0000
+            for name, value in config.items()
+            if value is not None
+        }
         # SummaryWriter.add_hparams would make another run of it, in a subfolder of its own.
         experiment, start, self._end = hparams(known, dict.fromkeys(metrics))
         self.writer.file_writer.add_summary(experiment)

@@ -1,0 +1,176 @@
+"""Resetting one layer at a time to other weights, at the price of one pass over the data.
+
+The experiment of Zhang, Bengio and Singer, "Are All Layers Created Equal?" (JMLR 23, 2022): a layer of a trained
+network gets earlier weights back, all others stay trained, and the accuracy on the test set is measured.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import models
+from utils.metrics import NotFiniteError, count_correct
+
+
+class Replacement(NamedTuple):
+    """Other weights for one layer."""
+
+    layer: str  #: name of the module in the network
+    parameters: dict[str, Tensor]  #: "weight", and "bias" where the layer has one
+
+
+class Accuracies(NamedTuple):
+    """In percent of the images."""
+
+    top1: float  #: of the trained network
+    top5: float
+    replaced: list[float]  #: top-1, with each replacement in turn
+
+
+class _Branch:
+    """A replacement where it leaves the trained network: a call of its segment with other parameters."""
+
+    def __init__(self, row: int, segment: nn.Module, prefix: str, replacement: Replacement, resident: bool):
+        self.row, self.segment = row, segment
+        trained = dict(segment.named_parameters())
+        self.trained = {prefix + name: trained[prefix + name] for name in replacement.parameters}
+        self.replaced = {prefix + name: weight for name, weight in replacement.parameters.items()}
+        self.resident = resident
+        if resident:
+            self.replaced = self._on_device()
+
+    def _on_device(self) -> dict[str, Tensor]:
+        """The replacing weights in the place, type and layout of the trained ones: the same kernels take them."""
+        return {name: torch.empty_like(self.trained[name]).copy_(weight) for name, weight in self.replaced.items()}
+
+    def is_trained(self) -> bool:
+        """Whether the replacement changes nothing."""
+        return all(torch.equal(weight, self.trained[name]) for name, weight in self._on_device().items())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parameters = self.replaced if self.resident else self._on_device()
+        return torch.func.functional_call(self.segment, parameters, (x,))
+
+
+@torch.inference_mode()
+def accuracies(
+    net: nn.Module,
+    replacements: Sequence[Replacement],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    say: Callable[[str], None] = print,
+) -> Accuracies:
+    """Measure a network as it is and with each replacement in turn, in one pass over the batches.
+
+    Each batch goes through the network segment by segment. At the segment that holds a replaced layer, the
+    replacement branches off and runs the rest of the network, on what the trained segments before have computed.
+    The network is never changed: a branch calls its segment with other parameters. A replacement that is equal
+    to the trained weights is not run.
+
+    Beside the batch this needs the memory of one replacement. Where all of them together are small (at most
+    256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else each is brought
+    there when its turn comes.
+
+    Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches.
+
+    Args:
+        net: on the device of the batches; it is put in evaluation mode.
+        replacements: of layers of the network.
+        batches: images (B, C, H, W) and labels (B,).
+        say: told in one line when a GPU runs out of memory, and batches are cut in half from there on.
+
+    Raises:
+        KeyError: a replacement of a layer that the network does not have.
+        NotFiniteError: the outputs of the network, as it is or with a replacement, are not finite.
+        torch.OutOfMemoryError: a single image does not fit.
+    """
+    net.eval()
+    segments = models.segments(net)
+    device = next(net.parameters()).device
+    branches, unchanged = _place(net, segments, replacements, resident=_fit_in_memory(replacements, device))
+    # Row 0: the network as it is; row 1 + i: with replacement i. Columns: top-1, top-5, outputs not finite.
+    counts = torch.zeros(1 + len(replacements), 3, dtype=torch.int64, device=device)
+    num_images, largest = 0, None
+    for images, labels in batches:
+        start = 0
+        while start < len(labels):
+            stop = len(labels) if largest is None else min(start + largest, len(labels))
+            try:
+                counts += _count(segments, branches, images[start:stop], labels[start:stop], len(counts))
+            except torch.OutOfMemoryError:
+                if stop - start == 1:
+                    raise
+                largest = (stop - start) // 2
+            else:
+                start = stop
+                continue
+            # Outside of the except clause, whose exception keeps the memory of the failed attempt.
+            torch.cuda.empty_cache()
+            say(f"out of GPU memory with {stop - start} images: going on with batches of {largest}")
+        num_images += len(labels)
+
+    counts = counts.cpu()
+    for row, broken in enumerate(counts[:, 2].tolist()):
+        if broken:
+            what = f"with {replacements[row - 1].layer} replaced" if row else "as it is"
+            raise NotFiniteError(
+                f"the outputs of the network {what} are not finite for {broken} of {num_images} images"
+            )
+    counts[unchanged] = counts[0].clone()
+    percent = counts.double() * 100 / num_images
+    return Accuracies(percent[0, 0].item(), percent[0, 1].item(), percent[1:, 0].tolist())
+
+
+def _place(
+    net: nn.Module, segments: Sequence[nn.Module], replacements: Sequence[Replacement], resident: bool
+) -> tuple[list[list[_Branch]], list[int]]:
+    """For each segment the replacements that branch off there; and the rows of those that change nothing."""
+    modules = dict(net.named_modules())
+    place = {
+        id(module): (number, f"{name}." if name else "")
+        for number, segment in enumerate(segments)
+        for name, module in segment.named_modules()
+    }
+    branches: list[list[_Branch]] = [[] for _ in segments]
+    unchanged = []
+    for row, replacement in enumerate(replacements, start=1):
+        number, prefix = place[id(modules[replacement.layer])]
+        branch = _Branch(row, segments[number], prefix, replacement, resident)
+        if branch.is_trained():
+            unchanged.append(row)
+        else:
+            branches[number].append(branch)
+    return branches, unchanged
+
+
+def _fit_in_memory(replacements: Sequence[Replacement], device: torch.device) -> bool:
+    """Whether all replacements may stay on the device."""
+    room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 256 * 2**20
+    return sum(weight.nbytes for replacement in replacements for weight in replacement.parameters.values()) <= room
+
+
+def _count(
+    segments: Sequence[nn.Module],
+    branches: list[list[_Branch]],
+    images: Tensor,
+    labels: Tensor,
+    num_rows: int,
+) -> Tensor:
+    """What one batch adds to the counts; (num_rows, 3)."""
+    counts = torch.zeros(num_rows, 3, dtype=torch.int64, device=labels.device)
+
+    def count(row: int, logits: Tensor) -> None:
+        counts[row, :2] = count_correct(logits, labels)
+        counts[row, 2] = (~logits.isfinite()).any(1).sum()
+
+    trunk = images
+    for number, segment in enumerate(segments):
+        for branch in branches[number]:
+            x = branch(trunk)
+            for rest in segments[number + 1 :]:
+                x = rest(x)
+            count(branch.row, x)
+        trunk = segment(trunk)
+    count(0, trunk)
+    return counts
