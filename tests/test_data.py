@@ -97,7 +97,9 @@ def write_cifar100(root, n=20, seed=0):
     for file in ("train.bin", "test.bin"):
         images = random.integers(256, size=(n, 3, 32, 32), dtype=np.uint8)
         labels = random.integers(100, size=n)
-        content = b"".join(bytes([label % 20, label]) + image.tobytes() for image, label in zip(images, labels))
+        content = b"".join(
+            bytes([label % 20, label]) + image.tobytes() for image, label in zip(images, labels, strict=True)
+        )
         (folder / file).write_bytes(content)
         parts.append((images, labels))
     return parts
@@ -222,17 +224,15 @@ def test_normalization_uses_the_constants_of_the_design(tmp_path, name, upscalin
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_normalization_is_torchvisions_bit_for_bit(tmp_path, name, memory_format):
-    WRITERS[name](tmp_path)
+    written = WRITERS[name](tmp_path)
     if name == "fashion_mnist":
-        arrays = [read_idx(tmp_path / "FashionMNIST/raw/train-images-idx3-ubyte")[:, :, :, None]]
+        arrays = written["train"][0][:, :, :, None]
     else:
-        files = sorted((tmp_path / "cifar-10-batches-bin").glob("data_batch_*"))
-        records = [np.fromfile(file, np.uint8).reshape(-1, 3073)[:, 1:] for file in files]
-        arrays = [record.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for record in records]
+        arrays = written[0][0].transpose(0, 2, 3, 1)
     theirs = torchvision.transforms.Compose(
         [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize(*CONSTANTS[name, None])]
     )
-    expected = torch.stack([theirs(np.ascontiguousarray(image)) for array in arrays for image in array])
+    expected = torch.stack([theirs(np.ascontiguousarray(image)) for image in arrays])
     ours, _ = whole(data.load(name, tmp_path, 7, memory_format=memory_format).train)
     assert ours.equal(expected)
 
@@ -258,7 +258,7 @@ def test_upscaling_is_bilinear_as_pil_does_it():
         assert dataset.image_size == (224, 224)
         ours = next(iter(dataset.train))[0].numpy()[:, 0] * 255
         assert ours.shape == (20, 224, 224)
-        for image, found in zip(images, ours):
+        for image, found in zip(images[:20], ours, strict=True):
             expected = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
             # PIL rounds to whole grey values, after the rows and after the columns.
             difference = np.pad(np.asarray(expected, float), padding) - found
@@ -326,7 +326,7 @@ def test_augmented_colour_images_are_crops_and_half_are_mirrored(tmp_path):
     loader = data.load("cifar10", tmp_path, 64, unnormalize=True, augmentation=True, seed=3).train
     found, labels = pixels(loader)
     assert (labels == parts[0][1]).all()
-    keys = [found_crop(image, augmented, flip=True) for image, augmented in zip(parts[0][0], found)]
+    keys = [found_crop(image, augmented, flip=True) for image, augmented in zip(parts[0][0], found, strict=True)]
     assert 70 < sum(mirrored for _, _, mirrored in keys) < 130  # of 200; five standard deviations
     assert {row for row, _, _ in keys} == {column for _, column, _ in keys} == set(range(9))
 
@@ -343,7 +343,7 @@ def test_only_training_images_are_augmented():
 def test_upscaled_images_are_augmented_after_upscaling():
     plain = next(iter(load_mini(batch_size=6, upscale=True, unnormalize=True).train))[0].numpy()
     augmented = next(iter(load_mini(batch_size=6, upscale=True, unnormalize=True, augmentation=True).train))[0]
-    for image, found in zip(plain, augmented.numpy()):
+    for image, found in zip(plain, augmented.numpy(), strict=True):
         found_crop(image, found, flip=False)
 
 
@@ -362,12 +362,12 @@ def test_with_shuffle_or_split_each_epoch_has_a_new_order(options):
     """The same images with their labels in each of them."""
     loader = load_mini(unnormalize=True, split_seed=1, **options).train
     images, labels = mini_arrays()
-    true_label = {image.tobytes(): label for image, label in zip(images, labels)}
+    true_label = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     epochs = [[image.tobytes() for image in pixels(loader)[0]] for _ in range(3)]
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
     found, found_labels = pixels(loader)
-    assert all(true_label[image.tobytes()] == label for image, label in zip(found, found_labels))
+    assert all(true_label[image.tobytes()] == label for image, label in zip(found, found_labels, strict=True))
     inner = [list(true_label).index(image) for image in epochs[0][:50]]
     assert inner != sorted(inner)
 
@@ -377,7 +377,7 @@ def test_an_epoch_follows_from_seed_and_epoch_alone(options):
     first, again, other = (load_mini(seed=seed, **options).train for seed in (7, 7, 8))
     epochs = [whole(first) for _ in range(3)]
     again.epoch = 2
-    for ours, theirs in zip(whole(again), epochs[2]):
+    for ours, theirs in zip(whole(again), epochs[2], strict=True):
         assert ours.equal(theirs)
     assert again.epoch == first.epoch == 3
     assert not whole(other)[0].equal(epochs[0][0])
@@ -414,7 +414,7 @@ def test_labels_are_corrupted_in_index_order_in_the_training_part_only():
     np.random.RandomState(9).shuffle(order)
     train, val = sorted(order[: len(order) - len(order) // 5]), order[len(order) - len(order) // 5 :]
     generator = np.random.RandomState(5)
-    hit = [index for index, draw in zip(train, generator.rand(len(train))) if draw <= 0.4]
+    hit = [index for index, draw in zip(train, generator.rand(len(train)), strict=True) if draw <= 0.4]
     noisy = labels.copy()
     noisy[hit] = (labels[hit] + generator.choice(range(1, 10), len(hit))) % 10
     found, found_labels = pixels(dataset.train.as_is())
@@ -439,9 +439,11 @@ def test_classes_are_relabelled_alike_in_training_validation_and_test(seed):
     seen = 0
     for loader, part in ((dataset.train, "train"), (dataset.val, "train"), (dataset.test, "t10k")):
         images, labels = mini_arrays(part)
-        true_name = {image.tobytes(): names[label] for image, label in zip(images, labels)}
+        true_name = {image.tobytes(): names[label] for image, label in zip(images, labels, strict=True)}
         found, found_labels = pixels(loader)
-        assert all(shuffled[label] == true_name[image.tobytes()] for image, label in zip(found, found_labels))
+        assert all(
+            shuffled[label] == true_name[image.tobytes()] for image, label in zip(found, found_labels, strict=True)
+        )
         assert set(found_labels) == {0, 1, 2, 3}
         seen += len(found)
     kept = [names.index(name) for name in shuffled[:4]]
@@ -571,7 +573,7 @@ def test_all_channels_are_permuted_alike_and_after_augmentation(tmp_path):
     found, _ = pixels(data.load("cifar10", tmp_path, 16, noise=-1, noise_seed=2, **options).train)
     generator = np.random.RandomState(2)
     assert len(found) == len(parts[0][0])
-    for image, shuffled in zip(augmented, found):
+    for image, shuffled in zip(augmented, found, strict=True):
         assert (shuffled.reshape(3, -1) == image.reshape(3, -1)[:, generator.permutation(1024)]).all()
 
 
@@ -586,7 +588,7 @@ def test_upscaled_images_have_permutations_by_index(option):
         (images, labels), (found, found_labels) = whole(plain), whole(shuffled)
         assert labels.equal(found_labels)
         ordered = whole(plain.as_is())[0]
-        for image, permuted in zip(images, found):
+        for image, permuted in zip(images, found, strict=True):
             number = next(i for i in range(8) if ordered[i].equal(image))
             permutation = np.random.RandomState([3, number]).permutation(224 * 224)
             assert permuted.flatten().equal(image.flatten()[torch.from_numpy(permutation)])
@@ -686,7 +688,7 @@ def test_cifar10_is_read_from_its_binary_files(tmp_path):
     parts = write_cifar10(tmp_path)
     dataset = data.load("cifar10", tmp_path, 16, unnormalize=True)
     assert dataset.class_names == "airplane automobile bird cat deer dog frog horse ship truck".split()
-    for loader, (images, labels) in zip((dataset.train, dataset.test), parts):
+    for loader, (images, labels) in zip((dataset.train, dataset.test), parts, strict=True):
         found, found_labels = pixels(loader)
         assert (found == images).all()
         assert (found_labels == labels).all()
@@ -698,7 +700,7 @@ def test_cifar100_is_read_from_its_binary_files_with_the_fine_labels(tmp_path):
     assert dataset.num_classes == 100
     assert dataset.class_names[::33] == ["apple", "forest", "raccoon", "worm"]
     assert dataset.class_names == sorted(set(dataset.class_names))
-    for loader, (images, labels) in zip((dataset.train, dataset.test), parts):
+    for loader, (images, labels) in zip((dataset.train, dataset.test), parts, strict=True):
         found, found_labels = pixels(loader)
         assert (found == images).all()
         assert (found_labels == labels).all()
@@ -753,7 +755,7 @@ def test_cifar_that_torchvision_downloaded_holds_the_same(tmp_path, monkeypatch)
     folder.mkdir(parents=True)
     sums = {}
     names = [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"]
-    for files, (images, labels) in zip(names, parts):
+    for files, (images, labels) in zip(names, parts, strict=True):
         for number, file in enumerate(files):
             here = slice(number * 8, number * 8 + 8)
             rows = {"data": images[here].reshape(8, -1), "labels": labels[here].tolist()}
@@ -769,7 +771,7 @@ def test_cifar_that_torchvision_downloaded_holds_the_same(tmp_path, monkeypatch)
     pickled = data.load("cifar10", tmp_path / "pickled", 16)
     assert pickled.class_names == binary.class_names
     for part in ("train", "test"):
-        for ours, theirs in zip(whole(getattr(pickled, part)), whole(getattr(binary, part))):
+        for ours, theirs in zip(whole(getattr(pickled, part)), whole(getattr(binary, part)), strict=True):
             assert ours.equal(theirs)
     (folder / "data_batch_4").write_bytes(b"damaged")
     with pytest.raises(data.DataError) as error:
@@ -830,7 +832,7 @@ def test_folder_classes_are_counted_and_images_decoded_as_torchvision_does(tmp_p
             torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    for path, image in zip(paths, images):
+    for path, image in zip(paths, images, strict=True):
         assert image.equal(protocol(Image.open(path)))
 
 
@@ -876,13 +878,13 @@ def test_folder_batches_do_not_depend_on_the_number_of_workers(tmp_path, workers
     here = load_folder(tmp_path, **options, split_seed=0)
     other = load_folder(tmp_path, workers=workers, batch_size=2, **options, split_seed=0)
     first = whole(here.train)
-    for ours, theirs in zip(first, whole(other.train)):
+    for ours, theirs in zip(first, whole(other.train), strict=True):
         assert ours.equal(theirs)
     second = whole(here.train)
     assert not first[0].equal(second[0])
     resumed = load_folder(tmp_path, workers=workers, **options, split_seed=0).train
     resumed.epoch = 1
-    for ours, theirs, later in zip(second, whole(other.train), whole(resumed)):
+    for ours, theirs, later in zip(second, whole(other.train), whole(resumed), strict=True):
         assert ours.equal(theirs)
         assert ours.equal(later)
 
@@ -947,7 +949,7 @@ def test_pixel_shuffle_of_folder_images_has_permutations_by_index(tmp_path):
     dataset = load_folder(tmp_path, unnormalize=True, noise=-1, noise_seed=4)
     shuffled, shuffled_labels = whole(dataset.train)
     assert labels.equal(shuffled_labels)
-    for number, (image, found) in enumerate(zip(plain, shuffled)):
+    for number, (image, found) in enumerate(zip(plain, shuffled, strict=True)):
         permutation = torch.from_numpy(np.random.RandomState([4, number]).permutation(224 * 224))
         assert found.flatten(1).equal(image.flatten(1)[:, permutation])
     assert whole(dataset.test)[0].equal(whole(load_folder(tmp_path, unnormalize=True).test)[0])
