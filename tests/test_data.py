@@ -889,6 +889,13 @@ def test_folder_batches_do_not_depend_on_the_number_of_workers(tmp_path, workers
         assert ours.equal(later)
 
 
+def test_augmentation_of_a_folder_image_differs_between_epochs(tmp_path):
+    write_images(tmp_path)
+    loader = load_folder(tmp_path, augmentation=True).train
+    for first, second in zip(whole(loader)[0], whole(loader)[0], strict=True):
+        assert not first.equal(second)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folder_batches_leave_the_global_generator_alone(tmp_path, workers):
     """Otherwise dropout would depend on how many epochs this process has trained."""
