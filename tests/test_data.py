@@ -225,10 +225,8 @@ def test_normalization_uses_the_constants_of_the_design(tmp_path, name, upscalin
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_normalization_is_torchvisions_bit_for_bit(tmp_path, name, memory_format):
     written = WRITERS[name](tmp_path)
-    if name == "fashion_mnist":
-        arrays = written["train"][0][:, :, :, None]
-    else:
-        arrays = written[0][0].transpose(0, 2, 3, 1)
+    grey = name == "fashion_mnist"
+    arrays = written["train"][0][:, :, :, None] if grey else written[0][0].transpose(0, 2, 3, 1)
     theirs = torchvision.transforms.Compose(
         [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize(*CONSTANTS[name, None])]
     )
