@@ -126,6 +126,8 @@ class FolderLoader:
                 persistent_workers=self.workers > 0 and self.random_order,
                 pin_memory=self.device.type == "cuda",
                 worker_init_fn=_leave_signals_to_the_main_process,
+                # Else it draws from the global generator, at times that depend on the workers: dropout would too.
+                generator=torch.Generator(),
             )
         for batch, images in zip(self._keys.batches, self._loader, strict=True):
             if isinstance(images, ImageError):

@@ -1,6 +1,7 @@
 """MNIST and Fashion-MNIST, and a small part of the latter that is here: files in LeCun's IDX format."""
 
 import gzip
+import math
 import struct
 import zlib
 from functools import partial
@@ -39,7 +40,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise DataError(f"{path} is not an IDX file of bytes")
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * len(shape))
-    if values.size != np.prod(shape, dtype=np.int64):
+    if values.size != math.prod(shape):
         raise DataError(f"{path} is damaged: {values.size} bytes for an array of shape {shape}")
     return values.reshape(shape)
 

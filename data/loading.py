@@ -113,7 +113,9 @@ def load(
     train = _keep(train, train_indices) if split else train
 
     random_order = shuffle or split > 0
-    if not random_order and num_classes > 1 and (np.diff(train.labels) >= 0).all():
+    # The files of a class follow one another, whatever new labels classes or images were given.
+    by_class = np.count_nonzero(np.diff(all_labels)) == len(np.unique(all_labels)) - 1
+    if not random_order and num_classes > 1 and by_class:
         notes.append(
             f"the files of {name} are sorted by class and training takes them in that order: use --shuffle"
         )

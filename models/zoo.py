@@ -1,8 +1,6 @@
 """AlexNet, VGG and ResNet: torchvision's, with torchvision's initialization and ImageNet weights."""
 
-import pickle
 import sys
-import urllib.error
 from pathlib import Path
 
 import torch
@@ -48,17 +46,22 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(TORCHVISION_NAMES[name]).IMAGENET1K_V1
+    file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[1])
     try:
         state_dict = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
-    except urllib.error.URLError as error:
-        raise ModelError(f"--pretrained: cannot download {weights.url} ({error.reason})") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[1])
-        raise ModelError(f"--pretrained: {file} is damaged: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of a damaged file torch.load raises whatever its content leads it to
+        reason = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
+        if not file.exists():
+            raise ModelError(f"--pretrained: cannot download {weights.url} ({reason})") from None
+        if isinstance(error, OSError):
+            raise ModelError(f"--pretrained: {file} cannot be read ({error.strerror or reason})") from None
+        raise ModelError(
+            f"--pretrained: {file} is damaged or holds more than weights; without it they are downloaded again"
+        ) from None
     try:
         net.load_state_dict(state_dict)
-    except RuntimeError:
-        raise ModelError(f"--pretrained: the weights from {weights.url} are not those of {name}") from None
+    except (RuntimeError, TypeError, AttributeError):  # the latter two: it holds no dictionary of names
+        raise ModelError(f"--pretrained: {file} does not hold the weights of {name}") from None
 
 
 def _replace_last_layer(net: nn.Module, num_classes: int) -> None:
