@@ -4,6 +4,7 @@
     info(name)                       number of classes, channels and image size of one, without reading it
     load(name, root, batch_size)     its batches, with class subsampling, label noise, pixel shuffle, a validation
                                      split and augmentation where asked for
+    load_test(name, root, batch_size) the test images alone
 
 Every module of this package that is not a package itself is imported here, and registers what it offers
 with `register`: a dataset is added by adding one file.
@@ -12,11 +13,11 @@ with `register`: a dataset is added by adding one file.
 import importlib
 import pkgutil
 
-from data.loading import Dataset, load
+from data.loading import Dataset, TestSet, load, load_test
 from data.registry import DataError, ImageError, info, names, register
 
 for _module in pkgutil.iter_modules(__path__, prefix="data."):
     if not _module.ispkg:
         importlib.import_module(_module.name)
 
-__all__ = ["DataError", "Dataset", "ImageError", "info", "load", "names", "register"]
+__all__ = ["DataError", "Dataset", "ImageError", "TestSet", "info", "load", "load_test", "names", "register"]

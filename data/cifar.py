@@ -56,21 +56,19 @@ def read_binary(files: list[Path], label_bytes: int, num_classes: int) -> ArrayS
     )
 
 
-def read(root: Path, name: str, class_names: tuple[str, ...]):
+def read(root: Path, train: bool, name: str, class_names: tuple[str, ...]):
     """Read CIFAR-10 or CIFAR-100 from the folder of the datasets."""
     if name == "CIFAR10":
         folder, pickled, label_bytes = root / "cifar-10-batches-bin", "cifar-10-batches-py", 1
-        files = [folder / f"data_batch_{number}.bin" for number in range(1, 6)], [folder / "test_batch.bin"]
+        files = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
     else:
         folder, pickled, label_bytes = root / "cifar-100-binary", "cifar-100-python", 2
-        files = [folder / "train.bin"], [folder / "test.bin"]
+        files = ["train.bin"] if train else ["test.bin"]
     if folder.exists():
-        parts = [read_binary(part, label_bytes, len(class_names)) for part in files]
-    else:
-        if not (root / pickled).exists():
-            download(name, root, pickled)
-        parts = [read_pickled(name, root, train) for train in (True, False)]
-    return *parts, class_names
+        return read_binary([folder / file for file in files], label_bytes, len(class_names)), class_names
+    if not (root / pickled).exists():
+        download(name, root, pickled)
+    return read_pickled(name, root, train), class_names
 
 
 def read_pickled(name: str, root: Path, train: bool) -> ArraySource:

@@ -59,19 +59,17 @@ def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], 
     return ArraySource(torch.from_numpy(images[:, None].copy()), labels.astype(np.int64))
 
 
-def read(root: Path, folder: str, class_names: tuple[str, ...]):
+def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):
     """Read a dataset from <root>/<folder>/raw, the layout of torchvision, which downloads it where it is not."""
     raw = root / folder / "raw"
     if not raw.exists():
         download(folder, root, folder)
-    parts = (read_part(raw, part, "", (28, 28), len(class_names)) for part in ("train", "t10k"))
-    return *parts, class_names
+    return read_part(raw, "train" if train else "t10k", "", (28, 28), len(class_names)), class_names
 
 
-def read_mini(root: Path):
+def read_mini(root: Path, train: bool):
     """Read the part of Fashion-MNIST that lies beside this file; the folder of the datasets does not matter."""
-    parts = (read_part(MINI, part, ".gz", (28, 28), len(CLOTHES)) for part in ("train", "t10k"))
-    return *parts, CLOTHES
+    return read_part(MINI, "train" if train else "t10k", ".gz", (28, 28), len(CLOTHES)), CLOTHES
 
 
 grey_28x28 = partial(Spec, num_classes=10, in_channels=1, image_size=(28, 28))

@@ -1,6 +1,7 @@
 """From a dataset's name to its batches: classes, split, noise, in this order, then the loaders."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +19,26 @@ Loader = MemoryLoader | FolderLoader
 PIXEL_SHUFFLE = -1  #: the value of `noise` that stands for shuffled pixels
 
 
-@dataclass
-class Dataset:
-    """The batches of a dataset; each loader yields (images, labels) on the device and has a length."""
+@dataclass(kw_only=True)
+class TestSet:
+    """The test images of a dataset."""
 
-    train: Loader
-    val: Loader | None  #: None without a validation split
+    __test__ = False  # it is no test, whatever pytest takes its name for
+
     test: Loader
     num_classes: int
     in_channels: int
     image_size: tuple[int, int]  #: (height, width) in pixels, as the network sees them
     class_names: list[str]
     notes: list[str]  #: what the user should be warned about
+
+
+@dataclass(kw_only=True)
+class Dataset(TestSet):
+    """All images of a dataset; each loader yields (images, labels) on the device and has a length."""
+
+    train: Loader
+    val: Loader | None  #: None without a validation split
 
 
 def load(
@@ -80,20 +89,23 @@ def load(
     Raises:
         DataError: the dataset is not there or damaged, or cannot be had as asked.
     """
-    spec = info(name)
-    root = Path(root)
-    if upscale and upscale_padding:
-        raise DataError("--upscale and --upscale-padding exclude each other")
-    train, test, class_names = spec.read(root)
-    notes = []
-
-    if subsample_classes > len(class_names):
-        raise DataError(f"--subsample-classes {subsample_classes}: {name} has {len(class_names)} classes")
+    spec, root = info(name), Path(root)
+    if not (0 <= noise <= 1 or noise == PIXEL_SHUFFLE):
+        raise DataError(f"--noise {noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
+    made = _Maker(
+        spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
+    )
+    train, class_names = spec.read(root, True)
+    test, test_class_names = spec.read(root, False)
+    differing = sorted(set(class_names) ^ set(test_class_names))
+    if differing:
+        raise DataError(
+            f"--data-path {root}: training and test images are of different classes, among them {differing[0]}"
+        )
     if subsample_classes:
-        kept = subsets.sample_classes(class_names, subsample_classes, class_sample_seed)
+        kept = choose_classes(name, class_names, subsample_classes, class_sample_seed)
         train, test = (_keep_classes(source, class_names, kept) for source in (train, test))
         class_names = kept
-    num_classes = len(class_names)
 
     all_labels = train.labels
     train_indices, val_indices = subsets.split_indices(
@@ -105,45 +117,81 @@ def load(
     train_indices = np.sort(train_indices)
 
     if noise > 0:
-        if num_classes < 2:
+        if len(class_names) < 2:
             raise DataError(f"--noise {noise:g}: with a single class there is no wrong label")
-        corrupted = corrupt_labels(all_labels, num_classes, noise, noise_seed, train_indices)
+        corrupted = corrupt_labels(all_labels, len(class_names), noise, noise_seed, train_indices)
         train = _with_labels(train, corrupted)
     val = _keep(train, val_indices) if split else None
     train = _keep(train, train_indices) if split else train
 
+    notes = made.notes()
     random_order = shuffle or split > 0
     # The files of a class follow one another, whatever new labels classes or images were given.
     by_class = np.count_nonzero(np.diff(all_labels)) == len(np.unique(all_labels)) - 1
-    if not random_order and num_classes > 1 and by_class:
+    if not random_order and len(class_names) > 1 and by_class:
         notes.append(
             f"the files of {name} are sorted by class and training takes them in that order: use --shuffle"
         )
-    if upscale and isinstance(train, FolderSource):
-        notes.append(f"--upscale has no effect on {name}: its images have 224x224 pixels already")
-
-    make = _memory_loader if isinstance(train, ArraySource) else _folder_loader
-    finish = _finish(spec, device, upscale, upscale_padding, unnormalize, memory_format)
-    common = {"spec": spec, "batch_size": batch_size, "finish": finish, "device": torch.device(device)}
-    common |= {"upscale": upscale, "padded": upscale_padding, "workers": workers}
-    size = (transforms.UPSCALED,) * 2 if upscale or upscale_padding else spec.image_size
     return Dataset(
-        train=make(
+        train=made.loader(
             train,
-            **common,
             seed=seed,
             random_order=random_order,
             augmentation=augmentation,
             shuffle_seed=noise_seed if noise == PIXEL_SHUFFLE else None,
         ),
-        val=None if val is None else make(val, **common),
-        test=make(test, **common),
-        num_classes=num_classes,
+        val=None if val is None else made.loader(val),
+        test=made.loader(test),
+        num_classes=len(class_names),
         in_channels=spec.in_channels,
-        image_size=size,
+        image_size=made.image_size,
         class_names=list(class_names),
         notes=notes,
     )
+
+
+def load_test(
+    name: str,
+    root: str | Path,
+    batch_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    subsample_classes: int = 0,
+    class_sample_seed: int | None = None,
+    upscale: bool = False,
+    upscale_padding: bool = False,
+    unnormalize: bool = False,
+    workers: int = 1,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> TestSet:
+    """The test images alone, as `load` gives them; the training images are not read.
+
+    Raises:
+        DataError: the dataset is not there or damaged, or cannot be had as asked.
+    """
+    spec = info(name)
+    made = _Maker(
+        spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
+    )
+    test, class_names = spec.read(Path(root), False)
+    if subsample_classes:
+        kept = choose_classes(name, class_names, subsample_classes, class_sample_seed)
+        test, class_names = _keep_classes(test, class_names, kept), kept
+    return TestSet(
+        test=made.loader(test),
+        num_classes=len(class_names),
+        in_channels=spec.in_channels,
+        image_size=made.image_size,
+        class_names=list(class_names),
+        notes=made.notes(),
+    )
+
+
+def choose_classes(name: str, class_names: Sequence[str], n: int, seed: int | None) -> list[str]:
+    """`subsets.sample_classes`, of no more classes than there are."""
+    if n > len(class_names):
+        raise DataError(f"--subsample-classes {n}: {name} has {len(class_names)} classes")
+    return subsets.sample_classes(class_names, n, seed)
 
 
 def _keep(source: Source, indices: np.ndarray) -> Source:
@@ -173,77 +221,75 @@ def normalization(spec: Spec, upscale: bool, padded: bool) -> tuple[tuple[float,
     return spec.normalization
 
 
-def _finish(spec, device, upscale, padded, unnormalize, memory_format):
-    """The last step of every batch: normalization, on the device."""
-    mean = std = None
-    if not unnormalize:
-        constants = normalization(spec, upscale, padded)
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in constants)
-    return functools.partial(transforms.normalize, mean=mean, std=std, memory_format=memory_format)
+@dataclass(frozen=True)
+class _Maker:
+    """What all batches of a dataset have in common, and the loaders made with it."""
 
+    spec: Spec
+    batch_size: int
+    device: torch.device
+    upscale: bool
+    padded: bool
+    unnormalize: bool
+    workers: int
+    memory_format: torch.memory_format
 
-def _memory_loader(
-    source: ArraySource,
-    spec: Spec,
-    batch_size,
-    finish,
-    device,
-    upscale,
-    padded,
-    workers,
-    seed=0,
-    random_order=False,
-    augmentation=False,
-    shuffle_seed=None,
-) -> MemoryLoader:
-    side, padding = None, 0
-    if upscale:
-        side = transforms.UPSCALED
-    elif padded:
-        side, padding = transforms.UPSCALED_PADDED, (transforms.UPSCALED - transforms.UPSCALED_PADDED) // 2
-    permutations = None
-    if shuffle_seed is not None and side is None:
-        height, width = spec.image_size
-        permutations = torch.from_numpy(pixel_permutations(len(source.labels), height * width, shuffle_seed))
-        permutations = permutations.to(device)
-    return MemoryLoader(
-        source.images.to(device),
-        torch.from_numpy(source.labels).to(device),
-        batch_size,
-        finish,
-        seed=seed,
-        random_order=random_order,
-        upscaled_side=side,
-        padding=padding,
-        augmentation=augmentation,
-        flip=spec.flip,
-        permutations=permutations,
-        permutation_seed=shuffle_seed if permutations is None else None,
-    )
+    def __post_init__(self):
+        if self.upscale and self.padded:
+            raise DataError("--upscale and --upscale-padding exclude each other")
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return (transforms.UPSCALED,) * 2 if self.upscale or self.padded else self.spec.image_size
 
-def _folder_loader(
-    source: FolderSource,
-    spec: Spec,
-    batch_size,
-    finish,
-    device,
-    upscale,
-    padded,
-    workers,
-    seed=0,
-    random_order=False,
-    augmentation=False,
-    shuffle_seed=None,
-) -> FolderLoader:
-    return FolderLoader(
-        Preparation(source.files, padded, spec.flip, shuffle_seed),
-        torch.from_numpy(source.labels),
-        batch_size,
-        finish,
-        device,
-        workers=workers,
-        seed=seed,
-        random_order=random_order,
-        augmentation=augmentation,
-    )
+    def notes(self) -> list[str]:
+        if self.upscale and not self.spec.in_memory:
+            return [f"--upscale has no effect on {self.spec.name}: its images have 224x224 pixels already"]
+        return []
+
+    def finish(self):
+        """The last step of every batch: normalization, on the device."""
+        mean = std = None
+        if not self.unnormalize:
+            constants = normalization(self.spec, self.upscale, self.padded)
+            mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in constants)
+        return functools.partial(transforms.normalize, mean=mean, std=std, memory_format=self.memory_format)
+
+    def loader(
+        self,
+        source: Source,
+        seed: int = 0,
+        random_order: bool = False,
+        augmentation: bool = False,
+        shuffle_seed: int | None = None,
+    ) -> Loader:
+        """The batches of some images. shuffle_seed: of the pixels; None: they stay in place."""
+        common = {"seed": seed, "random_order": random_order, "augmentation": augmentation}
+        labels = torch.from_numpy(source.labels)
+        if isinstance(source, FolderSource):
+            preparation = Preparation(source.files, self.padded, self.spec.flip, shuffle_seed)
+            return FolderLoader(
+                preparation, labels, self.batch_size, self.finish(), self.device, self.workers, **common
+            )
+        side, padding = None, 0
+        if self.upscale:
+            side = transforms.UPSCALED
+        elif self.padded:
+            side, padding = transforms.UPSCALED_PADDED, (transforms.UPSCALED - transforms.UPSCALED_PADDED) // 2
+        permutations = None
+        if shuffle_seed is not None and side is None:
+            height, width = self.spec.image_size
+            permutations = torch.from_numpy(pixel_permutations(len(labels), height * width, shuffle_seed))
+            permutations = permutations.to(self.device)
+        return MemoryLoader(
+            source.images.to(self.device),
+            labels.to(self.device),
+            self.batch_size,
+            self.finish(),
+            upscaled_side=side,
+            padding=padding,
+            flip=self.spec.flip,
+            permutations=permutations,
+            permutation_seed=shuffle_seed if permutations is None else None,
+            **common,
+        )

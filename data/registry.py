@@ -47,8 +47,9 @@ class Spec:
     in_channels: int
     image_size: tuple[int, int]  #: (height, width) in pixels
     normalization: Constants
-    read: Callable[[Path], tuple[Source, Source, Sequence[str]]]
-    #: Folder of the datasets -> (training set, test set, class names). Raises DataError.
+    read: Callable[[Path, bool], tuple[Source, Sequence[str]]]
+    #: (folder of the datasets, whether the training images or the test images) -> (images, class names of the
+    #: labels). Raises DataError.
     normalization_upscaled: Constants | None = None  #: for images upscaled to 224x224; None: as they are
     normalization_padded: Constants | None = None  #: upscaled to 112x112 and zero-padded to 224x224
     flip: bool = False  #: whether augmentation mirrors images
