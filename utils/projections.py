@@ -24,7 +24,7 @@ def _chunk(device: torch.device) -> int:
     """How many weights to turn into float64 at a time, of whole filters.
 
     On the CPU few enough to stay in a core's cache (256 kB), and for PyTorch not to divide the work among threads
-    (as it does from 2^15 numbers on): that gains little here, and costs seconds where other programs use the cores.
+    (as it does from 2^15 numbers on): that gains little, and costs seconds where other programs use the cores.
     """
     return 2**15 - 1 if device.type == "cpu" else 2**24
 
@@ -93,7 +93,7 @@ def layer_statistics(projections: Tensor, zero_filters: int | None = None) -> di
         None where a number is undefined: everything of no filters, and what needs zero_filters when it is None.
 
     Raises:
-        ValueError: projections are not finite, not of one dimension, or fewer of them are 0 than zero_filters says.
+        ValueError: projections are not finite, not one-dimensional, or fewer of them are 0 than zero_filters.
 
     Example:
         >>> weight = torch.tensor([[1.0, 2.0], [-1.0, -3.0], [0.0, 0.0], [-2.0, 1.0]])
@@ -194,7 +194,7 @@ def distances(weight: Tensor, initial: Tensor) -> dict[str, float | None]:
         largest = torch.maximum(largest, initial_part.abs().amax())
     moved, start, farthest, largest = torch.stack([moved, start, farthest, largest]).tolist()
     if not (math.isfinite(moved) and math.isfinite(start)):
-        raise ValueError("weights are not finite")
+        raise ValueError(f"weights {'are' if math.isfinite(start) else 'were at initialization'} not finite")
     if start == 0:
         return {"l2_dist": None, "l_inf_dist": None}
     return {"l2_dist": math.sqrt(moved / start), "l_inf_dist": farthest / largest}
@@ -222,7 +222,7 @@ def chance_of_mass(filters: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def chance_of_mean(mean: float, std: float, filters: int, level: float = 0.95) -> float:
-    """How far from 0 the mean projection may lie if the projections kept their sizes and the signs were fair coins.
+    """How far from 0 the mean projection may lie if projections kept their sizes and signs were fair coins.
 
     Then its variance is the sum of the squared projections over N^2; the quantile is the normal distribution's.
     """

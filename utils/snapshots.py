@@ -118,6 +118,25 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
+    """For how many epochs the weights of a snapshot, as `load` gives it, have been trained.
+
+    From the file's own 0-based epoch, else from its name: 0 for an initialization, -1 for weights from the model
+    zoo (`<arch>_pretrained_0.pt`); None where the name does not say.
+    """
+    if isinstance(content.get("epoch"), int):
+        return content["epoch"] + 1
+    numbered = re.search(r"(?:^|_)(init_|pretrained_)?(\d+)$", path.stem)
+    if numbered is None:
+        return None
+    kind, epoch = numbered[1], int(numbered[2])
+    if kind == "init_":
+        return 0
+    if kind == "pretrained_" and epoch == 0:
+        return -1
+    return epoch + 1 if path.suffix == ".tar" else epoch
+
+
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
     """Copy a snapshot's weights into a network.
 
