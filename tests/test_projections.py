@@ -154,7 +154,9 @@ def test_channels_of_one_group_are_what_a_grouped_filter_sees():
     conv = nn.Conv2d(8, 12, 3, groups=4, bias=False)
     # The projection is the layer's answer to an image of ones, away from the border.
     answer = conv(torch.ones(1, 8, 3, 3)).flatten()
-    np.testing.assert_allclose(projections.project(conv.weight).numpy(), answer.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        projections.project(conv.weight).numpy(), answer.detach().numpy(), rtol=1e-5, atol=1e-6
+    )
     length = conv.weight.detach().double().numpy().reshape(12, 18)
     cosine = length.sum(1) / np.sqrt((length**2).sum(1) * 18)
     np.testing.assert_allclose(projections.project(conv.weight, normalize=True).numpy(), cosine, rtol=1e-12)
@@ -188,7 +190,10 @@ def test_layers_larger_than_a_chunk_are_complete():
 def test_weights_that_are_not_contiguous():
     weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     expected = by_numpy(weight, True)
-    for same in (weight.to(memory_format=torch.channels_last), weight.permute(3, 2, 1, 0).clone().permute(3, 2, 1, 0)):
+    for same in (
+        weight.to(memory_format=torch.channels_last),
+        weight.permute(3, 2, 1, 0).clone().permute(3, 2, 1, 0),
+    ):
         np.testing.assert_allclose(projections.project(same, True).numpy(), expected, rtol=1e-12)
 
 
@@ -275,7 +280,6 @@ def test_numbers_of_the_reference():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("normalize", [False, True])
 def test_gpu_gives_the_numbers_of_the_cpu(normalize):
     generator = torch.Generator().manual_seed(0)
