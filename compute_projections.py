@@ -16,6 +16,7 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,7 +280,8 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
         if other is not source:
             raise UsageError(f"--load-from: {other.name} and {source.name} would both write {source.result}")
         sources.append(source)
-    sources.sort(key=lambda source: (source.epoch is None, source.epoch or 0, source.name))
+    # The final weights, which share an epoch with the last training state, come after it.
+    sources.sort(key=lambda one: (one.epoch is None, one.epoch or 0, one.name.endswith(".pt"), one.name))
     return sources, damaged
 
 
@@ -379,8 +381,8 @@ def start_log(args, sources: list[Source], device: torch.device):
     log.info(
         "%s on %s: %s; projections are %s; on %s", args.arch, args.dataset, what, kind, devices.describe(device)
     )
-    for classes in dict.fromkeys(source.classes for source in sources):
-        log.info("classes: %s", classes)
+    for classes, count in Counter(source.classes for source in sources).items():
+        log.info("classes: %s%s", classes, f" for {count} snapshots" if count > 1 else "")
     return log
 
 
