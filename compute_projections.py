@@ -263,9 +263,9 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
                 raise
             damaged.append(str(error))
             continue
-        kept = args.subsample_classes or content["config"].get("subsample_classes", 0)
+        kept = args.subsample_classes or content["config"].get("subsample_classes") or 0
         noise = noise_of_snapshot(path, content["config"])
-        # A .tar and a .pt may share a stem: the state after the last epoch but one, and the final weights.
+        # They may share a stem: a .tar counts its epoch from 0, the .pt of final weights how many there were.
         beside_tar = path.suffix == ".pt" and (path.stem in tars or path.with_suffix(".tar").exists())
         source = Source(
             name=str(path),
@@ -305,9 +305,7 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
         UsageError: it belongs to another network, or contradicts the options.
     """
     content = snapshots.load(path, wanted)
-    config = content.get("config")
-    if not isinstance(config, dict):  # a bare state_dict, or a file of the authors
-        config = content["config"] = {}
+    config = content.setdefault("config", {})  # a bare state_dict or a file of the authors has none
     for option in ("arch", "dataset", "seed"):
         given, recorded = getattr(args, option), config.get(option)
         if given is not None and recorded is not None and given != recorded:
@@ -317,17 +315,17 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
     spec = data.info(args.dataset)
     by_options = args.subsample_classes or spec.num_classes
     num_classes = config.get("num_classes", by_options)
-    kept = config.get("subsample_classes", 0)
+    in_channels = config.get("in_channels", spec.in_channels)
+    if not all(isinstance(number, int) and number > 0 for number in (num_classes, in_channels)):
+        raise SnapshotError(f"{path} is no snapshot: it records {num_classes!r} classes, {in_channels!r} channels")
     if "subsample_classes" in args.given and num_classes != by_options:
         raise UsageError(
             f"--subsample-classes {args.subsample_classes}: contradicts {path}, which has {num_classes} classes"
-            f"{f' (--subsample-classes {kept})' if kept else ''}"
         )
     if "upscale" in config:
         sizes = [UPSCALED if config["upscale"] or config.get("upscale_padding") else spec.image_size]
     else:
         sizes = [spec.image_size, UPSCALED]  # not recorded: what fits
-    in_channels = config.get("in_channels", spec.in_channels)
     networks = [structure(args.arch, num_classes, in_channels, size) for size in sizes]
     differing = [snapshots.describe_difference(net.state_dict(), content["structure"]) for net in networks]
     if all(differing):

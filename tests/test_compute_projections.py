@@ -586,3 +586,23 @@ finally:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].strip() == "imported:"
+
+
+@pytest.mark.parametrize("config", [{"num_classes": "ten"}, {"in_channels": -1}])
+def test_nonsense_in_a_configuration_is_one_line(config, tmp_path, capsys):
+    assert run(*LENET, "--load-from", snapshot(tmp_path / "lenet_2.tar", 2, **config)) == 2
+    assert "lenet_2.tar is no snapshot" in capsys.readouterr().err
+
+
+def test_run_of_train_is_measured_from_its_folder():
+    train = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1, "--epochs", 2, "--snapshot-every", 1)
+    assert shell("train.py", *train, "--models-path", "snapshots", "--lr", 0.01).returncode == 0
+    folder = Path("snapshots/fashion_mnist_mini/lenet/1")
+    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
+    assert run(*options, "--load-from", folder, "--init-from", folder / "lenet_init_0.pt") == 0
+    measured = Path("results/fashion_mnist_mini/lenet/1")
+    epochs = {"lenet_init_0": "0", "lenet_0": "1", "lenet_1": "2", "lenet_2": "2"}
+    assert {path.stem: results(path)["epoch"] for path in measured.iterdir()} == epochs
+    start, end = (results(measured / f"{name}.json") for name in ("lenet_init_0", "lenet_2"))
+    assert {layer["l2_dist"] for layer in layers_of(start)} == {0.0}
+    assert all(0 < layer["l2_dist"] for layer in layers_of(end))

@@ -23,7 +23,7 @@ def noise_folder(noise: float) -> str | None:
 
 def noise_of_snapshot(path: Path, config: dict[str, Any]) -> str | None:
     """`noise_folder` of the run that a snapshot is from: as its configuration records it, else from its path."""
-    if "noise" in config:
+    if isinstance(config.get("noise"), (int, float)):
         return noise_folder(config["noise"])
     is_noise = re.compile(r"noise_\d+(\.\d+)?|pixel_shuffle").fullmatch
     return next((parent.name for parent in Path(os.path.abspath(path)).parents if is_noise(parent.name)), None)
