@@ -1,7 +1,10 @@
 """Where a run's files go: <folder>/<dataset>/<noise>/<arch>/<seed>/."""
 
+import os
+import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 
 def noise_folder(noise: float) -> str | None:
@@ -16,6 +19,14 @@ def noise_folder(noise: float) -> str | None:
         return "pixel_shuffle"
     percent = f"{Decimal(repr(float(noise))) * 100:f}"
     return f"noise_{percent.rstrip('0').rstrip('.') if '.' in percent else percent}"
+
+
+def noise_of_snapshot(path: Path, config: dict[str, Any]) -> str | None:
+    """`noise_folder` of the run that a snapshot is from: as its configuration records it, else from its path."""
+    if isinstance(config.get("noise"), (int, float)):
+        return noise_folder(config["noise"])
+    is_noise = re.compile(r"noise_\d+(\.\d+)?|pixel_shuffle").fullmatch
+    return next((parent.name for parent in Path(os.path.abspath(path)).parents if is_noise(parent.name)), None)
 
 
 def dataset_folder(dataset: str, subsample_classes: int = 0) -> str:

@@ -132,6 +132,15 @@ def file_name(text: str) -> str:
     return text
 
 
+def folder(text: str) -> Path:
+    """An argparse type: a folder that exists or can be made, as far as what lies on its path tells."""
+    path = Path(text)
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise argparse.ArgumentTypeError(f"{part} is not a folder")
+    return path
+
+
 def list_choices(args: argparse.Namespace) -> bool:
     """Without --arch or without --dataset, list the supported ones; returns whether that was all there is to do.
 

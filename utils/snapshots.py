@@ -59,7 +59,8 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     Returns:
         what the file holds, with at least `model_state_dict`: parameter name -> CPU tensor, without the prefixes
         `module.` that DataParallel put before the names. Every tensor in it has been checked against the
-        checksum in the file; `checksums` says whether there were any (old non-zip files carry none).
+        checksum in the file; `checksums` says whether there were any (old non-zip files carry none). `structure`
+        has all parameters by name, those left out as well, as tensors on the meta device: shapes and types only.
 
     Raises:
         SnapshotError: the file does not exist, cannot be read, is damaged, would have to run code, or is no
@@ -74,7 +75,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
             archive = _Archive(path)
             content = archive.content
         elif first_bytes == OLD_MAGIC:
-            content = _torch_load(path)
+            content = _torch_load(path, map_location="cpu")
         else:
             raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
     except OSError as error:
@@ -95,6 +96,9 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
             f"{path} is no snapshot: its epoch is {epoch!r}, its configuration a {type(config).__name__}"
         )
     weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
+    structure = {
+        name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in weights.items()
+    }
     if wanted is not None:
         weights = {name: weight for name, weight in weights.items() if wanted(name)}
         content = {key: value for key, value in content.items() if not any(_tensors(value))}
@@ -102,6 +106,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     if archive is not None:
         for name, tensor in _tensors(content):
             archive.check(tensor, name)
+    content["structure"] = structure
     return content
 
 
@@ -111,6 +116,25 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
         name: weight.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name, weight in net.state_dict().items()
     }
+
+
+def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
+    """For how many epochs the weights of a snapshot, as `load` gives it, have been trained.
+
+    From the file's own 0-based epoch, else from its name: 0 for an initialization, -1 for weights from the model
+    zoo (`<arch>_pretrained_0.pt`); None where the name does not say.
+    """
+    if isinstance(content.get("epoch"), int):
+        return content["epoch"] + 1
+    numbered = re.search(r"(?:^|_)(init_|pretrained_)?(\d+)$", path.stem)
+    if numbered is None:
+        return None
+    kind, epoch = numbered[1], int(numbered[2])
+    if kind == "init_":
+        return 0
+    if kind == "pretrained_" and epoch == 0:
+        return -1
+    return epoch + 1 if path.suffix == ".tar" else epoch
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:

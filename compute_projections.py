@@ -1,0 +1,432 @@
+"""Measure how the filters of a network lie to the identity line: from one snapshot to a whole training run.
+
+    python compute_projections.py                                                     list networks and datasets
+    python compute_projections.py --arch lenet --dataset mnist --seed 1               a random initialization
+    python compute_projections.py --arch vgg19 --dataset imagenet --pretrained        weights from the model zoo
+    python compute_projections.py --arch lenet --dataset mnist --seed 1 --normalize \\
+        --load-from models/mnist/lenet/1 --init-from models/mnist/lenet/1/lenet_init_0.pt --plots plots
+                                                                                      a training run, with figures
+
+For every layer of N filters: their projections, the share of them that are not positive (mass, 1/2 where signs are
+fair coins), mean, standard deviation, and the p-value against mass 1/2; with --init-from also how far the weights
+have moved. One JSON file a snapshot goes to <results>/<dataset>/[<noise>/]<arch>/[<seed>/].
+
+Only the weights that are measured are read from a snapshot: the optimizer's state stays on the disk.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import data
+import models
+from utils import devices, projections, seeds, snapshots
+from utils.logging import close_log, open_log, progress
+from utils.paths import dataset_folder, noise_of_snapshot, run_folder
+from utils.program import (
+    DONE,
+    FAILED,
+    Parser,
+    RunError,
+    UsageError,
+    exit_status,
+    file_name,
+    folder,
+    list_choices,
+    number,
+    seed,
+)
+from utils.results import write_json
+from utils.snapshots import SnapshotError
+
+UPSCALED = (224, 224)  #: pixels of the images that --upscale and --upscale-padding give
+
+
+def parse(argv: list[str] | None):
+    parser = Parser(prog="compute_projections.py", description=__doc__.splitlines()[0])
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--arch", help="network (without: list the supported ones)")
+    what.add_argument(
+        "--dataset",
+        help="the dataset the model was trained on: gives the number of classes and channels "
+        "(without: list the supported ones)",
+    )
+    what.add_argument(
+        "--subsample-classes",
+        type=number(int, least=0),
+        default=0,
+        metavar="N",
+        help="number of classes of the prediction head (default: 0, those of DATASET)",
+    )
+    what.add_argument(
+        "--load-from",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="trained network: a snapshot; also several of them, or folders, of which every snapshot of ARCH is "
+        "taken, initialization first, then by epoch (without this and --pretrained: a random initialization)",
+    )
+    what.add_argument(
+        "--init-from", type=Path, metavar="PATH", help="initialization to measure each layer's distance from"
+    )
+    what.add_argument("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
+    what.add_argument(
+        "--seed",
+        type=seed,
+        metavar="S",
+        help="seed of a random initialization; with --load-from, the seed the model was trained with",
+    )
+    how = parser.add_argument_group("how it is measured")
+    how.add_argument("--cuda", action="store_true", help="compute on the GPU")
+    how.add_argument("--normalize", action="store_true", help="normalize projections: cosines, in [-1, 1]")
+    how.add_argument("--with-linear", action="store_true", help="also the fully connected layers")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--results",
+        type=folder,
+        default="results",
+        metavar="DIR",
+        help="folder of the results (default: ./results)",
+    )
+    output.add_argument("--plots", type=folder, metavar="DIR", help="also write figures there (default: none)")
+    output.add_argument(
+        "--log",
+        type=file_name,
+        default="positive_orthant.log",
+        metavar="NAME",
+        help="name of the log file, below ./log (default: positive_orthant.log)",
+    )
+    return parser.parse_args(argv)
+
+
+class Source(NamedTuple):
+    """Something to be measured, of which everything but the weights is known."""
+
+    name: str  #: in messages; of a snapshot: its path
+    epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
+    dataset: str  #: with the number of classes where they were subsampled
+    classes: str  #: how many, and who says so
+    read: Callable[[], dict[str, Any]]  #: what it holds, with `model_state_dict`. Raises SnapshotError
+    result: Path  #: the file its results go to
+
+
+@exit_status
+def main(argv=None) -> int:
+    args = parse(argv)
+    if list_choices(args):
+        return DONE
+    check_options(args)
+    device = devices.choose(args.cuda)
+
+    spec = data.info(args.dataset)
+    network = structure(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, spec.image_size)
+    layers = models.layers(network, args.with_linear)
+    if not layers:
+        raise UsageError(f"--arch {args.arch} has no convolutional layers to measure: add --with-linear")
+    wanted = {f"{layer.name}.weight" for layer in layers}.__contains__
+
+    def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
+        return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
+
+    initial = None
+    if args.init_from is not None:
+        content, _ = inspect(args.init_from, args, wanted)
+        initial = weights_by_layer(content)
+    sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
+    alone = len(sources) + len(damaged) == 1
+
+    log = None
+    runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
+    for source in progress(sources, unit=" snapshots"):
+        try:
+            content = source.read()
+            measured = measure(source.name, weights_by_layer(content), args.normalize, initial)
+        except SnapshotError as error:
+            if alone:
+                raise
+            damaged.append(str(error))  # the text alone: the error would keep the file mapped in memory
+            continue
+        write_json(as_results(measured, layers, args, source), source.result)
+        if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
+            log = start_log(args, sources, device)
+        if not content.get("checksums", True):
+            log.warning(
+                "%s is in PyTorch's old format, which has no checksums: damage would not be noticed", source.name
+            )
+        run = runs.setdefault(source.result.parent, [])
+        if run:  # what the figures over epochs need; all projections are kept of the last snapshot only
+            run[-1] = (run[-1][0], without_projections(run[-1][1]))
+        run.append((source, measured))
+        del content
+    if log is None:
+        raise RunError("; ".join(damaged))
+
+    for run in runs.values():
+        source, measured = run[-1]
+        log.info("\n%s%s", source.name, "" if len(run) == 1 else f", the last of {len(run)} snapshots")
+        log.info("%s", table(measured))
+        log.info("results: %s", source.result if len(run) == 1 else f"{len(run)} files in {source.result.parent}")
+    if args.plots is not None:
+        for run in runs.values():
+            for figure in draw(run, args):
+                log.info("figure: %s", figure)
+    for problem in damaged:
+        log.error("%s", problem)
+    close_log(log)
+    return FAILED if damaged else DONE
+
+
+# ---- what is measured ----
+
+
+def check_options(args) -> None:
+    """Refuse options that contradict one another, and files that are not there."""
+    models.check(args.arch, args.pretrained)
+    if args.load_from and args.pretrained:
+        raise UsageError("--pretrained: contradicts --load-from, which says where the weights come from")
+    classes = data.info(args.dataset).num_classes
+    if args.subsample_classes > classes:
+        raise UsageError(f"--subsample-classes {args.subsample_classes}: {args.dataset} has {classes} classes")
+    for path in args.load_from or []:
+        if not path.exists():
+            raise UsageError(f"--load-from {path}: there is no such file or folder")
+    if args.init_from is not None and not args.init_from.is_file():
+        raise UsageError(f"--init-from {args.init_from}: there is no such file")
+
+
+def build(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int], pretrained=False):
+    """A network, of which only the multilayer perceptrons are told the size of the images.
+
+    For the others it does not matter here, not even where images were too small to train on.
+    """
+    try:
+        return models.build(arch, num_classes, in_channels, pretrained=pretrained)
+    except models.ModelError:
+        if pretrained:
+            raise
+        return models.build(arch, num_classes, in_channels, image_size)
+
+
+@functools.cache
+def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> torch.nn.Module:
+    """A network without weights: names and shapes."""
+    with torch.device("meta"):
+        return build(arch, num_classes, in_channels, image_size)
+
+
+def new_network(args) -> Source:
+    """An initialization, or the weights of the model zoo."""
+    spec = data.info(args.dataset)
+    num_classes = args.subsample_classes or spec.num_classes
+    used_seed = seeds.draw() if args.seed is None else args.seed
+
+    def read() -> dict[str, Any]:
+        torch.manual_seed(used_seed)
+        net = build(args.arch, num_classes, spec.in_channels, spec.image_size, args.pretrained)
+        return {"model_state_dict": net.state_dict()}
+
+    return Source(
+        name="ImageNet weights" if args.pretrained else f"random initialization with seed {used_seed}",
+        epoch=-1 if args.pretrained else 0,
+        dataset=dataset_folder(args.dataset, args.subsample_classes),
+        classes=f"{num_classes} ({said_by_options(args)})",
+        read=read,
+        result=run_folder(args.results, args.dataset, args.arch, args.seed, args.subsample_classes)
+        / f"{'pretrained' if args.pretrained else 'init'}_{args.arch}.json",
+    )
+
+
+def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], list[str]]:
+    """The snapshots of --load-from in order of training, and what is wrong with the damaged ones among them.
+
+    Raises:
+        UsageError: a snapshot belongs to another network or contradicts the options, or results of two would go to
+            one file.
+        SnapshotError: there is but one, and it is damaged.
+    """
+    paths = [path for given in args.load_from for path in (in_folder(given, args) if given.is_dir() else [given])]
+    tars = {path.stem for path in paths if path.suffix == ".tar"}
+    sources: list[Source] = []
+    damaged: list[str] = []
+    by_result: dict[Path, Source] = {}
+    for path in paths:
+        try:
+            content, classes = inspect(path, args)
+        except SnapshotError as error:
+            if len(paths) == 1:
+                raise
+            damaged.append(str(error))
+            continue
+        kept = args.subsample_classes or content["config"].get("subsample_classes") or 0
+        noise = noise_of_snapshot(path, content["config"])
+        # They may share a stem: a .tar counts its epoch from 0, the .pt of final weights how many there were.
+        beside_tar = path.suffix == ".pt" and (path.stem in tars or path.with_suffix(".tar").exists())
+        source = Source(
+            name=str(path),
+            epoch=snapshots.epochs_trained(path, content),
+            dataset=dataset_folder(args.dataset, kept),
+            classes=classes,
+            read=functools.partial(snapshots.load, path, wanted),
+            result=run_folder(args.results, args.dataset, args.arch, args.seed, kept, noise)
+            / f"{path.name if beside_tar else path.stem}.json",
+        )
+        other = by_result.setdefault(source.result, source)
+        if other is not source:
+            raise UsageError(f"--load-from: {other.name} and {source.name} would both write {source.result}")
+        sources.append(source)
+    # The final weights, which share an epoch with the last training state, come after it.
+    sources.sort(key=lambda one: (one.epoch is None, one.epoch or 0, one.name.endswith(".pt"), one.name))
+    return sources, damaged
+
+
+def in_folder(folder: Path, args) -> list[Path]:
+    """The files of a folder that are named as snapshots of ARCH."""
+    is_snapshot = re.compile(re.escape(args.arch) + r"_(init_|pretrained_)?\d+\.(pt|tar)").fullmatch
+    found = sorted(path for path in folder.iterdir() if is_snapshot(path.name) and path.is_file())
+    if not found:
+        raise UsageError(f"--load-from {folder}: there is no snapshot of {args.arch} (such as {args.arch}_0.tar)")
+    return found
+
+
+def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False) -> tuple[dict[str, Any], str]:
+    """Read a snapshot, the weights only where `wanted`, and make sure it is one of the network in question.
+
+    Returns:
+        what `snapshots.load` gives; how many classes the network has, and who says so.
+
+    Raises:
+        SnapshotError: it is damaged.
+        UsageError: it belongs to another network, or contradicts the options.
+    """
+    content = snapshots.load(path, wanted)
+    config = content.setdefault("config", {})  # a bare state_dict or a file of the authors has none
+    for option in ("arch", "dataset", "seed"):
+        given, recorded = getattr(args, option), config.get(option)
+        if given is not None and recorded is not None and given != recorded:
+            raise UsageError(
+                f"--{option} {given}: contradicts {path}, which was trained with --{option} {recorded}"
+            )
+    spec = data.info(args.dataset)
+    by_options = args.subsample_classes or spec.num_classes
+    num_classes = config.get("num_classes", by_options)
+    in_channels = config.get("in_channels", spec.in_channels)
+    if not all(isinstance(number, int) and number > 0 for number in (num_classes, in_channels)):
+        raise SnapshotError(f"{path} is no snapshot: it records {num_classes!r} classes, {in_channels!r} channels")
+    if "subsample_classes" in args.given and num_classes != by_options:
+        raise UsageError(
+            f"--subsample-classes {args.subsample_classes}: contradicts {path}, which has {num_classes} classes"
+        )
+    if "upscale" in config:
+        sizes = [UPSCALED if config["upscale"] or config.get("upscale_padding") else spec.image_size]
+    else:
+        sizes = [spec.image_size, UPSCALED]  # not recorded: what fits
+    networks = [structure(args.arch, num_classes, in_channels, size) for size in sizes]
+    differing = [snapshots.describe_difference(net.state_dict(), content["structure"]) for net in networks]
+    if all(differing):
+        raise UsageError(
+            f"{path} is no snapshot of {args.arch} with {num_classes} classes: {differing[0]}"
+            + ("" if "num_classes" in config else " (--subsample-classes gives the number of classes)")
+        )
+    return content, f"{num_classes} ({'recorded' if 'num_classes' in config else said_by_options(args)})"
+
+
+def said_by_options(args) -> str:
+    return "--subsample-classes" if args.subsample_classes else f"--dataset {args.dataset}"
+
+
+# ---- the measurement and what is made of it ----
+
+
+def measure(name: str, weights: dict[str, Tensor], normalize: bool, initial: dict[str, Tensor] | None):
+    try:
+        return projections.measure(weights, normalize, initial)
+    except ValueError as error:
+        raise SnapshotError(f"{name} cannot be measured: {error}") from None
+
+
+def as_results(measured: dict[str, dict], layers: list[models.Layer], args, source: Source) -> dict[str, Any]:
+    """Stage -> block -> statistics, then those of the whole network, and whose they are."""
+    results: dict[str, Any] = {}
+    for layer in layers:
+        results.setdefault(str(layer.stage), {})[str(layer.block)] = {"name": layer.name, **measured[layer.name]}
+    results["net"] = projections.network_statistics(measured.values())
+    results["arch"] = args.arch
+    results["dataset"] = source.dataset
+    if args.seed is not None:
+        results["seed"] = str(args.seed)
+    results["epoch"] = None if source.epoch is None else str(source.epoch)
+    return results
+
+
+def without_projections(measured: dict[str, dict]) -> dict[str, dict]:
+    return {
+        name: {key: value for key, value in layer.items() if key != "projections"}
+        for name, layer in measured.items()
+    }
+
+
+def start_log(args, sources: list[Source], device: torch.device):
+    """Open the log file and say what is measured."""
+    log, _ = open_log(Path("log") / sources[0].result.parent.relative_to(args.results), args.log)
+    what = sources[0].name if len(sources) == 1 else f"{len(sources)} snapshots"
+    kind = "cosines" if args.normalize else "sums of weights"
+    log.info(
+        "%s on %s: %s; projections are %s; on %s", args.arch, args.dataset, what, kind, devices.describe(device)
+    )
+    for classes, count in Counter(source.classes for source in sources).items():
+        log.info("classes: %s%s", classes, f" for {count} snapshots" if count > 1 else "")
+    return log
+
+
+def table(measured: dict[str, dict]) -> str:
+    """A line per layer, and one for the network."""
+    rows = {**measured, "network": projections.network_statistics(measured.values())}
+    width = max(map(len, rows))
+    lines = [f"{'layer':{width}}  filters     mean   mass  p-value"]
+    for name, row in rows.items():
+        lines.append(
+            f"{name:{width}}  {row['filters']:7d}  {row['mean']:+7.3f}  {row['mass']:5.3f}  {row['p_value']:7.1e}"
+        )
+    zeros = rows["network"]["zero_filters"]
+    if zeros:
+        lines.append(f"{zeros} filters are all zero; the results also have p-values without them")
+    return "\n".join(lines)
+
+
+def draw(run: list[tuple[Source, dict]], args) -> list[Path]:
+    """The figures of a run's snapshots; returns their files."""
+    from utils import plots
+
+    last, measured = run[-1]
+    folder = args.plots / last.result.parent.relative_to(args.results)
+    network = f"{args.arch} on {last.dataset}"
+    figures = {
+        f"projections_{last.result.stem}": plots.distributions(
+            measured, args.normalize, f"{network}, {when(last)}"
+        )
+    }
+    points = {max(source.epoch, 0): layers for source, layers in run if source.epoch is not None}
+    if len(points) > 1:
+        figures[f"mass_{args.arch}"] = plots.mass_by_epoch(points, network)
+        figures[f"mean_{args.arch}"] = plots.mean_by_epoch(points, args.normalize, network)
+        if args.init_from is not None:
+            figures[f"distance_{args.arch}"] = plots.distance_by_epoch(points, network)
+    return [path for name, figure in figures.items() for path in plots.save(figure, folder / name)]
+
+
+def when(source: Source) -> str:
+    if source.epoch is None:
+        return Path(source.name).name
+    if source.epoch <= 0:
+        return "ImageNet weights" if source.epoch else "at initialization"
+    return f"after {source.epoch} epoch{'s' if source.epoch > 1 else ''}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,608 @@
+"""compute_projections.py as a user runs it."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import compute_projections
+import models
+from tests.programs import REFERENCE, ROOT, files_below, shell
+
+LENET = ("--arch", "lenet", "--dataset", "mnist")
+TRAINED, INITIAL = REFERENCE / "lenet_2.tar", REFERENCE / "lenet_init_0.pt"
+
+
+def run(*options) -> int:
+    """Run the program in this process; its exit status."""
+    try:
+        return compute_projections.main([str(option) for option in options])
+    except SystemExit as end:  # of the argument parser
+        return end.code
+
+
+def results(path) -> dict:
+    """Results as strict JSON: NaN and infinities, which Python would read, are no numbers."""
+    return json.loads(Path(path).read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
+
+
+def layers_of(content: dict) -> list[dict]:
+    return [content[stage][block] for stage in content if stage.isdigit() for block in content[stage]]
+
+
+def write(content, path: Path, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path, **options)
+    return path
+
+
+def snapshot(path: Path, epoch: int, weights: dict | None = None, **config) -> Path:
+    """A training state with the given weights, by default those of the reference run."""
+    weights = weights or torch.load(TRAINED, weights_only=True)["model_state_dict"]
+    recorded = {"arch": "lenet", "dataset": "mnist", "num_classes": 10, "in_channels": 1, "noise": 0.0, **config}
+    content = {"epoch": epoch, "model_state_dict": weights, "format": 2, "config": recorded}
+    return write({**content, "optimizer_state_dict": {"state": {0: {"momentum_buffer": torch.ones(5)}}}}, path)
+
+
+def network(arch: str, num_classes: int = 10, in_channels: int = 3, image_size=(28, 28)) -> dict:
+    """A small file of a large network: convolutions are random, everything else one number, repeated."""
+    with torch.device("meta"):
+        needs_size = arch.startswith("mlp")
+        net = models.build(arch, num_classes, in_channels, image_size if needs_size else None)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(weight.shape, generator=generator)
+        if weight.dim() == 4 and weight.shape[-1] > 1
+        else torch.full((1,) * weight.dim(), -0.5, dtype=weight.dtype).expand(weight.shape)
+        for name, weight in net.state_dict().items()
+    }
+
+
+def damage(path: Path, weights: torch.Tensor) -> Path:
+    """Flip one bit in the middle of a tensor in a file."""
+    content = bytearray(path.read_bytes())
+    at = content.index(weights.contiguous().numpy().tobytes())
+    content[at + weights.nbytes // 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+# ---- the numbers ----
+
+
+def test_results_are_those_of_the_reference():
+    assert (
+        run(*LENET, "--normalize", "--with-linear", "--load-from", TRAINED, "--init-from", INITIAL, "--seed", 1)
+        == 0
+    )
+    ours = results("results/mnist/lenet/1/lenet_2.json")
+    reference = results(REFERENCE / "projections_lenet_2_normalized_with_linear.json")
+    assert list(ours) == list(reference)
+
+    def compare(ours, reference):
+        for key, value in reference.items():
+            if isinstance(value, dict):
+                compare(ours[key], value)
+            elif isinstance(value, str):
+                assert ours[key] == value
+            else:
+                assert ours[key] == pytest.approx(value, abs=1e-5), key
+
+    compare(ours, reference)
+    for stage in "0123":
+        assert list(ours[stage]) == list(reference[stage])
+
+
+def test_new_numbers_of_a_layer():
+    assert run(*LENET, "--load-from", TRAINED) == 0
+    layer = results("results/mnist/lenet/lenet_2.json")["1"]["0"]
+    weight = torch.load(TRAINED, weights_only=True)["model_state_dict"]["features.5.weight"].double().numpy()
+    p = weight.reshape(16, -1).sum(1)
+    assert layer["name"] == "features.5"
+    assert layer["filters"] == 16
+    assert layer["projections"] == pytest.approx(p.tolist())
+    assert layer["std"] == pytest.approx(p.std())
+    assert layer["zero_filters"] == 0
+    assert layer["p_value"] == layer["p_value_without_zeros"] == pytest.approx(2 * (1 + 16) / 2**16)  # 15 of 16
+
+
+@pytest.mark.parametrize(
+    ("arch", "blocks"),
+    {
+        "lenet": [2, 2, 2],
+        "alexnet": [1, 1, 3],
+        "vgg11": [1, 1, 2, 2, 2],
+        "vgg13": [2, 2, 2, 2, 2],
+        "vgg16": [2, 2, 3, 3, 3],
+        "vgg19": [2, 2, 4, 4, 4],
+        "vgg19_orig": [2, 2, 4, 4, 4],
+        "vgg11bn": [1, 1, 2, 2, 2],
+        "vgg13bn": [2, 2, 2, 2, 2],
+        "vgg16bn": [2, 2, 3, 3, 3],
+        "vgg19bn": [2, 2, 4, 4, 4],
+        "resnet18": [1, 4, 4, 4, 4],
+        "resnet34": [1, 6, 8, 12, 6],
+        "resnet50": [1, 3, 4, 6, 3],
+    }.items(),
+)
+def test_every_architecture_by_stage_and_block(arch, blocks, tmp_path):
+    weights = network(arch)
+    path = write(weights, tmp_path / f"{arch}_3.pt")
+    assert run("--arch", arch, "--dataset", "cifar10", "--load-from", path, "--normalize") == 0
+    path.unlink()
+    content = results(f"results/cifar10/{arch}/{arch}_3.json")
+    assert [len(content[str(stage)]) for stage in range(len(blocks))] == blocks
+    measured = layers_of(content)
+    convolutions = {name[:-7]: w for name, w in weights.items() if w.dim() == 4 and w.shape[2:] != (1, 1)}
+    assert [layer["name"] for layer in measured] == list(convolutions)
+    for layer, weight in zip(measured, convolutions.values(), strict=True):
+        w = weight.double().numpy().reshape(len(weight), -1)
+        cosines = w.sum(1) / np.sqrt((w**2).sum(1) * w.shape[1])
+        assert layer["projections"] == pytest.approx(cosines.tolist(), abs=1e-9)
+        assert layer["mass"] == (cosines <= 0).mean()
+
+
+@pytest.mark.parametrize("arch", ["mlp", "mlp_bn"])
+def test_multilayer_perceptrons(arch, tmp_path):
+    path = write(network(arch, in_channels=1), tmp_path / f"{arch}_3.pt")
+    assert run("--arch", arch, "--dataset", "mnist", "--with-linear", "--load-from", path) == 0
+    content = results(f"results/mnist/{arch}/{arch}_3.json")
+    sizes = [28 * 28, 4096, 1024, 4096, 1024, 4096, 1024, 4096]
+    assert [layer["filters"] for layer in layers_of(content)] == [4096, 1024, 4096, 1024, 4096, 1024, 4096, 10]
+    assert [layer["projections"][0] for layer in layers_of(content)] == [-0.5 * size for size in sizes]
+    assert content["net"]["mass"] == 1
+
+
+@pytest.mark.parametrize("upscaling", [None, "upscale", "upscale_padding"])
+def test_input_size_of_a_perceptron_is_recorded_or_read_off_its_weights(upscaling, tmp_path):
+    weights = network("mlp", in_channels=1, image_size=(224, 224))
+    if upscaling:
+        config = {"upscale": False, "upscale_padding": False, upscaling: True}
+        path = snapshot(tmp_path / "mlp_2.tar", 2, weights, arch="mlp", **config)
+    else:
+        path = write(weights, tmp_path / "mlp_3.pt")
+    assert run("--arch", "mlp", "--dataset", "mnist", "--with-linear", "--load-from", path) == 0
+    content = results(f"results/mnist/mlp/{path.stem}.json")
+    assert layers_of(content)[0]["projections"][0] == -0.5 * 224 * 224
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_types(dtype, tmp_path):
+    weights = {name: w.to(dtype) for name, w in torch.load(INITIAL, weights_only=True).items()}
+    path = write(weights, tmp_path / "lenet_init_0.pt")
+    assert run(*LENET, "--load-from", path) == 0
+    for layer in layers_of(results("results/mnist/lenet/lenet_init_0.json")):
+        w = weights[f"{layer['name']}.weight"].double().numpy()
+        assert layer["projections"] == pytest.approx(w.reshape(len(w), -1).sum(1).tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["old non-zip file", "DataParallel", "saved on a GPU"])
+def test_other_forms_of_the_same_weights(kind, tmp_path, capsys):
+    weights = torch.load(INITIAL, weights_only=True)
+    path = tmp_path / "lenet_init_0.pt"
+    if kind == "DataParallel":
+        write({re.sub("^", "module.", name): w for name, w in weights.items()}, path)
+    else:
+        write(weights, path, _use_new_zipfile_serialization=False)
+        if kind == "saved on a GPU":
+            path.write_bytes(path.read_bytes().replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"))
+    assert run(*LENET, "--load-from", path, "--results", "other") == 0
+    assert ("no checksums" in capsys.readouterr().err) == (kind != "DataParallel")
+    assert run(*LENET, "--load-from", INITIAL) == 0
+    file = "mnist/lenet/lenet_init_0.json"
+    assert (Path("other") / file).read_bytes() == (Path("results") / file).read_bytes()
+
+
+def test_dead_filters_are_told(tmp_path, capsys):
+    weights = torch.load(TRAINED, weights_only=True)["model_state_dict"]
+    weights["features.10.weight"][:60] = 0
+    path = snapshot(tmp_path / "lenet_2.tar", 2, weights)
+    assert run(*LENET, "--load-from", path, "--normalize") == 0
+    layer = results("results/mnist/lenet/lenet_2.json")["2"]["0"]
+    assert layer["zero_filters"] == 60
+    assert layer["projections"][:60] == [0] * 60
+    assert layer["p_value"] < 1e-15
+    assert layer["p_value_without_zeros"] >= 0.125
+    assert "60 filters are all zero" in capsys.readouterr().out
+
+
+def test_distance_from_a_zero_initialization_is_null(tmp_path):
+    zeros = {name: torch.zeros_like(w) for name, w in torch.load(INITIAL, weights_only=True).items()}
+    path = write(zeros, tmp_path / "zeros.pt")
+    assert run(*LENET, "--load-from", TRAINED, "--init-from", path, "--plots", "plots") == 0
+    for layer in layers_of(results("results/mnist/lenet/lenet_2.json")):
+        assert layer["l2_dist"] is None
+        assert layer["l_inf_dist"] is None
+
+
+def test_random_initialization_is_that_of_its_seed():
+    assert run(*LENET, "--seed", 1) == 0
+    content = results("results/mnist/lenet/1/init_lenet.json")
+    assert (content["seed"], content["epoch"]) == ("1", "0")
+    for layer in layers_of(content):
+        w = torch.load(INITIAL, weights_only=True)[f"{layer['name']}.weight"].double().numpy()
+        assert layer["projections"] == pytest.approx(w.reshape(len(w), -1).sum(1).tolist(), abs=1e-9)
+
+
+def test_random_initialization_without_a_seed_says_which_it_drew(capsys):
+    assert run(*LENET) == 0
+    drawn = re.search(r"random initialization with seed (\d+)", capsys.readouterr().out)[1]
+    content = results("results/mnist/lenet/init_lenet.json")
+    assert "seed" not in content
+    assert run(*LENET, "--seed", drawn) == 0
+    again = results(f"results/mnist/lenet/{drawn}/init_lenet.json")
+    assert again["net"] == content["net"]
+
+
+def test_weights_of_the_model_zoo(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "zoo"))
+    weights = network("resnet18", num_classes=1000)
+    write(weights, tmp_path / "zoo/hub/checkpoints/resnet18-f37072fd.pth")
+    assert run("--arch", "resnet18", "--dataset", "imagenet", "--pretrained") == 0
+    content = results("results/imagenet/resnet18/pretrained_resnet18.json")
+    assert content["epoch"] == "-1"
+    w = weights["conv1.weight"].double().numpy().reshape(64, -1)
+    assert content["0"]["0"]["projections"] == pytest.approx(w.sum(1).tolist(), abs=1e-9)
+
+
+@pytest.mark.cuda
+def test_gpu_gives_the_results_of_the_cpu():
+    options = (*LENET, "--with-linear", "--normalize", "--load-from", TRAINED, "--init-from", INITIAL)
+    assert run(*options, "--results", "cpu") == 0
+    assert run(*options, "--results", "gpu", "--cuda") == 0
+    on_cpu, on_gpu = (results(f"{device}/mnist/lenet/lenet_2.json") for device in ("cpu", "gpu"))
+    for ours, theirs in zip(layers_of(on_gpu), layers_of(on_cpu), strict=True):
+        for key, value in theirs.items():
+            assert ours[key] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-6))
+
+
+# ---- where results go ----
+
+
+def test_folder_is_measured_in_order_of_training(tmp_path, capsys):
+    weights = torch.load(INITIAL, weights_only=True)
+    for epoch in (0, 2, 10):
+        snapshot(tmp_path / f"lenet_{epoch}.tar", epoch)
+    for name in ("lenet_init_0.pt", "lenet_11.pt"):
+        write(weights, tmp_path / name)
+    write(network("resnet18"), tmp_path / "resnet18_0.pt")
+    (tmp_path / "lenet_notes.txt").write_text("not a snapshot")
+    assert run(*LENET, "--load-from", tmp_path, "--init-from", INITIAL, "--log", "measured.log") == 0
+    folder = Path("results/mnist/lenet")
+    epochs = {"lenet_init_0": "0", "lenet_0": "1", "lenet_2": "3", "lenet_10": "11", "lenet_11": "11"}
+    assert {path.stem: results(path)["epoch"] for path in folder.iterdir()} == epochs
+    said = capsys.readouterr().out
+    assert "lenet_11.pt, the last of 5 snapshots" in said
+    assert "5 files in results/mnist/lenet" in said
+    (log,) = Path("log/mnist/lenet").glob("*_measured.log")
+    assert "features.12" in log.read_text()
+
+
+def test_table_has_a_line_per_layer(capsys):
+    assert run(*LENET, "--load-from", TRAINED, "--normalize") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["layer", "filters", "mean", "mass", "p-value"] in rows
+    assert ["features.10", "64", "-0.302", "0.969", "2.3e-16"] in rows
+    assert any(row[:2] == ["network", "172"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("config", "folders"),
+    [
+        ({"noise": 0.29}, "mnist/noise_29/lenet"),
+        ({"noise": -1, "noise_seed": 3}, "mnist/pixel_shuffle/lenet"),
+        ({"noise": 0.0}, "mnist/lenet"),
+    ],
+)
+def test_noise_folder_is_that_of_the_configuration(config, folders, tmp_path):
+    path = snapshot(tmp_path / "noise_50" / "lenet_2.tar", 2, **config)
+    assert run(*LENET, "--load-from", path, "--plots", "plots") == 0
+    assert files_below(Path("results")) == {f"{folders}/lenet_2.json"}
+    assert f"{folders}/projections_lenet_2.png" in files_below(Path("plots"))
+    assert all(name.startswith(f"{folders}/") for name in files_below(Path("log")))
+
+
+@pytest.mark.parametrize("name", ["noise_20", "noise_0.5", "pixel_shuffle"])
+def test_noise_folder_is_that_of_the_path_where_none_is_recorded(name, tmp_path):
+    path = tmp_path / "mnist" / name / "lenet" / "1" / "lenet_3.pt"
+    write(torch.load(INITIAL, weights_only=True), path)
+    assert run(*LENET, "--seed", 1, "--load-from", os.path.relpath(path)) == 0
+    assert files_below(Path("results")) == {f"mnist/{name}/lenet/1/lenet_3.json"}
+
+
+@pytest.mark.parametrize("given", [(), ("--subsample-classes", 3)])
+def test_number_of_classes_is_recorded(given, tmp_path, capsys):
+    path = snapshot(
+        tmp_path / "lenet_2.tar", 2, network("lenet", 3, in_channels=1), num_classes=3, subsample_classes=3
+    )
+    assert run(*LENET, "--load-from", path, *given) == 0
+    assert results("results/mnist_3/lenet/lenet_2.json")["dataset"] == "mnist_3"
+    assert "classes: 3 (recorded)" in capsys.readouterr().out
+
+
+def test_number_of_classes_is_given_where_it_is_not_recorded(tmp_path, capsys):
+    path = write(network("lenet", 3, in_channels=1), tmp_path / "lenet_5.pt")
+    assert run(*LENET, "--load-from", path, "--subsample-classes", 3) == 0
+    assert results("results/mnist_3/lenet/lenet_5.json")["epoch"] == "5"
+    assert "classes: 3 (--subsample-classes)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["both", "the .pt", "both, from two folders"])
+def test_final_weights_beside_a_training_state_of_the_same_name(given, tmp_path):
+    tar = snapshot(tmp_path / ("a" if "two" in given else "") / "lenet_3.tar", 3)
+    pt = write(torch.load(INITIAL, weights_only=True), tmp_path / "lenet_3.pt")
+    assert run(*LENET, "--load-from", *([pt] if given == "the .pt" else [pt, tar])) == 0
+    assert results("results/mnist/lenet/lenet_3.pt.json")["epoch"] == "3"
+    assert Path("results/mnist/lenet/lenet_3.json").exists() == (given != "the .pt")
+
+
+def test_two_inputs_for_one_file_are_an_error_that_names_both(tmp_path, capsys):
+    one, other = snapshot(tmp_path / "a/lenet_2.tar", 2), snapshot(tmp_path / "b/lenet_2.tar", 2)
+    before = files_below(tmp_path)
+    assert run(*LENET, "--load-from", one, other) == 2
+    error = capsys.readouterr().err
+    assert str(one) in error
+    assert str(other) in error
+    assert files_below(tmp_path) == before
+
+
+def test_noisy_and_clean_snapshots_of_one_name_stay_apart(tmp_path):
+    clean, noisy = snapshot(tmp_path / "a/lenet_2.tar", 2), snapshot(tmp_path / "b/lenet_2.tar", 2, noise=0.2)
+    assert run(*LENET, "--load-from", clean, noisy) == 0
+    assert files_below(Path("results")) == {"mnist/lenet/lenet_2.json", "mnist/noise_20/lenet/lenet_2.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        ("lenet_init_0.pt", "0"),
+        ("lenet_pretrained_0.pt", "-1"),
+        ("lenet_pretrained_7.pt", "7"),
+        ("lenet_7.pt", "7"),
+        ("lenet_7.tar", "8"),
+        ("best.pt", None),
+    ],
+)
+def test_epoch_follows_from_the_name_of_bare_weights(name, epoch, tmp_path):
+    path = write(torch.load(INITIAL, weights_only=True), tmp_path / name)
+    assert run(*LENET, "--load-from", path) == 0
+    assert results(f"results/mnist/lenet/{path.stem}.json")["epoch"] == epoch
+
+
+def test_epoch_of_a_training_state_is_its_own(tmp_path):
+    assert run(*LENET, "--load-from", snapshot(tmp_path / "renamed_40.tar", 2)) == 0
+    assert results("results/mnist/lenet/renamed_40.json")["epoch"] == "3"
+
+
+# ---- figures ----
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+def test_figures_of_one_snapshot():
+    assert run(*LENET, "--load-from", TRAINED, "--plots", "plots", "--seed", 1) == 0
+    folder = Path("plots/mnist/lenet/1")
+    assert files_below(folder) == {"projections_lenet_2.png", "projections_lenet_2.pdf"}
+    assert min(png_size(folder / "projections_lenet_2.png")) > 500
+    assert (folder / "projections_lenet_2.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_figures_of_several_snapshots():
+    assert run(*LENET, "--load-from", REFERENCE, "--init-from", INITIAL, "--plots", "plots") == 0
+    names = ("projections_lenet_2", "mass_lenet", "mean_lenet", "distance_lenet")
+    assert files_below(Path("plots")) == {
+        f"mnist/lenet/{name}.{kind}" for name in names for kind in ("png", "pdf")
+    }
+
+
+def test_figure_of_one_filter_layers_and_dead_layers(tmp_path):
+    weights = {name: torch.zeros_like(w) for name, w in torch.load(INITIAL, weights_only=True).items()}
+    for epoch in (0, 1):
+        snapshot(tmp_path / f"lenet_{epoch}.tar", epoch, weights)
+    assert run(*LENET, "--normalize", "--load-from", tmp_path, "--plots", "plots") == 0
+    assert len(files_below(Path("plots"))) == 6
+
+
+def test_no_figures_unless_asked():
+    assert run(*LENET, "--load-from", TRAINED) == 0
+    assert {name.split("/")[0] for name in files_below(Path("."))} == {"results", "log"}
+
+
+# ---- what goes wrong ----
+
+
+def test_supported_networks_and_datasets_are_listed(capsys):
+    assert run("--dataset", "mnist") == 0
+    assert "vgg19_orig" in capsys.readouterr().out
+    assert run("--arch", "lenet") == 0
+    assert "fashion_mnist_mini" in capsys.readouterr().out
+
+
+BAD_INPUT = {
+    "no such network": (("--arch", "lenet6", "--dataset", "mnist"), "lenet6"),
+    "no such dataset": (("--arch", "lenet", "--dataset", "mnst"), "mnst"),
+    "unknown option": ((*LENET, "--load", "x"), "--load"),
+    "missing snapshot": ((*LENET, "--load-from", "none.tar"), "--load-from none.tar"),
+    "missing among many": ((*LENET, "--load-from", TRAINED, "none.tar"), "--load-from none.tar"),
+    "missing initialization": ((*LENET, "--load-from", TRAINED, "--init-from", "none.pt"), "--init-from none.pt"),
+    "empty folder": ((*LENET, "--load-from", "empty"), "no snapshot of lenet"),
+    "not a snapshot": ((*LENET, "--load-from", "text.tar"), "text.tar"),
+    "truncated": ((*LENET, "--load-from", "truncated.tar"), "truncated.tar"),
+    "damaged weights": ((*LENET, "--load-from", "damaged.tar"), "features.7.weight"),
+    "damaged initialization": (
+        (*LENET, "--load-from", TRAINED, "--init-from", "damaged.tar"),
+        "features.7.weight",
+    ),
+    "not finite": ((*LENET, "--load-from", "nan.tar"), "features.0"),
+    "another network": (("--arch", "resnet18", "--dataset", "mnist", "--load-from", TRAINED), "conv1.weight"),
+    "another network, recorded": ((*LENET, "--load-from", "mlp.tar"), "--arch lenet"),
+    "another network among many": ((*LENET, "--load-from", TRAINED, "other.pt"), "other.pt"),
+    "another initialization": ((*LENET, "--load-from", TRAINED, "--init-from", "other.pt"), "other.pt"),
+    "another dataset": (
+        ("--arch", "lenet", "--dataset", "fashion_mnist", "--load-from", "clean.tar"),
+        "clean.tar",
+    ),
+    "another number of channels": (
+        ("--arch", "lenet", "--dataset", "cifar10", "--load-from", TRAINED),
+        "features.0",
+    ),
+    "another number of classes": (
+        (*LENET, "--subsample-classes", 3, "--load-from", TRAINED),
+        "classifier.6.weight",
+    ),
+    "another number of classes, recorded": (
+        (*LENET, "--subsample-classes", 3, "--load-from", "clean.tar"),
+        "--sub",
+    ),
+    "another seed": ((*LENET, "--seed", 2, "--load-from", "clean.tar"), "--seed 2"),
+    "too many classes": ((*LENET, "--subsample-classes", 11), "--subsample-classes 11"),
+    "negative classes": ((*LENET, "--subsample-classes", -1), "--subsample-classes"),
+    "no convolutions": (("--arch", "mlp", "--dataset", "mnist", "--seed", 1), "--with-linear"),
+    "no ImageNet weights": ((*LENET, "--pretrained"), "--pretrained"),
+    "two origins": (
+        ("--arch", "vgg11", "--dataset", "mnist", "--pretrained", "--load-from", TRAINED),
+        "--pretrained",
+    ),
+    "seed is no number": ((*LENET, "--seed", "one"), "--seed"),
+    "log is a path": ((*LENET, "--log", "a/b.log"), "--log"),
+    "results are a file": ((*LENET, "--load-from", TRAINED, "--results", "text.tar/x"), "--results"),
+    "plots are a file": ((*LENET, "--load-from", TRAINED, "--plots", "text.tar"), "--plots"),
+}
+
+
+@pytest.mark.parametrize(("options", "named"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_status_2_and_nothing_written(options, named, capsys):
+    here = Path(".")
+    (here / "empty").mkdir()
+    (here / "text.tar").write_text("not a snapshot")
+    weights = torch.load(TRAINED, weights_only=True)["model_state_dict"]
+    (here / "truncated.tar").write_bytes(TRAINED.read_bytes()[:500_000])
+    damage(snapshot(here / "damaged.tar", 2), weights["features.7.weight"])
+    snapshot(here / "clean.tar", 2, seed=1)
+    snapshot(here / "mlp.tar", 2, arch="mlp")
+    write({"features.0.weight": torch.ones(6, 1, 3, 3)}, here / "other.pt")
+    broken = {**weights, "features.0.weight": weights["features.0.weight"].clone()}
+    broken["features.0.weight"][0, 0, 0, 0] = math.nan
+    snapshot(here / "nan.tar", 2, broken)
+    before = files_below(here)
+    assert run(*options) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("compute_projections.py: error: ")
+    assert named in said.err
+    assert files_below(here) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there_is_wrong_use(capsys):
+    assert run(*LENET, "--load-from", TRAINED, "--cuda") == 2
+    assert capsys.readouterr().err.startswith("compute_projections.py: error: --cuda")
+
+
+def test_error_names_the_layers_that_differ(capsys):
+    assert run(*LENET, "--subsample-classes", 3, "--load-from", TRAINED) == 2
+    error = capsys.readouterr().err
+    assert "classifier.6.weight is 10x84, not 3x84" in error
+    assert "classifier.6.bias is 10, not 3" in error
+
+
+def test_damaged_snapshots_among_many_are_reported_at_the_end(tmp_path, capsys):
+    weights = torch.load(TRAINED, weights_only=True)["model_state_dict"]
+    for epoch in range(4):
+        snapshot(tmp_path / f"lenet_{epoch}.tar", epoch)
+    damage(tmp_path / "lenet_1.tar", weights["features.12.weight"])
+    (tmp_path / "lenet_2.tar").write_bytes((tmp_path / "lenet_2.tar").read_bytes()[:-1000])
+    assert run(*LENET, "--load-from", tmp_path, "--plots", "plots") == 1
+    assert files_below(Path("results")) == {"mnist/lenet/lenet_0.json", "mnist/lenet/lenet_3.json"}
+    assert "mnist/lenet/mass_lenet.pdf" in files_below(Path("plots"))
+    said = capsys.readouterr()
+    assert "lenet_3.tar, the last of 2 snapshots" in said.out
+    assert len(said.err.splitlines()) == 2
+    assert "lenet_1.tar" in said.err
+    assert "lenet_2.tar" in said.err
+    (log,) = Path("log/mnist/lenet").iterdir()
+    assert "ERROR" in log.read_text()
+
+
+def test_nothing_but_damaged_snapshots(tmp_path, capsys):
+    for epoch in (0, 1):
+        (tmp_path / f"lenet_{epoch}.tar").write_bytes(TRAINED.read_bytes()[:1000])
+    before = files_below(tmp_path)
+    assert run(*LENET, "--load-from", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "lenet_0.tar" in error
+    assert "lenet_1.tar" in error
+    assert files_below(tmp_path) == before
+
+
+def test_damage_to_what_is_not_measured_does_not_matter(tmp_path):
+    weights = torch.load(TRAINED, weights_only=True)["model_state_dict"]
+    path = snapshot(tmp_path / "lenet_2.tar", 2)
+    damage(path, torch.ones(5))  # the optimizer's state
+    damage(path, weights["classifier.0.weight"])
+    assert run(*LENET, "--load-from", path) == 0
+    assert run(*LENET, "--load-from", path, "--with-linear", "--results", "linear") == 2
+    assert not Path("linear").exists()
+
+
+def test_existing_results_are_replaced_whole(tmp_path):
+    file = Path("results/mnist/lenet/lenet_2.json")
+    file.parent.mkdir(parents=True)
+    file.write_text("old " * 100_000)
+    assert run(*LENET, "--load-from", TRAINED) == 0
+    assert results(file)["arch"] == "lenet"
+    assert files_below(file.parent) == {"lenet_2.json"}
+
+
+def test_program_runs_from_the_shell():
+    done = shell("compute_projections.py", *LENET, "--load-from", TRAINED)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "results: results/mnist/lenet/lenet_2.json" in done.stdout
+
+
+@pytest.mark.parametrize("options", [("--help",), ("--arch", "lenet"), (*LENET, "--load-from", str(TRAINED))])
+def test_neither_help_nor_measuring_waits_for_slow_imports(options):
+    program = f"""
+import sys, compute_projections
+try:
+    compute_projections.main({list(options)!r})
+finally:
+    print("imported:", *{{"torchvision", "matplotlib", "tensorboard", "scipy.stats"}}.intersection(sys.modules))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].strip() == "imported:"
+
+
+@pytest.mark.parametrize("config", [{"num_classes": "ten"}, {"in_channels": -1}])
+def test_nonsense_in_a_configuration_is_one_line(config, tmp_path, capsys):
+    assert run(*LENET, "--load-from", snapshot(tmp_path / "lenet_2.tar", 2, **config)) == 2
+    assert "lenet_2.tar is no snapshot" in capsys.readouterr().err
+
+
+def test_run_of_train_is_measured_from_its_folder():
+    train = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1, "--epochs", 2, "--snapshot-every", 1)
+    assert shell("train.py", *train, "--models-path", "snapshots", "--lr", 0.01).returncode == 0
+    folder = Path("snapshots/fashion_mnist_mini/lenet/1")
+    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
+    assert run(*options, "--load-from", folder, "--init-from", folder / "lenet_init_0.pt") == 0
+    measured = Path("results/fashion_mnist_mini/lenet/1")
+    epochs = {"lenet_init_0": "0", "lenet_0": "1", "lenet_1": "2", "lenet_2": "2"}
+    assert {path.stem: results(path)["epoch"] for path in measured.iterdir()} == epochs
+    start, end = (results(measured / f"{name}.json") for name in ("lenet_init_0", "lenet_2"))
+    assert {layer["l2_dist"] for layer in layers_of(start)} == {0.0}
+    assert all(0 < layer["l2_dist"] for layer in layers_of(end))

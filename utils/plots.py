@@ -1,0 +1,210 @@
+"""Figures: one look for all of them, each as PDF for the paper and PNG for the screen."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from utils import projections
+from utils.files import atomic_write
+
+STYLE = {
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 11,
+    "figure.titlesize": 13,
+    "font.size": 10,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.dpi": 150,
+}
+NON_POSITIVE, POSITIVE, CHANCE = "#c8553d", "#3d7ea6", "#dcdcdc"  # told apart also by the colour-blind
+
+Layers = Mapping[str, Mapping[str, Any]]  #: name of a layer -> its statistics, as utils.projections.measure gives
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write `<path>.pdf` and `<path>.png`, atomically; returns the two. Creates the folder.
+
+    Raises:
+        OSError: the disk, the folder or the permissions do not allow it.
+    """
+    files = []
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        files.append(path.with_name(f"{path.name}.{kind}"))
+        with atomic_write(files[-1]) as file, matplotlib.rc_context(STYLE):
+            figure.savefig(file, format=kind, metadata=metadata)
+    return files
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Decorator: draw a figure in `STYLE`, whatever the style of the caller."""
+
+    @functools.wraps(draw)
+    def with_style(*args, **kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return with_style
+
+
+@styled
+def distributions(layers: Layers, normalized: bool, title: str) -> Figure:
+    """The distribution of projections layer by layer, with the mass at or below zero.
+
+    Args:
+        layers: with `projections` and `mass`.
+        normalized: whether projections are cosines.
+        title: which network this is.
+    """
+    figure, panels = _grid(layers, title)
+    for axes, layer in zip(panels, layers.values(), strict=True):
+        values = np.asarray(layer["projections"])
+        limit = np.abs(values).max() * 1.001 or 1.0
+        bins = 2 * min(20, max(5, round(math.sqrt(len(values)))))  # even: zero is an edge
+        edges = np.linspace(-limit, limit, bins + 1)
+        edges[bins // 2] = 0.0
+        for part, color in ((values[values <= 0], NON_POSITIVE), (values[values > 0], POSITIVE)):
+            # Zero belongs to the left, where the bin next to it is closed on both sides.
+            own = edges[: bins // 2 + 1] if color == NON_POSITIVE else edges[bins // 2 :]
+            axes.stairs(np.histogram(part, own)[0], own, fill=True, color=color)
+        axes.axvline(0, color="black", linewidth=0.8)
+        label = {"va": "top", "color": NON_POSITIVE, "weight": "bold"}
+        axes.text(0.03, 0.95, f"mass {layer['mass']:.2f}", transform=axes.transAxes, **label)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True, steps=[1, 2, 5, 10]))
+    figure.supylabel("number of filters")
+    _label_below(figure, _quantity(normalized), {"≤ 0 (their share is the mass)": NON_POSITIVE, "> 0": POSITIVE})
+    return figure
+
+
+@styled
+def mass_by_epoch(points: Mapping[int, Layers], title: str) -> Figure:
+    """The mass of each layer against epoch, with the band in which fair coins stay with probability 95 %.
+
+    Args:
+        points: epochs trained -> layers, with `mass` and `filters`.
+        title: which network this is.
+    """
+    epochs = sorted(points)
+    layers = points[epochs[-1]]
+    figure, panels = _grid(layers, f"{title}: mass of each layer", share_x=True, share_y=True)
+    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
+        axes.axhspan(*projections.chance_of_mass(layer["filters"]), color=CHANCE, linewidth=0)
+        axes.plot(
+            epochs, [points[epoch][name]["mass"] for epoch in epochs], "o-", color=NON_POSITIVE, clip_on=False
+        )
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 0.5, 1])
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    figure.supylabel("mass (share of filters)")
+    _label_below(
+        figure,
+        "training (epochs)",
+        {
+            "share of filters with projection ≤ 0": NON_POSITIVE,
+            "chance: at least 95 %, if signs are fair coins": CHANCE,
+        },
+    )
+    return figure
+
+
+@styled
+def mean_by_epoch(points: Mapping[int, Layers], normalized: bool, title: str) -> Figure:
+    """The mean projection of each layer against epoch, with the band of 95 % if signs were fair coins.
+
+    Args:
+        points: epochs trained -> layers, with `mean`, `std` and `filters`.
+        normalized: whether projections are cosines.
+        title: which network this is.
+    """
+    epochs = sorted(points)
+    layers = points[epochs[-1]]
+    figure, panels = _grid(layers, f"{title}: mean of each layer", share_x=True)
+    for axes, name in zip(panels, layers, strict=True):
+        layer = [points[epoch][name] for epoch in epochs]
+        band = np.array([projections.chance_of_mean(at["mean"], at["std"], at["filters"]) for at in layer])
+        axes.fill_between(epochs, -band, band, color=CHANCE, linewidth=0)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.plot(epochs, [at["mean"] for at in layer], "o-", color=POSITIVE)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    figure.supylabel(f"mean {_quantity(normalized)}")
+    colors = {"mean over filters": POSITIVE, "chance: 95 %, if signs are fair coins": CHANCE}
+    _label_below(figure, "training (epochs)", colors)
+    return figure
+
+
+@styled
+def distance_by_epoch(points: Mapping[int, Layers], title: str) -> Figure:
+    """How far each layer is from its initialization, against epoch.
+
+    Args:
+        points: epochs trained -> layers, with `l2_dist` and `l_inf_dist`.
+        title: which network this is.
+    """
+    epochs = sorted(points)
+    names = list(points[epochs[-1]])
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
+    markers = "osv^D"
+    kinds = {
+        "l2_dist": r"$\|W - W_0\|_2\;/\;\|W_0\|_2$",
+        "l_inf_dist": r"$\|W - W_0\|_\infty\;/\;\|W_0\|_\infty$",
+    }
+    figure = Figure(figsize=(10, max(4.2, 0.27 * len(names))), layout="constrained")
+    figure.suptitle(f"{title}: distance from initialization")
+    for axes, (kind, label) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
+        for index, name in enumerate(names):
+            values = [points[epoch][name][kind] for epoch in epochs]
+            defined = [math.nan if value is None else value for value in values]
+            axes.plot(epochs, defined, color=colors[index], marker=markers[index % len(markers)], label=name)
+        axes.set_xlabel("training (epochs)")
+        axes.set_ylabel(f"relative distance {label}")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", title="layer", fontsize=9)
+    return figure
+
+
+def _quantity(normalized: bool) -> str:
+    return f"projection ({'cosine' if normalized else 'sum of weights'}, dimensionless)"
+
+
+def _grid(layers: Layers, title: str, share_x: bool = False, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel per layer, in network order."""
+    columns = min(len(layers), 3 if len(layers) <= 9 else 4 if len(layers) <= 20 else 5)
+    rows = math.ceil(len(layers) / columns)
+    figure = Figure(figsize=(1 + 2.5 * columns, 1.4 + 1.6 * rows), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False)
+    panels = list(grid.flat)
+    for axes, (name, layer) in zip(panels, layers.items(), strict=False):
+        axes.set_title(f"{name} ({layer['filters']} filter{'s' if layer['filters'] != 1 else ''})")
+    for index in range(len(layers), len(panels)):
+        panels[index].set_axis_off()
+        panels[index - columns].tick_params(labelbottom=True)
+    return figure, panels[: len(layers)]
+
+
+def _label_below(figure: Figure, label: str, colors: Mapping[str, str]) -> None:
+    """The label of the x axes, and below it a line that explains colours: text -> colour."""
+    patches = [Patch(color=color, label=text, linewidth=0) for text, color in colors.items()]
+    # The label is the legend's title: the layout would put a supxlabel on top of the legend.
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), title=label, title_fontsize=11)
