@@ -208,3 +208,87 @@ def _label_below(figure: Figure, label: str, colors: Mapping[str, str]) -> None:
     patches = [Patch(color=color, label=text, linewidth=0) for text, color in colors.items()]
     # The label is the legend's title: the layout would put a supxlabel on top of the legend.
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), title=label, title_fontsize=11)
+
+
+@styled
+def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
+    """The heat map of relative accuracy loss: a row for each initialization, a column for each layer.
+
+    Args:
+        results: as reinit_layers.py writes them.
+        title: which network this is.
+    """
+    names, drops = results["layers"], results["relative_drop"]
+    values = np.array([[math.nan if drop is None else drop for drop in row] for row in drops.values()])
+    figure = Figure(figsize=(2.6 + 0.62 * len(names), 1.9 + 0.36 * len(drops)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values * 100, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    labels = ["fresh random" if row == "rand" else row for row in drops]
+    shown = range(0, len(labels), math.ceil(len(labels) / 40))
+    axes.set_yticks(shown, [labels[index] for index in shown])
+    axes.set_xlabel("layer that is reset")
+    axes.set_ylabel("reset to epoch")
+    if len(labels) <= 40:
+        for (row, column), value in np.ndenumerate(values):
+            color = "white" if value > 0.55 else "black"
+            told = "" if math.isnan(value) else str(round(100 * value))
+            axes.text(column, row, told, ha="center", va="center", color=color, fontsize=9)
+    figure.suptitle(f"{title}: accuracy lost (trained: {results['top1_test']:.2f} %)")
+    figure.colorbar(image, label="relative loss of\ntop-1 accuracy (%)")
+    return figure
+
+
+@styled
+def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
+    """Bias of each layer against the accuracy lost when it is reset to its initialization, with the correlation.
+
+    Where no initialization was measured, the loss is that with fresh random weights.
+
+    Args:
+        results: as reinit_layers.py writes them.
+        title: which network this is.
+    """
+    row = "0" if "0" in results["relative_drop"] else "rand" if "rand" in results["relative_drop"] else None
+    row = next(iter(results["relative_drop"])) if row is None else row
+    where = {"0": "its initialization", "rand": "fresh random weights"}.get(row, f"epoch {row}")
+    names = results["layers"]
+    bias = [abs(results["projections"][name]["mass"] - 0.5) for name in names]
+    drops = [math.nan if drop is None else 100 * drop for drop in results["relative_drop"][row]]
+    figure = Figure(figsize=(8, max(5, 1 + 0.2 * len(names))), layout="constrained")
+    axes = figure.subplots()
+    axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
+    axes.text(0.005, 51, "critical: more than half is lost", va="bottom", fontsize=9, color="#555555")
+    axes.scatter(bias, drops, s=36, color=NON_POSITIVE, zorder=3, clip_on=False)
+    axes.set_xlim(0, 0.5)
+    axes.set_ylim(min(0, *drops) - 4, max(100, *drops) + 4)
+    axes.set_xlabel("bias |mass - 1/2| (share of filters)")
+    axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {where} (%)")
+    _label_beside(axes, bias, drops, names)
+    correlation = results["correlation"]
+    told = "not defined"
+    if correlation["spearman"] is not None:
+        told = f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g}, {len(names)} layers)"
+    axes.set_title(f"Spearman's rank correlation: {told}")
+    figure.suptitle(f"{title}: bias and criticality")
+    return figure
+
+
+def _label_beside(axes: Axes, xs: list[float], ys: list[float], labels: list[str]) -> None:
+    """Write the labels of points in a column on the right, by height, and tie them to the points with lines."""
+    low, high = axes.get_ylim()
+    gap = min(5.0, (high - low) / len(labels))
+    heights: list[float] = []
+    points = sorted(zip(ys, xs, labels, strict=True))
+    for y, _, _ in points:
+        heights.append(max(y, heights[-1] + gap) if heights else max(y, low))
+    # Those that were pushed above the frame push the others down again.
+    for index in reversed(range(len(heights))):
+        above = heights[index + 1] - gap if index + 1 < len(heights) else high
+        heights[index] = min(heights[index], above)
+    edge = axes.get_xlim()[1]
+    for (y, x, label), height in zip(points, heights, strict=True):
+        line = {"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6, "shrinkB": 3}
+        place = {"xytext": (edge * 1.06, height), "ha": "left", "va": "center", "fontsize": 9}
+        axes.annotate(label, (x, y), **place, arrowprops=line, annotation_clip=False)

@@ -141,6 +141,14 @@ def folder(text: str) -> Path:
     return path
 
 
+def check_recorded(args: argparse.Namespace, name: str, recorded, path: Path) -> None:
+    """Raise UsageError where an option that was given contradicts what a snapshot records."""
+    given = getattr(args, name)
+    if name in args.given and given != recorded:
+        option = "--" + name.replace("_", "-")
+        raise UsageError(f"{option} {given}: {path} was trained with {option} {recorded}")
+
+
 def list_choices(args: argparse.Namespace) -> bool:
     """Without --arch or without --dataset, list the supported ones; returns whether that was all there is to do.
 

@@ -29,6 +29,47 @@ class Accuracies(NamedTuple):
     replaced: list[float]  #: top-1, with each replacement in turn
 
 
+def relative_drops(trained: float, accuracies: Sequence[float]) -> list[float | None]:
+    """The share of the trained network's accuracy that is lost: (trained - accuracy) / trained.
+
+    Args:
+        trained: accuracy of the trained network in percent.
+        accuracies: with a layer replaced, in percent.
+
+    Returns:
+        1 where all is lost, 0 where nothing is, less where accuracy is gained; None where there was none to lose.
+    """
+    return [(trained - accuracy) / trained if trained else None for accuracy in accuracies]
+
+
+def critical(drops: Sequence[float | None]) -> list[bool]:
+    """Whether a layer is critical: more than half of the accuracy is lost with it."""
+    return [drop is not None and drop > 0.5 for drop in drops]
+
+
+def rank_correlation(mass: Sequence[float], drops: Sequence[float | None] | None) -> dict[str, float | None]:
+    """Spearman's rank correlation over layers between bias |mass - 1/2| and the relative drop.
+
+    Args:
+        mass: share of filters with non-positive projection, of each layer.
+        drops: of each layer, when it is reset to its initialization; None: not measured.
+
+    Returns:
+        `spearman` in [-1, 1] and its two-sided `p_value` (t distribution, as scipy.stats.spearmanr gives it); None
+        for both where it is not defined: fewer than three layers, or one of the two is the same for all.
+    """
+    from scipy.stats import spearmanr
+
+    undefined = {"spearman": None, "p_value": None}
+    if drops is None or None in drops or len(mass) < 3:
+        return undefined
+    bias = [abs(share - 0.5) for share in mass]
+    if len(set(bias)) == 1 or len(set(drops)) == 1:
+        return undefined
+    result = spearmanr(bias, drops)
+    return {"spearman": float(result.statistic), "p_value": float(result.pvalue)}
+
+
 class _Branch:
     """A replacement where it leaves the trained network: a call of its segment with other parameters."""
 

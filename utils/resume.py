@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils import snapshots
-from utils.program import UsageError
+from utils.program import UsageError, check_recorded
 
 #: The options that determine the weights and stay what they are for the whole of a run ...
 IDENTITY = (
@@ -117,11 +117,10 @@ def settle(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> li
         if name not in recorded:
             continue
         replaceable = name == "batch_size" and args.override
-        given = getattr(args, name)
-        if name not in args.given or given == recorded[name]:
-            setattr(args, name, recorded[name])
-        elif not replaceable:
-            raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded[name]}")
+        if replaceable and name in args.given:
+            continue
+        check_recorded(args, name, recorded[name], path)
+        setattr(args, name, recorded[name])
     if recorded.get("seed_given"):  # then it is part of the paths of this run too
         args.given.add("seed")
     for name in HYPERPARAMETERS:

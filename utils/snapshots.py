@@ -118,6 +118,14 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def result_stem(path: Path) -> str:
+    """The name of a snapshot's results: its own without the suffix, unless a `.tar` and a `.pt` share that.
+
+    `<arch>_3.tar` is after four epochs and `<arch>_3.pt` after three: the latter's results are `<arch>_3.pt`.
+    """
+    return path.name if path.suffix == ".pt" and path.with_suffix(".tar").exists() else path.stem
+
+
 def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
     """For how many epochs the weights of a snapshot, as `load` gives it, have been trained.
 
@@ -137,8 +145,8 @@ def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
     return epoch + 1 if path.suffix == ".tar" else epoch
 
 
-def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
-    """Copy a snapshot's weights into a network.
+def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str, assign: bool = False) -> None:
+    """Copy a snapshot's weights into a network; with `assign`, let them be the network's own, as they are.
 
     Raises:
         SnapshotError: they are those of another network; the message names the layers that differ.
@@ -147,7 +155,7 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
     differing = describe_difference(expected, weights)
     if differing:
         raise SnapshotError(f"{path} is no snapshot of this {arch}: {differing}")
-    net.load_state_dict(weights)
+    net.load_state_dict(weights, assign=assign)
 
 
 def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor], most: int = 4) -> str:

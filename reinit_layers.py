@@ -1,0 +1,353 @@
+"""Put one layer at a time back to earlier weights, and measure the accuracy lost: which layers are critical?
+
+    python reinit_layers.py                                                           list networks and datasets
+    ls models/mnist/lenet/1/lenet_init_0.pt models/mnist/lenet/1/*.tar > inits.txt
+    python reinit_layers.py --arch lenet --dataset mnist --seed 1 --rand \\
+        --load-from models/mnist/lenet/1/lenet_20.pt --inits-from inits.txt
+
+Each layer of the trained network gets the weights (and bias) that it had in each snapshot of the list, all other
+layers staying trained, and with --rand also fresh random ones; the accuracy on the test set is measured each time.
+All of it is one pass over the test set. The layers' bias (see compute_projections.py) is measured from the same
+trained weights, and compared with the accuracy lost.
+
+Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.json, figures below <plots>.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import data
+import models
+from utils import devices, projections, reinit, seeds, snapshots
+from utils.logging import open_log, progress
+from utils.paths import noise_of_snapshot, run_folder
+from utils.program import (
+    DONE,
+    Parser,
+    UsageError,
+    check_recorded,
+    exit_status,
+    file_name,
+    folder,
+    list_choices,
+    number,
+    numpy_seed,
+    seed,
+)
+from utils.results import write_json
+
+RAND = "rand"  #: the row of the fresh random initialization
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = Parser(prog="reinit_layers.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument_group("network and test images").add_argument
+    add("--arch", help="network; without it, list the supported ones")
+    add("--dataset", help="dataset; without it, list the supported ones")
+    add("--data-path", type=Path, default="./datasets", metavar="DIR", help="where the datasets are (%(default)s)")
+    add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
+    add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
+    add("--upscale", action="store_true", help="upscale images to 224x224")
+    add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
+    add("--workers", "-j", type=number(int, 0), default=1, metavar="N", help="processes that decode images (1)")
+    add("--batch-size", type=number(int, 1), default=128, metavar="N", help="images a batch (128)")
+    add("--cuda", action="store_true", help="use the GPU")
+
+    add = parser.add_argument_group("weights").add_argument
+    add("--load-from", type=Path, metavar="PATH", help="the trained network (required)")
+    add("--inits-from", type=Path, metavar="PATH", help="a text file with the path of a snapshot on each line")
+    add("--rand", action="store_true", help="also replace by a fresh, independent random initialization")
+    add(
+        "--seed",
+        type=seed,
+        metavar="S",
+        help="the seed the model was trained with; --rand derives another from it",
+    )
+    add("--with-linear", action="store_true", help="also reset the fully connected layers")
+
+    add = parser.add_argument_group("output").add_argument
+    add("--results", type=folder, default="./results", metavar="DIR", help="folder of the results (./results)")
+    add("--plots", type=folder, default="./plots", metavar="DIR", help="folder of the figures (./plots)")
+    add("--log", type=file_name, default="reinit_weights.log", metavar="NAME", help="log file (%(default)s)")
+    return parser.parse_args(argv)
+
+
+class Initialization(NamedTuple):
+    """Weights that layers are reset to: a row of the results."""
+
+    epoch: int | None  #: epochs trained; None for a fresh random initialization
+    source: str  #: in messages
+    weights: dict[str, Tensor]  #: by parameter name
+
+    @property
+    def row(self) -> str:
+        return RAND if self.epoch is None else str(self.epoch)
+
+
+@exit_status
+def main(argv=None) -> int:
+    args = parse_arguments(argv)
+    if list_choices(args):
+        return DONE
+    if args.load_from is None:
+        raise UsageError("--load-from: which trained network? Give the path of a snapshot")
+    if args.inits_from is None and not args.rand:
+        raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
+    device = devices.choose(args.cuda)
+
+    paths = read_list(args.inits_from) if args.inits_from is not None else []
+    snapshot = snapshots.load(args.load_from)
+    config = snapshot.get("config") or {}
+    settle(args, config)
+    warnings = check_arguments(args)
+
+    test_set = data.load_test(
+        args.dataset,
+        args.data_path,
+        args.batch_size,
+        device=device,
+        subsample_classes=args.subsample_classes,
+        class_sample_seed=args.class_sample_seed,
+        upscale=args.upscale,
+        upscale_padding=args.upscale_padding,
+        unnormalize=config.get("unnormalize", False),
+        workers=args.workers,
+        memory_format=devices.memory_format(device),
+    )
+    recorded = snapshot.get("class_names", test_set.class_names)
+    if recorded != test_set.class_names:
+        raise UsageError(f"{args.load_from} was trained on other classes, among them {recorded[0]}")
+
+    def build() -> nn.Module:
+        return models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
+
+    with torch.device("meta"):  # for the structure: weights of its own would be thrown away
+        net = build()
+    snapshots.load_weights(net, snapshot["model_state_dict"], args.load_from, args.arch, assign=True)
+    layers = models.layers(net, args.with_linear)
+    if not layers:
+        raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
+    net.to(device, torch.float32, memory_format=devices.memory_format(device))
+
+    initializations = read_initializations(paths, args, net, layers)
+    rand_seed = None
+    if args.rand:
+        trained_with = args.seed if args.seed is not None else config.get("seed")
+        rand_seed = seeds.derive(seeds.draw() if trained_with is None else trained_with, "reinitialization")
+        torch.manual_seed(rand_seed)
+        initializations.append(Initialization(None, f"random weights of seed {rand_seed}", build().state_dict()))
+
+    noise = noise_of_snapshot(args.load_from, config)
+    results_folder, plots_folder, log_folder = (
+        run_folder(base, args.dataset, args.arch, args.seed, args.subsample_classes, noise)
+        for base in (args.results, args.plots, "./log")
+    )
+    log, log_path = open_log(log_folder, args.log)
+    announce(log, args, config, test_set, initializations, device, log_path)
+    for warning in warnings + test_set.notes:
+        log.warning(warning)
+    if not snapshot["checksums"]:
+        log.warning(
+            f"{args.load_from} is an old non-zip file, which carries no checksums: damage would go unnoticed"
+        )
+
+    names = [layer.name for layer in layers]
+    replacements = [
+        reinit.Replacement(name, layer_parameters(initialization.weights, name))
+        for initialization in initializations
+        for name in names
+    ]
+    batches = progress(test_set.test, desc="test set", unit="batch")
+    measured = reinit.accuracies(net, replacements, batches, log.info)
+    rows = dict(
+        zip(
+            (initialization.row for initialization in initializations),
+            (measured.replaced[start : start + len(names)] for start in range(0, len(replacements), len(names))),
+            strict=True,
+        )
+    )
+    bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
+    results = as_results(args, snapshot, measured, rows, bias, rand_seed)
+
+    stem = snapshots.result_stem(args.load_from)
+    path = results_folder / f"reinit_{stem}.json"
+    write_json(results, path)
+    log.info(report(results))
+    log.info(f"results: {path}")
+    from utils import plots
+
+    title = f"{args.arch} on {args.dataset}"
+    for name, figure in (
+        (f"reinit_{stem}", plots.accuracy_loss(results, title)),
+        (f"criticality_{stem}", plots.bias_and_criticality(results, title)),
+    ):
+        for file in plots.save(figure, plots_folder / name):
+            log.info(f"figure: {file}")
+    return DONE
+
+
+def settle(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """Prepare the images as the network was trained, as far as its snapshot says how.
+
+    Raises:
+        UsageError: an option contradicts it.
+    """
+    for name in (
+        "arch",
+        "dataset",
+        "subsample_classes",
+        "class_sample_seed",
+        "upscale",
+        "upscale_padding",
+        "seed",
+    ):
+        if name in config:
+            check_recorded(args, name, config[name], args.load_from)
+            if name != "seed":  # part of the paths where it was given here
+                setattr(args, name, config[name])
+
+
+def check_arguments(args: argparse.Namespace) -> list[str]:
+    """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
+    if args.upscale and args.upscale_padding:
+        raise UsageError("--upscale and --upscale-padding exclude each other")
+    warnings = []
+    if "class_sample_seed" in args.given and not args.subsample_classes:
+        warnings.append("--class-sample-seed has no effect without --subsample-classes")
+        args.class_sample_seed = None
+    if "workers" in args.given and data.info(args.dataset).in_memory:
+        warnings.append(f"--workers has no effect with {args.dataset}, which is kept in memory")
+    return warnings
+
+
+def read_list(path: Path) -> list[Path]:
+    """The paths in a text file, one a line.
+
+    Raises:
+        UsageError: there is no such file, it holds no paths, or there is nothing where some of them point.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--inits-from {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    paths = [Path(line.strip()) for line in lines if line.strip()]
+    if not paths:
+        raise UsageError(f"--inits-from {path}: there is no path in it")
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing)}")
+    return paths
+
+
+def layer_parameters(weights: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    return {name: weights[f"{layer}.{name}"] for name in ("weight", "bias") if f"{layer}.{name}" in weights}
+
+
+def read_initializations(
+    paths: list[Path], args, net: nn.Module, layers: list[models.Layer]
+) -> list[Initialization]:
+    """The snapshots that layers are reset to, by epoch; of each only the weights of these layers are read.
+
+    Raises:
+        SnapshotError: one is damaged, or of another network.
+        UsageError: two of the same epoch differ, or the epoch of one is not known.
+    """
+    wanted = {f"{layer.name}.{name}" for layer in layers for name in ("weight", "bias")}
+    expected = net.state_dict()
+    found: dict[int, Initialization] = {}
+    for path in paths:
+        content = snapshots.load(path, wanted.__contains__)
+        for name in ("arch", "dataset"):
+            if name in (content.get("config") or {}):
+                check_recorded(args, name, content["config"][name], path)
+        differing = snapshots.describe_difference(expected, content["structure"])
+        if differing:
+            raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
+        epoch = snapshots.epochs_trained(path, content)
+        if epoch is None:
+            raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")
+        initialization = Initialization(epoch, str(path), content["model_state_dict"])
+        other = found.setdefault(epoch, initialization)
+        if any(not torch.equal(weight, other.weights[name]) for name, weight in initialization.weights.items()):
+            raise UsageError(f"{other.source} and {path} are different weights, both after epoch {epoch}")
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def announce(log, args, config, test_set: data.TestSet, initializations, device, log_path: Path) -> None:
+    """Say what is being run."""
+    height, width = test_set.image_size
+    log.info(
+        f"{args.arch} from {args.load_from} on the test set of {args.dataset}: {test_set.num_classes} classes, "
+        f"{test_set.test.num_images:,} images of {height}x{width} pixels"
+    )
+    values = "in [0, 1]" if config.get("unnormalize") else "normalized"
+    source = "as the snapshot records" if config else "the snapshot does not say: as the options do"
+    log.info(f"classes, image size, pixel values ({values}): {source}")
+    for initialization in initializations:
+        log.info(f"reset to {initialization.row}: {initialization.source}")
+    log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
+
+
+def as_results(args, snapshot, measured: reinit.Accuracies, rows, bias, rand_seed: int | None) -> dict[str, Any]:
+    """What is written as JSON: accuracies, relative drops, the bias of the layers and its rank correlation."""
+    drops = {row: reinit.relative_drops(measured.top1, accuracies) for row, accuracies in rows.items()}
+    epoch = snapshots.epochs_trained(args.load_from, snapshot)
+    results: dict[str, Any] = {
+        "init_from_epoch": rows,
+        "arch": args.arch,
+        "dataset": args.dataset,
+        "top1_test": measured.top1,
+        "top5_test": measured.top5,
+        "epoch": None if epoch is None else str(epoch),
+        "layers": list(bias),
+        "relative_drop": drops,
+        "projections": {
+            name: {key: value for key, value in layer.items() if key != "projections"}
+            for name, layer in bias.items()
+        },
+        "correlation": reinit.rank_correlation([layer["mass"] for layer in bias.values()], drops.get("0")),
+    }
+    if args.seed is not None:
+        results["seed"] = str(args.seed)
+    if args.subsample_classes:
+        results["subsample_classes"] = args.subsample_classes
+    if rand_seed is not None:
+        results["rand_seed"] = rand_seed
+    return results
+
+
+def report(results: dict[str, Any], width: int = 110) -> str:
+    """The table of accuracies, a row an initialization and a column a layer, and which layers are critical."""
+    lines = [f"trained network: top-1 {results['top1_test']:.2f} %, top-5 {results['top5_test']:.2f} %"]
+    lines.append("top-1 in % with one layer reset, by the epoch it is reset to:")
+    names, rows = results["layers"], results["init_from_epoch"]
+    column = max(7, *map(len, names)) + 2
+    first = max(5, *map(len, rows))
+    at_once = max(1, (width - first) // column)
+    for start in range(0, len(names), at_once):
+        shown = slice(start, start + at_once)
+        lines.append(" " * first + "".join(f"{name:>{column}}" for name in names[shown]))
+        lines += [
+            f"{row:>{first}}" + "".join(f"{value:{column}.2f}" for value in values[shown])
+            for row, values in rows.items()
+        ]
+    for row in [row for row in ("0", RAND) if row in rows]:
+        critical = reinit.critical(results["relative_drop"][row])
+        told = ", ".join(name for name, is_critical in zip(names, critical, strict=True) if is_critical) or "none"
+        lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {told}")
+    correlation = results["correlation"]
+    if correlation["spearman"] is not None:
+        lines.append(
+            f"rank correlation of bias |mass - 1/2| and accuracy lost when reset to 0, over {len(names)} layers: "
+            f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g})"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
