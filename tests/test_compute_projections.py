@@ -595,7 +595,18 @@ def test_nonsense_in_a_configuration_is_one_line(config, tmp_path, capsys):
 
 
 def test_run_of_train_is_measured_from_its_folder():
-    train = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1, "--epochs", 2, "--snapshot-every", 1)
+    train = (
+        "--arch",
+        "lenet",
+        "--dataset",
+        "fashion_mnist_mini",
+        "--seed",
+        1,
+        "--epochs",
+        2,
+        "--snapshot-every",
+        1,
+    )
     assert shell("train.py", *train, "--models-path", "snapshots", "--lr", 0.01).returncode == 0
     folder = Path("snapshots/fashion_mnist_mini/lenet/1")
     options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
@@ -605,4 +616,4 @@ def test_run_of_train_is_measured_from_its_folder():
     assert {path.stem: results(path)["epoch"] for path in measured.iterdir()} == epochs
     start, end = (results(measured / f"{name}.json") for name in ("lenet_init_0", "lenet_2"))
     assert {layer["l2_dist"] for layer in layers_of(start)} == {0.0}
-    assert all(0 < layer["l2_dist"] for layer in layers_of(end))
+    assert all(layer["l2_dist"] > 0 for layer in layers_of(end))
