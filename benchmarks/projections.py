@@ -6,7 +6,8 @@
 Makes training snapshots of VGG-19 for ImageNet in a temporary folder (1.15 GB each, with the momentum of SGD) and
 measures the projections of their convolutions
 
-- with compute_projections.py: all snapshots by one command, and one alone;
+- with compute_projections.py: many snapshots by one command, each file under several names (hard links), so that
+  the time for each after the first stands out from the noise of starting a process; and one alone;
 - the plain way: for each snapshot a process that builds the network, loads the file with torch.load, copies it
   into the network with load_state_dict and sums the weights layer by layer.
 
@@ -110,15 +111,14 @@ def drop_from_page_cache(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--snapshots", type=int, default=6, metavar="N", help="how many to make, from 2 (default: 6)"
-    )
+    parser.add_argument("--snapshots", type=int, default=6, metavar="N", help="how many to make (default: 6)")
+    parser.add_argument("--names", type=int, default=6, metavar="N", help="names for each of them (default: 6)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each command (default: 5)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the temporary folder is made")
     parser.add_argument("--cuda", action="store_true", help="measure on the GPU, both ways")
     args = parser.parse_args()
-    if args.snapshots < 2:
-        parser.error(f"--snapshots {args.snapshots}: less than 2")
+    if args.snapshots < 1 or args.names < 2:
+        parser.error("there must be one snapshot or more, and two names or more for each")
     print(header(devices.choose(args.cuda)))
 
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -129,11 +129,14 @@ def main() -> None:
         maker.join()
         if maker.exitcode:
             raise SystemExit("the snapshots could not be made")
-        paths = [folder / f"vgg19_{epoch}.tar" for epoch in range(args.snapshots)]
+        files = [folder / f"vgg19_{epoch}.tar" for epoch in range(args.snapshots)]
+        paths = [folder / f"vgg19_{epoch}.tar" for epoch in range(args.snapshots * args.names)]
+        for number, path in enumerate(paths[len(files) :]):
+            os.link(files[number % len(files)], path)
         with torch.device("meta"):
             measured = sum(layer.module.weight.nbytes for layer in models.layers(models.build("vgg19", 1000)))
         size = paths[0].stat().st_size
-        print(f"{len(paths)} snapshots of {size / 1e9:.2f} GB, {measured / 1e6:.1f} MB of it convolutions")
+        print(f"{len(files)} files of {size / 1e9:.2f} GB, {measured / 1e6:.1f} MB of it convolutions")
 
         program = Path(__file__).resolve().parent.parent / "compute_projections.py"
         ours = [sys.executable, str(program), "--arch", "vgg19", "--dataset", "imagenet"]
@@ -147,7 +150,7 @@ def main() -> None:
         check(commands["one"], commands["plain"], paths[0])
         runs: dict[str, list[Run]] = {name: [] for name in commands}
         for _ in range(args.repeats):  # in turn: what slows the machine down for a while slows down all
-            for path in paths:
+            for path in files:
                 read_through(path)
             for name, command in commands.items():
                 runs[name].append(Run(command, folder))

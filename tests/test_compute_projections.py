@@ -616,4 +616,4 @@ def test_run_of_train_is_measured_from_its_folder():
     assert {path.stem: results(path)["epoch"] for path in measured.iterdir()} == epochs
     start, end = (results(measured / f"{name}.json") for name in ("lenet_init_0", "lenet_2"))
     assert {layer["l2_dist"] for layer in layers_of(start)} == {0.0}
-    assert all(0 < layer["l2_dist"] for layer in layers_of(end))
+    assert all(layer["l2_dist"] > 0 for layer in layers_of(end))
