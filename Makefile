@@ -1,4 +1,5 @@
-# make demo     train LeNet on the images that are here, on the CPU; `make demo CUDA=1`: on a GPU
+# make demo     from nothing to the paper's picture: train LeNet on the images that are here, measure its snapshots,
+#               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests
 # make lint     ruff
 #
@@ -7,13 +8,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_OPTIONS := --arch lenet --dataset fashion_mnist_mini --seed 1 $(if $(CUDA),--cuda)
+DEMO := --arch lenet --dataset fashion_mnist_mini --seed 1 $(if $(CUDA),--cuda)
+DEMO_RUN := demo/models/fashion_mnist_mini/lenet/1
+DEMO_FIGURES := demo/plots/fashion_mnist_mini/lenet/1
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py $(DEMO_OPTIONS) --shuffle --augmentation --lr 0.02 --epochs 15 \
-	    --snapshot-every 1 --models-path demo/models --tb-logdir demo/tensorboard --resume-from latest
+	$(BIN)/python train.py $(DEMO) --shuffle --augmentation --lr 0.02 --epochs 15 --snapshot-every 1 \
+	    --models-path demo/models --tb-logdir demo/tensorboard --resume-from latest
+	$(BIN)/python compute_projections.py $(DEMO) --normalize --load-from $(DEMO_RUN) \
+	    --init-from $(DEMO_RUN)/lenet_init_0.pt --results demo/results --plots demo/plots
+	ls $(DEMO_RUN)/lenet_init_0.pt $(DEMO_RUN)/lenet_[0249].tar > demo/inits.txt
+	$(BIN)/python reinit_layers.py $(DEMO) --rand --load-from $(DEMO_RUN)/lenet_15.pt --inits-from demo/inits.txt \
+	    --results demo/results --plots demo/plots
+	@echo
+	@echo "The bias of each layer emerging from training:    $(DEMO_FIGURES)/mass_lenet.png"
+	@echo "Accuracy lost when a layer is put back:           $(DEMO_FIGURES)/reinit_lenet_15.png"
+	@echo "Are the biased layers the critical ones?          $(DEMO_FIGURES)/criticality_lenet_15.png"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

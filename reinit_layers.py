@@ -273,7 +273,10 @@ def read_initializations(
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")
         initialization = Initialization(epoch, str(path), content["model_state_dict"])
         other = found.setdefault(epoch, initialization)
-        if any(not torch.equal(weight, other.weights[name]) for name, weight in initialization.weights.items()):
+        differ = any(
+            not torch.equal(weight, other.weights[name]) for name, weight in initialization.weights.items()
+        )
+        if other is not initialization and differ:
             raise UsageError(f"{other.source} and {path} are different weights, both after epoch {epoch}")
     return [found[epoch] for epoch in sorted(found)]
 

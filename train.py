@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import data
 import models
-from utils import devices, resume, seeds, snapshots
+from utils import devices, projections, resume, seeds, snapshots
 from utils.board import Board
 from utils.logging import open_log, progress
 from utils.metrics import NotFiniteError, evaluate
@@ -362,6 +362,8 @@ def train(
     previous_top1 = snapshot.get("top1_acc") if snapshot else None
     first_step = 0 if snapshot is None else first_epoch + 1
     with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
+        if snapshot is None:
+            watch_bias(board, 0, net)
         for epoch in range(first_epoch, args.epochs):
             torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
             dataset.train.epoch = epoch
@@ -388,6 +390,7 @@ def train(
                     return PLATEAU
                 previous_top1 = result.top1
             if is_snapshot_epoch(epoch, args):
+                watch_bias(board, epoch + 1, net)
                 if args.train_acc:
                     on_train = evaluate(net, dataset.train.as_is(), "training set")
                     log.info(f"  training set: {on_train}")
@@ -417,6 +420,19 @@ def train(
     snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE
+
+
+def watch_bias(board: Board, step: int, net: nn.Module) -> None:
+    """Let TensorBoard show how the filters of every layer lie to the identity line (utils/projections.py)."""
+    layers = models.layers(net) or models.layers(net, with_linear=True)
+    try:
+        measured = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
+    except ValueError as error:
+        raise NotFiniteError(f"after {step} epochs: {error}") from None
+    board.add(
+        step, {f"{what}/{name}": layer[what] for name, layer in measured.items() for what in ("mass", "mean")}
+    )
+    board.add_histograms(step, {f"projections/{name}": layer["projections"] for name, layer in measured.items()})
 
 
 class Files:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 class Board:
     """The curves of a training run. Step e is the network after e epochs; 0 is the initialization.
@@ -37,6 +39,11 @@ class Board:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self.writer.flush()
+
+    def add_histograms(self, step: int, values: dict[str, Sequence[float]]) -> None:
+        """Add the distribution of several sets of numbers, by their tags."""
+        for tag, numbers in values.items():
+            self.writer.add_histogram(tag, np.asarray(numbers), step)
 
     def finish(self, step: int, metrics: dict[str, float]) -> None:
         """Add the final metrics and mark the run as finished."""

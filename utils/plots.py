@@ -253,9 +253,10 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     row = "0" if "0" in results["relative_drop"] else "rand" if "rand" in results["relative_drop"] else None
     row = next(iter(results["relative_drop"])) if row is None else row
     where = {"0": "its initialization", "rand": "fresh random weights"}.get(row, f"epoch {row}")
-    names = results["layers"]
+    losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))
+    names = [name for name, loss in losses.items() if loss is not None]  # None: there was no accuracy to lose
     bias = [abs(results["projections"][name]["mass"] - 0.5) for name in names]
-    drops = [math.nan if drop is None else 100 * drop for drop in results["relative_drop"][row]]
+    drops = [100 * losses[name] for name in names]
     figure = Figure(figsize=(8, max(5, 1 + 0.2 * len(names))), layout="constrained")
     axes = figure.subplots()
     axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
@@ -278,6 +279,8 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
 def _label_beside(axes: Axes, xs: list[float], ys: list[float], labels: list[str]) -> None:
     """Write the labels of points in a column on the right, by height, and tie them to the points with lines."""
     low, high = axes.get_ylim()
+    if not labels:
+        return
     gap = min(5.0, (high - low) / len(labels))
     heights: list[float] = []
     points = sorted(zip(ys, xs, labels, strict=True))

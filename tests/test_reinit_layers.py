@@ -1,0 +1,307 @@
+"""reinit_layers.py run as a user runs it."""
+
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from programs import REFERENCE, files_below, shell
+
+import data
+import models
+import reinit_layers
+import train
+
+MINI = ("--dataset", "fashion_mnist_mini")
+LENET = ("--arch", "lenet", *MINI)
+CONVOLUTIONS = [f"features.{index}" for index in (0, 2, 5, 7, 10, 12)]
+
+
+def run(*options) -> int:
+    try:
+        return reinit_layers.main([str(option) for option in options])
+    except SystemExit as exit:
+        return exit.code
+
+
+def refused(capsys, *options) -> str:
+    """Check that the program refuses in one line and writes nothing; returns the line."""
+    before = files_below(Path())
+    status = run(*options)
+    output = capsys.readouterr()
+    assert status == 2, output
+    assert output.out == ""
+    assert files_below(Path()) == before
+    (line,) = output.err.splitlines()
+    assert line.startswith("reinit_layers.py: error: ")
+    return line
+
+
+def inits(*paths) -> Path:
+    Path("inits.txt").write_text("\n\n".join(map(str, paths)) + "\n  \n")
+    return Path("inits.txt")
+
+
+def results(path) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(Path(path).read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def mnist_test_set() -> Path:
+    """A folder of datasets with the test images of MNIST; there are no training images in it."""
+    raw = Path("datasets/MNIST/raw")
+    raw.mkdir(parents=True)
+    for source, name in (("images", "t10k-images-idx3-ubyte"), ("labels", "t10k-labels-idx1-ubyte")):
+        (raw / name).write_bytes(gzip.decompress((REFERENCE / f"mnist_test_{source}.gz").read_bytes()))
+    return Path("datasets")
+
+
+def test_accuracies_on_mnist_are_those_of_the_reference(mnist_test_set):
+    expected = json.loads((REFERENCE / "reinit_lenet_2.json").read_text())
+    snapshots = [REFERENCE / name for name in ("lenet_init_0.pt", "lenet_0.tar", "lenet_2.tar")]
+    options = ("--arch", "lenet", "--dataset", "mnist", "--seed", 1, "--rand", "--batch-size", 500)
+    assert run(*options, "--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(*snapshots)) == 0
+    measured = results("results/mnist/lenet/1/reinit_lenet_2.json")
+    for epoch in ("0", "1", "3"):
+        assert measured["init_from_epoch"][epoch] == pytest.approx(expected["init_from_epoch"][epoch], abs=0.0101)
+    for key in ("top1_test", "top5_test"):
+        assert measured[key] == pytest.approx(expected[key], abs=0.0101)
+    for key in ("arch", "dataset", "seed", "epoch"):
+        assert measured[key] == expected[key]
+    assert len(measured["init_from_epoch"]["rand"]) == len(expected["init_from_epoch"]["rand"]) == 6
+    assert measured["layers"] == CONVOLUTIONS
+    # The bias, from the same weights, is that of the reference's projections.
+    projections = json.loads((REFERENCE / "projections_lenet_2_normalized_with_linear.json").read_text())
+    mass = [projections[stage][block]["mass"] for stage in "012" for block in "01"]
+    assert [measured["projections"][name]["mass"] for name in CONVOLUTIONS] == pytest.approx(mass)
+    trained = expected["top1_test"]
+    drops = [(trained - accuracy) / trained for accuracy in expected["init_from_epoch"]["0"]]
+    assert measured["relative_drop"]["0"] == pytest.approx(drops, abs=1e-3)
+    assert measured["relative_drop"]["3"] == [0] * 6
+    from scipy.stats import spearmanr
+
+    correlation = spearmanr([abs(m - 0.5) for m in mass], drops)
+    assert measured["correlation"]["spearman"] == pytest.approx(correlation.statistic)
+    assert measured["correlation"]["p_value"] == pytest.approx(correlation.pvalue)
+
+
+def test_console_has_the_table_and_files_are_where_it_says(capsys):
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(REFERENCE / "lenet_init_0.pt"))
+    assert run(*LENET, *options) == 0
+    output = capsys.readouterr().out
+    measured = results("results/fashion_mnist_mini/lenet/reinit_lenet_2.json")
+    assert "seed" not in measured
+    header = re.search(r"^ +features\.0 .*$", output, re.M)[0]
+    assert header.split() == CONVOLUTIONS
+    row = re.search(r"^ +0 +[\d.]+ .*$", output, re.M)[0]
+    assert [float(value) for value in row.split()[1:]] == pytest.approx(
+        measured["init_from_epoch"]["0"], abs=0.005
+    )
+    told = re.search(r"critical \(more than half of the accuracy lost when reset to 0\): (.*)", output)[1]
+    critical = [n for n, drop in zip(CONVOLUTIONS, measured["relative_drop"]["0"], strict=True) if drop > 0.5]
+    assert told == (", ".join(critical) or "none")
+    figures = {f"{kind}_lenet_2.{suffix}" for kind in ("reinit", "criticality") for suffix in ("pdf", "png")}
+    assert files_below(Path("plots")) == {f"fashion_mnist_mini/lenet/{figure}" for figure in figures}
+    assert Path("plots/fashion_mnist_mini/lenet/reinit_lenet_2.png").read_bytes().startswith(b"\x89PNG")
+    for path in re.findall(r"^(?:results|figure): (.*)$", output, re.M):
+        assert Path(path).exists()
+    (log,) = Path("log/fashion_mnist_mini/lenet").iterdir()
+    assert log.name.endswith("_reinit_weights.log")
+    assert told in log.read_text()
+
+
+def test_with_linear_resets_the_fully_connected_layers_too():
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(REFERENCE / "lenet_init_0.pt"))
+    assert run(*LENET, *options) == 0
+    without = results("results/fashion_mnist_mini/lenet/reinit_lenet_2.json")
+    assert run(*LENET, *options, "--with-linear", "--results", "linear") == 0
+    with_linear = results("linear/fashion_mnist_mini/lenet/reinit_lenet_2.json")
+    assert with_linear["layers"] == [*CONVOLUTIONS, "classifier.0", "classifier.3", "classifier.6"]
+    assert with_linear["init_from_epoch"]["0"][:6] == without["init_from_epoch"]["0"]
+
+
+def test_random_weights_are_independent_of_the_trained_networks_initialization():
+    # A network that was never trained: its own initialization changes nothing, a fresh one does.
+    options = ("--load-from", REFERENCE / "lenet_init_0.pt", "--inits-from", inits(REFERENCE / "lenet_init_0.pt"))
+    assert run(*LENET, "--seed", 1, "--rand", *options) == 0
+    measured = results("results/fashion_mnist_mini/lenet/1/reinit_lenet_init_0.json")
+    assert measured["init_from_epoch"]["0"] == [measured["top1_test"]] * 6
+    assert measured["init_from_epoch"]["rand"] != [measured["top1_test"]] * 6
+    assert measured["epoch"] == "0"
+    # The recorded seed gives the same weights again.
+    torch.manual_seed(measured["rand_seed"])
+    fresh = models.build("lenet", 10, 1).features[0].weight
+    torch.manual_seed(1)
+    assert not torch.equal(fresh, models.build("lenet", 10, 1).features[0].weight)
+
+
+def test_same_command_gives_the_same_results():
+    options = ("--seed", 1, "--rand", "--load-from", REFERENCE / "lenet_2.tar")
+    assert run(*LENET, *options, "--results", "first") == 0
+    assert run(*LENET, *options, "--results", "second") == 0
+    name = "fashion_mnist_mini/lenet/1/reinit_lenet_2.json"
+    assert Path("first", name).read_bytes() == Path("second", name).read_bytes()
+    assert results(f"first/{name}")["correlation"] == {"spearman": None, "p_value": None}  # no initialization
+
+
+def test_images_are_prepared_as_the_snapshot_records(capsys):
+    """Classes, pixel values and noise folder of a run of train.py; the accuracy is the one it reported."""
+    trained = (
+        "--subsample-classes",
+        3,
+        "--class-sample-seed",
+        4,
+        "--unnormalize",
+        "--noise",
+        0.1,
+        "--noise-seed",
+        1,
+    )
+    assert train.main([*map(str, (*LENET, *trained, "--lr", 0.05, "--epochs", 2, "--seed", 1, "--shuffle"))]) == 0
+    folder = Path("models/fashion_mnist_mini_3/noise_10/lenet/1")
+    snapshot = torch.load(folder / "lenet_1.tar", weights_only=True)
+    capsys.readouterr()
+    options = (
+        "--seed",
+        1,
+        "--load-from",
+        folder / "lenet_1.tar",
+        "--inits-from",
+        inits(folder / "lenet_init_0.pt"),
+    )
+    assert run(*LENET, *options) == 0
+    assert "as the snapshot records" in capsys.readouterr().out
+    measured = results("results/fashion_mnist_mini_3/noise_10/lenet/1/reinit_lenet_1.json")
+    assert measured["top1_test"] == pytest.approx(snapshot["top1_acc"])
+    assert measured["dataset"] == "fashion_mnist_mini"
+    assert "--subsample-classes" in refused(capsys, *LENET, *options, "--subsample-classes", 4)
+    assert "--upscale" in refused(capsys, *LENET, *options, "--upscale")
+    assert "--seed 2" in refused(capsys, *LENET, *options[2:], "--seed", 2)
+
+
+def test_snapshots_of_one_epoch_count_once_where_they_are_the_same(capsys):
+    shutil.copy(REFERENCE / "lenet_init_0.pt", "lenet_init_0.pt")
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from")
+    same = inits(REFERENCE / "lenet_init_0.pt", "lenet_init_0.pt")
+    assert run(*LENET, *options, same) == 0
+    assert list(results("results/fashion_mnist_mini/lenet/reinit_lenet_2.json")["init_from_epoch"]) == ["0"]
+    other = torch.load("lenet_init_0.pt", weights_only=True)
+    other["features.12.bias"] += 1
+    torch.save(other, "lenet_init_0.pt")
+    capsys.readouterr()
+    line = refused(capsys, *LENET, *options, same)
+    assert str(REFERENCE / "lenet_init_0.pt") in line
+    assert " lenet_init_0.pt are different weights" in line
+
+
+@pytest.mark.parametrize("arch", ["mlp_bn", "resnet18", "vgg11bn"])
+def test_networks_of_every_kind_from_snapshot_to_figures(arch, capsys):
+    image_size = (32, 32)
+    folder = Path("datasets/cifar-10-batches-bin")
+    folder.mkdir(parents=True)
+    random = torch.Generator().manual_seed(0)
+    records = torch.randint(256, (12, 3073), generator=random, dtype=torch.uint8)
+    records[:, 0] = torch.arange(12) % 10
+    (folder / "test_batch.bin").write_bytes(records.numpy().tobytes())
+    for seed, name in ((1, f"{arch}_init_0.pt"), (2, f"{arch}_5.pt")):
+        torch.manual_seed(seed)
+        torch.save(models.build(arch, 10, 3, image_size).state_dict(), name)
+    options = ("--arch", arch, "--dataset", "cifar10", "--load-from", f"{arch}_5.pt", "--batch-size", 12)
+    linear = ("--with-linear",) if arch == "mlp_bn" else ()
+    assert run(*options, *linear, "--inits-from", inits(f"{arch}_init_0.pt"), "--rand") == 0
+    measured = results(f"results/cifar10/{arch}/reinit_{arch}_5.json")
+    assert measured["epoch"] == "5"
+    net = models.build(arch, 10, 3, image_size)
+    assert measured["layers"] == [layer.name for layer in models.layers(net, bool(linear))]
+    output = capsys.readouterr().out
+    for name in measured["layers"]:
+        assert name in output
+    assert max(map(len, output.splitlines())) < 200
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([], "--load-from"),
+        (["--load-from", REFERENCE / "lenet_2.tar"], "--inits-from"),
+        (["--load-from", "nowhere.tar", "--rand"], "nowhere.tar"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--inits-from", "nowhere.txt"], "nowhere.txt"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--inits-from", REFERENCE / "lenet_2.tar"], "lenet_2.tar"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--batch-size", 0], "--batch-size"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--seed", -1], "--seed"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--upscale", "--upscale-padding"], "--upscale"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--subsample-classes", 3], "classifier.6.weight"),
+        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--log", "a/b"], "--log"),
+        (["--arch", "vgg11", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "--upscale"),
+        (["--arch", "resnet18", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "conv1.weight is missing"),
+        (["--arch", "lennet", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "--arch lennet"),
+        (["--dataset", "mnst", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "--dataset mnst"),
+    ],
+    ids=lambda value: " ".join(Path(str(part)).name for part in value) if isinstance(value, list) else "",
+)
+def test_wrong_option_is_named(options, named, capsys):
+    assert named in refused(capsys, *LENET, *options)
+
+
+def test_all_missing_paths_of_the_list_are_named_at_once(capsys):
+    wrong = inits("first.tar", REFERENCE / "lenet_init_0.pt", "second.tar")
+    line = refused(capsys, *LENET, "--load-from", REFERENCE / "lenet_2.tar", "--inits-from", wrong)
+    assert "first.tar, second.tar" in line
+
+
+def test_empty_list_is_an_error(capsys):
+    line = refused(capsys, *LENET, "--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits())
+    assert "inits.txt" in line
+
+
+def test_initialization_of_another_architecture_is_refused_by_name(capsys):
+    torch.save(models.build("lenet", 7, 1).state_dict(), "lenet_init_0.pt")
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits("lenet_init_0.pt"))
+    line = refused(capsys, *LENET, *options)
+    assert "lenet_init_0.pt" in line
+    assert "classifier.6.weight is 7x84, not 10x84" in line
+
+
+def test_initialization_whose_epoch_is_not_known_is_refused(capsys):
+    shutil.copy(REFERENCE / "lenet_init_0.pt", "weights.pt")
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits("weights.pt"))
+    assert "weights.pt" in refused(capsys, *LENET, *options)
+
+
+def test_damaged_initialization_is_refused_by_name(capsys):
+    content = bytearray((REFERENCE / "lenet_0.tar").read_bytes())
+    content[5000] ^= 1  # within the weights of a convolution
+    Path("lenet_0.tar").write_bytes(content)
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits("lenet_0.tar"))
+    assert "lenet_0.tar is damaged" in refused(capsys, *LENET, *options)
+
+
+def test_weights_that_are_not_finite_give_no_results(capsys):
+    broken = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)
+    broken["features.5.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(broken, "lenet_init_0.pt")
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits("lenet_init_0.pt"))
+    assert run(*LENET, *options) == 1
+    assert "features.5 replaced are not finite" in capsys.readouterr().err
+    assert not Path("results").exists()
+
+
+def test_nothing_is_listed_that_does_not_exist(capsys):
+    assert run() == 0
+    output = capsys.readouterr().out
+    assert all(f"  {name}\n" in output for name in [*models.names(), *data.names()])
+
+
+def test_program_starts_from_the_shell():
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(REFERENCE / "lenet_0.tar"))
+    finished = shell("reinit_layers.py", *LENET, *options)
+    assert (finished.returncode, finished.stderr) == (0, "")
