@@ -263,7 +263,7 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     axes.text(0.005, 51, "critical: more than half is lost", va="bottom", fontsize=9, color="#555555")
     axes.scatter(bias, drops, s=36, color=NON_POSITIVE, zorder=3, clip_on=False)
     axes.set_xlim(0, 0.5)
-    axes.set_ylim(min(0, *drops) - 4, max(100, *drops) + 4)
+    axes.set_ylim(min([0, *drops]) - 4, max([100, *drops]) + 4)
     axes.set_xlabel("bias |mass - 1/2| (share of filters)")
     axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {where} (%)")
     _label_beside(axes, bias, drops, names)
