@@ -21,47 +21,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
-from benchmarks.common import header, spread
-from data.loading import normalization
+from benchmarks.common import header, plain_loader, spread
 from train import train_epoch
 from utils import devices
-
-
-class PlainDataset(torch.utils.data.Dataset):
-    """Images in memory, made a PIL image and transformed one by one, as torchvision's dataset classes do."""
-
-    def __init__(self, images, labels, transform):
-        self.images, self.labels, self.transform = images, labels, transform
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        from PIL import Image
-
-        pixels = self.images[index].permute(1, 2, 0).numpy()
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        return self.transform(image), int(self.labels[index])
-
-
-def plain_loader(name: str, loader, batch_size: int, augmentation: bool, workers: int) -> DataLoader:
-    from torchvision import transforms
-
-    spec = data.info(name)
-    steps = [transforms.ToTensor(), transforms.Normalize(*normalization(spec, False, False))]
-    if augmentation:
-        steps.insert(0, transforms.RandomCrop(spec.image_size, padding=4))
-        if spec.flip:
-            steps.insert(1, transforms.RandomHorizontalFlip())
-    dataset = PlainDataset(loader.images.cpu(), loader.labels.cpu(), transforms.Compose(steps))
-    pinned = torch.cuda.is_available()
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, pin_memory=pinned)
 
 
 def plain_epoch(net, optimizer, loader, device) -> None:
@@ -125,7 +92,9 @@ def main() -> None:
 
     ours, constant, plain = network(layout), network(layout), network(torch.contiguous_format)
     batches = ConstantBatches(dataset.train)
-    loader = plain_loader(args.dataset, dataset.train, args.batch_size, args.augmentation, args.workers)
+    loader = plain_loader(
+        args.dataset, dataset.train, args.batch_size, args.augmentation, args.workers, shuffle=True
+    )
 
     def supply():
         for images, _ in dataset.train:
