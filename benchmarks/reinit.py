@@ -4,12 +4,12 @@
     python benchmarks/reinit.py --dataset fashion_mnist_mini          without a download
     python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda --data-path DIR
 
-Every convolutional layer is replaced by that of five initializations and a fresh random one. All weights are random:
-how long it takes does not depend on them. Both are measured in one run, on the same images:
+Every convolutional layer is replaced by that of five initializations and a fresh random one. All weights are
+random: how long it takes does not depend on them. Both are measured in one run, on the same images:
 
     ours    utils.reinit.accuracies, as reinit_layers.py calls it
-    plain   for each replacement: copy it in, evaluate the test set through a DataLoader with one worker (a dataset
-            of PIL images as torchvision's, ToTensor and Normalize, the contiguous layout), copy the trained one back
+    plain   for each replacement: copy it in, evaluate the test set through a DataLoader with one worker (a
+            dataset of PIL images as torchvision's, ToTensor and Normalize, the contiguous layout), copy back
 """
 
 import argparse
