@@ -14,8 +14,10 @@ have moved. One JSON file a snapshot goes to <results>/<dataset>/[<noise>/]<arch
 Only the weights that are measured are read from a snapshot: the optimizer's state stays on the disk.
 """
 
+import argparse
 import functools
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +50,7 @@ from utils.snapshots import SnapshotError
 UPSCALED = (224, 224)  #: pixels of the images that --upscale and --upscale-padding give
 
 
-def parse(argv: list[str] | None):
+def parse_arguments(argv=None) -> argparse.Namespace:
     parser = Parser(prog="compute_projections.py", description=__doc__.splitlines()[0])
     what = parser.add_argument_group("what is measured")
     what.add_argument("--arch", help="network (without: list the supported ones)")
@@ -118,10 +120,10 @@ class Source(NamedTuple):
 
 @exit_status
 def main(argv=None) -> int:
-    args = parse(argv)
+    args = parse_arguments(argv)
     if list_choices(args):
         return DONE
-    check_options(args)
+    check_arguments(args)
     device = devices.choose(args.cuda)
 
     spec = data.info(args.dataset)
@@ -185,7 +187,7 @@ def main(argv=None) -> int:
 # ---- what is measured ----
 
 
-def check_options(args) -> None:
+def check_arguments(args) -> None:
     """Refuse options that contradict one another, and files that are not there."""
     models.check(args.arch, args.pretrained)
     if args.load_from and args.pretrained:
@@ -265,8 +267,6 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
             continue
         kept = args.subsample_classes or content["config"].get("subsample_classes") or 0
         noise = noise_of_snapshot(path, content["config"])
-        # They may share a stem: a .tar counts its epoch from 0, the .pt of final weights how many there were.
-        beside_tar = path.suffix == ".pt" and (path.stem in tars or path.with_suffix(".tar").exists())
         source = Source(
             name=str(path),
             epoch=snapshots.epochs_trained(path, content),
@@ -274,7 +274,7 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
             classes=classes,
             read=functools.partial(snapshots.load, path, wanted),
             result=run_folder(args.results, args.dataset, args.arch, args.seed, kept, noise)
-            / f"{path.name if beside_tar else path.stem}.json",
+            / f"{snapshots.result_stem(path, tars)}.json",
         )
         other = by_result.setdefault(source.result, source)
         if other is not source:
@@ -429,4 +429,4 @@ def when(source: Source) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

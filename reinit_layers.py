@@ -313,7 +313,9 @@ def as_results(args, snapshot, measured: reinit.Accuracies, rows, bias, rand_see
             name: {key: value for key, value in layer.items() if key != "projections"}
             for name, layer in bias.items()
         },
-        "correlation": reinit.rank_correlation([layer["mass"] for layer in bias.values()], drops.get("0")),
+        "correlation": reinit.rank_correlation(
+            [layer["mass"] for layer in bias.values()], drops.get(reinit.initialization_row(drops))
+        ),
     }
     if args.seed is not None:
         results["seed"] = str(args.seed)
@@ -339,14 +341,16 @@ def report(results: dict[str, Any], width: int = 110) -> str:
             f"{row:>{first}}" + "".join(f"{value:{column}.2f}" for value in values[shown])
             for row, values in rows.items()
         ]
-    for row in [row for row in ("0", RAND) if row in rows]:
+    initialization = reinit.initialization_row(rows)
+    for row in [row for row in (initialization, RAND) if row in rows]:
         critical = reinit.critical(results["relative_drop"][row])
         told = ", ".join(name for name, is_critical in zip(names, critical, strict=True) if is_critical) or "none"
         lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {told}")
     correlation = results["correlation"]
     if correlation["spearman"] is not None:
         lines.append(
-            f"rank correlation of bias |mass - 1/2| and accuracy lost when reset to 0, over {len(names)} layers: "
+            f"rank correlation of bias |mass - 1/2| and accuracy lost when reset to {initialization}, "
+            f"over {len(names)} layers: "
             f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g})"
         )
     return "\n".join(lines)

@@ -92,6 +92,10 @@ def load(
     spec, root = info(name), Path(root)
     if not (0 <= noise <= 1 or noise == PIXEL_SHUFFLE):
         raise DataError(f"--noise {noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
+    if noise and noise_seed is None:
+        raise DataError(f"--noise {noise:g} needs a seed: --noise-seed")
+    if split and shuffle and split_seed is None:
+        raise DataError(f"--split {split:g} with --shuffle needs a seed: --split-seed")
     made = _Maker(
         spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
     )

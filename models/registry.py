@@ -91,7 +91,9 @@ def _check_image_size(arch: str, structure: nn.Module, in_channels: int, image_s
     height, width = image_size
     try:
         structure.eval()(torch.empty(1, in_channels, height, width, device="meta"))
-    except RuntimeError:
+    except RuntimeError as error:
+        if not re.search(r"size is too small|greater than actual input size", str(error)):
+            raise
         raise ModelError(
             f"images of {height}x{width} pixels are too small for {arch}: "
             "--upscale or --upscale-padding makes them 224x224"

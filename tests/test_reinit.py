@@ -224,19 +224,24 @@ def test_rank_correlation_is_spearmans():
     assert result == {"spearman": pytest.approx(r), "p_value": pytest.approx(p)}
 
 
+def test_bias_to_either_side_is_a_tie():
+    mass, drops = [2 / 6, 4 / 6, 15 / 16, 11 / 16, 0.85, 0.96], [0.9, 0.1, 0.5, 0.4, 0.2, 0.3]
+    ranks = [1.5, 1.5, 5, 3, 4, 6]
+    expected = stats.pearsonr(ranks, stats.rankdata(drops)).statistic
+    assert reinit.rank_correlation(mass, drops)["spearman"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("mass", "drops"),
     [
         ([0.5, 0.9], [0.1, 0.2]),
-        ([0.9, 0.1, 0.9], [0.1, 0.2, 0.3]),
+        ([2 / 6, 4 / 6, 2 / 6], [0.1, 0.2, 0.3]),  # the same bias to either side
         ([0.5, 0.6, 0.7], [0.2, 0.2, 0.2]),
         ([0.5, 0.6, 0.7], [None, None, None]),
         ([0.5, 0.6, 0.7], None),
     ],
 )
 def test_correlation_that_is_not_defined_is_none(mass, drops):
-    if mass == [0.9, 0.1, 0.9]:  # the same bias to either side, but for rounding: taken as it is
-        mass = [0.75, 0.25, 0.75]
     assert reinit.rank_correlation(mass, drops) == {"spearman": None, "p_value": None}
 
 

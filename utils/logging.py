@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,13 @@ class _Console(logging.Handler):
         line = record.getMessage()
         if record.levelno == logging.WARNING:
             line = f"warning: {line}"
-        tqdm.write(line, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        try:
+            tqdm.write(line, file=stream)
+            stream.flush()
+        except (OSError, ValueError):
+            # The reader went away (a closed terminal, `| head`): the log file has it all, and the run goes on.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from utils import projections
+from utils import projections, reinit
 from utils.files import atomic_write
 
 STYLE = {
@@ -244,15 +244,15 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
 def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     """Bias of each layer against the accuracy lost when it is reset to its initialization, with the correlation.
 
-    Where no initialization was measured, the loss is that with fresh random weights.
+    Where no initialization was measured, the loss is that with the last weights that were.
 
     Args:
         results: as reinit_layers.py writes them.
         title: which network this is.
     """
-    row = "0" if "0" in results["relative_drop"] else "rand" if "rand" in results["relative_drop"] else None
-    row = next(iter(results["relative_drop"])) if row is None else row
-    where = {"0": "its initialization", "rand": "fresh random weights"}.get(row, f"epoch {row}")
+    row = reinit.initialization_row(results["relative_drop"]) or list(results["relative_drop"])[-1]
+    where = {"0": "its initialization", "-1": "the model zoo's weights", "rand": "fresh random weights"}
+    where = where.get(row, f"epoch {row}")
     losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))
     names = [name for name, loss in losses.items() if loss is not None]  # None: there was no accuracy to lose
     bias = [abs(results["projections"][name]["mass"] - 0.5) for name in names]

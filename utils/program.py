@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 import data
 import models
 from utils.devices import DeviceError
@@ -47,8 +49,11 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         except (RunError, NotFiniteError, data.ImageError) as error:
             last_words(f"{name}: failed: {error}")
             return FAILED
-        except BrokenPipeError:  # the reader of our output went away: nothing can be said any more
-            sys.stdout = None
+        except (MemoryError, RuntimeError) as error:
+            reason = _out_of_memory(error)
+            if reason is None:
+                raise
+            last_words(f"{name}: failed: {reason}")
             return FAILED
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
@@ -66,6 +71,19 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
                 signal.signal(signal.SIGTERM, before)
 
     return guarded
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """What to say of an error that came of too little memory; None of any other."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of GPU memory: give a smaller --batch-size"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory: give a smaller --batch-size"
+    if "DataLoader worker" in str(error):
+        return (
+            f"a data worker was killed, perhaps for want of memory ({str(error).splitlines()[0]}): fewer --workers"
+        )
+    return None
 
 
 def _terminate(signum, frame):

@@ -4,8 +4,8 @@ The experiment of Zhang, Bengio and Singer, "Are All Layers Created Equal?" (JML
 network gets earlier weights back, all others stay trained, and the accuracy on the test set is measured.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,11 @@ def critical(drops: Sequence[float | None]) -> list[bool]:
     return [drop is not None and drop > 0.5 for drop in drops]
 
 
+def initialization_row(rows: Mapping[str, Any]) -> str | None:
+    """The epoch of the weights that training started from: 0, or -1 for those of the model zoo; None: not there."""
+    return next((row for row in ("0", "-1") if row in rows), None)
+
+
 def rank_correlation(mass: Sequence[float], drops: Sequence[float | None] | None) -> dict[str, float | None]:
     """Spearman's rank correlation over layers between bias |mass - 1/2| and the relative drop.
 
@@ -63,7 +68,8 @@ def rank_correlation(mass: Sequence[float], drops: Sequence[float | None] | None
     undefined = {"spearman": None, "p_value": None}
     if drops is None or None in drops or len(mass) < 3:
         return undefined
-    bias = [abs(share - 0.5) for share in mass]
+    # Masses k/N and (N-k)/N are the same bias, but not to the last bit.
+    bias = [round(abs(share - 0.5), 12) for share in mass]
     if len(set(bias)) == 1 or len(set(drops)) == 1:
         return undefined
     result = spearmanr(bias, drops)

@@ -15,7 +15,7 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     )
     if not is_state_dict or not weights:
         raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
-    epoch, config = content.get("epoch", 0), content.get("config", {})
-    if not (isinstance(epoch, int) and epoch >= 0 and isinstance(config, dict)):
-        raise SnapshotError(
-            f"{path} is no snapshot: its epoch is {epoch!r}, its configuration a {type(config).__name__}"
-        )
+    _check_kinds(path, content)
     weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
     structure = {
         name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in weights.items()
@@ -118,12 +114,16 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def result_stem(path: Path) -> str:
+def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
     """The name of a snapshot's results: its own without the suffix, unless a `.tar` and a `.pt` share that.
 
     `<arch>_3.tar` is after four epochs and `<arch>_3.pt` after three: the latter's results are `<arch>_3.pt`.
+
+    Args:
+        tar_stems: of the `.tar`s that it is measured together with, in whatever folder.
     """
-    return path.name if path.suffix == ".pt" and path.with_suffix(".tar").exists() else path.stem
+    beside_tar = path.suffix == ".pt" and (path.stem in tar_stems or path.with_suffix(".tar").exists())
+    return path.name if beside_tar else path.stem
 
 
 def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
@@ -183,6 +183,32 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_on_cpu(item) for item in value)
     return value
+
+
+def _check_kinds(path: Path, content: dict[str, Any]) -> None:
+    """Raise SnapshotError where what is beside the weights is not of the kind that it is in a training state."""
+    optimizer = content.get("optimizer_state_dict") or {
+        "state": {},
+        "param_groups": [{"lr": 0, "weight_decay": 0}],
+    }
+    sound = {
+        "epoch": isinstance(content.get("epoch", 0), int) and content.get("epoch", 0) >= 0,
+        "config": isinstance(content.get("config", {}), dict),
+        "class_names": _is_list_of(str, content.get("class_names", [])),
+        "scheduler_state_dict": isinstance(content.get("scheduler_state_dict") or {}, dict),
+        "optimizer_state_dict": isinstance(optimizer, dict)
+        and isinstance(optimizer.get("state"), dict)
+        and _is_list_of(dict, optimizer.get("param_groups"))
+        and len(optimizer["param_groups"]) > 0
+        and all({"lr", "weight_decay"} <= group.keys() for group in optimizer["param_groups"]),
+    }
+    for key, is_sound in sound.items():
+        if not is_sound:
+            raise SnapshotError(f"{path} is no snapshot: {key} is not what it is in one")
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _shape(tensor: Tensor) -> str:
