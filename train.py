@@ -13,6 +13,7 @@ Exit status: 0 done; 1 failed under way; 2 wrong use or input; 3 plateau (--kill
 """
 
 import argparse
+import logging
 import sys
 import time
 import warnings
@@ -28,8 +29,8 @@ import models
 from utils import devices, projections, resume, seeds, snapshots
 from utils.board import Board
 from utils.logging import open_log, progress
-from utils.metrics import NotFiniteError, evaluate
-from utils.paths import noise_folder, run_folder
+from utils.metrics import Evaluation, NotFiniteError, evaluate
+from utils.paths import RunFiles
 from utils.program import (
     DONE,
     PLATEAU,
@@ -37,9 +38,11 @@ from utils.program import (
     UsageError,
     exit_status,
     file_name,
+    folder,
     list_choices,
     number,
     numpy_seed,
+    option,
     seed,
 )
 
@@ -61,7 +64,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
     add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
     add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
-    add("--noise", type=float, default=0.0, metavar="R", help="ratio of corrupted labels; -1: shuffle pixels (0)")
+    add(
+        "--noise",
+        type=number(float),
+        default=0.0,
+        metavar="R",
+        help="ratio of corrupted labels; -1: shuffle pixels (0)",
+    )
     add("--noise-seed", type=numpy_seed, metavar="S", help="seed for it (default: drawn)")
     add("--augmentation", action="store_true", help="random crops, and flips of colour images")
     add("--upscale", action="store_true", help="upscale images to 224x224")
@@ -102,7 +111,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
 
     add = parser.add_argument_group("snapshots and reports").add_argument
-    add("--models-path", type=Path, default="./models", metavar="DIR", help="where snapshots go (%(default)s)")
+    add("--models-path", type=folder, default="./models", metavar="DIR", help="where snapshots go (%(default)s)")
     add(
         "--snapshot-every",
         type=number(int, 0),
@@ -124,7 +133,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     add("--override", action="store_true", help="when resuming, hyperparameters are those of the command line")
     add("--train-acc", action="store_true", help="training accuracy at each snapshot")
-    add("--tb-logdir", type=Path, default="./tensorboard", metavar="DIR", help="TensorBoard (%(default)s)")
+    add("--tb-logdir", type=folder, default="./tensorboard", metavar="DIR", help="TensorBoard (%(default)s)")
     add("--log", type=file_name, default="train.log", metavar="NAME", help="log file (%(default)s)")
 
     add = parser.add_argument_group("instead of training").add_mutually_exclusive_group().add_argument
@@ -138,7 +147,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_arguments(args: argparse.Namespace) -> list[str]:
+def check_arguments(args: argparse.Namespace, training: bool) -> list[str]:
     """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
     models.check(args.arch, args.pretrained)
     if not (0 <= args.noise <= 1 or args.noise == -1):
@@ -158,19 +167,12 @@ def check_arguments(args: argparse.Namespace) -> list[str]:
         without_effect["override"] = "without --resume-from"
     if data.info(args.dataset).in_memory:
         without_effect["workers"] = f"with {args.dataset}, which is kept in memory"
-    if args.evaluate or args.evaluate_train or args.eval_regularization_loss:
-        for name in (
-            "epochs",
-            "start_epoch",
-            "kill_plateaus",
-            "snapshot_every",
-            "snapshot_all_until",
-            "train_acc",
-        ):
-            without_effect[name] = "without training"
-    return [
-        f"{resume.option(name)} has no effect {why}" for name, why in without_effect.items() if name in args.given
-    ]
+    if not training and args.resume_from != "latest":  # which needs all of them to know the run by
+        not_used = ["epochs", "start_epoch", "kill_plateaus", "snapshot_every", "snapshot_all_until", "train_acc"]
+        not_used += ["models_path", "tb_logdir", "override", "optimizer", "lr", "lr_step", "lr_decay", "momentum"]
+        not_used += [] if args.eval_regularization_loss else ["weight_decay"]
+        without_effect |= dict.fromkeys(not_used, "without training")
+    return [f"{option(name)} has no effect {why}" for name, why in without_effect.items() if name in args.given]
 
 
 def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
@@ -258,40 +260,23 @@ def main(argv=None) -> int:
         return DONE
     device = devices.choose(args.cuda)
 
-    # The run that is continued, if one is: what its snapshot records holds, and contradictions are refused.
-    notes: list[str] = []
-    snapshot_path = snapshot = None
-    if args.resume_from == "latest":
-        check_arguments(args)
-        snapshot_path, notes = resume.find_latest(Files(args).folder, args)
-    elif args.resume_from is not None:
-        snapshot_path = Path(args.resume_from)
-    if snapshot_path is not None:
-        snapshot = snapshots.load(snapshot_path)
-        notes += resume.settle(args, snapshot_path, snapshot)
-    notes += check_arguments(args)
-    first_epoch = args.start_epoch
-    if snapshot is not None and "epoch" in snapshot:
-        first_epoch = snapshot["epoch"] + 1
-        if "start_epoch" in args.given and args.start_epoch != first_epoch:
-            raise UsageError(
-                f"--start-epoch {args.start_epoch}: {snapshot_path} continues with epoch {first_epoch}"
-            )
-    files = Files(args)
     training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
-    if training and snapshot is not None and (first_epoch > args.epochs or files.final.exists()):
-        if first_epoch >= args.epochs:
-            print(f"training is finished: {snapshot_path} is after {first_epoch} of {args.epochs} epochs")
-            return DONE
-    elif training and snapshot is None and first_epoch > args.epochs:
-        raise UsageError(f"--start-epoch {first_epoch}: there are {args.epochs} epochs (--epochs)")
+    start = resume.find_start(args, training)
+    warned = start.warnings + check_arguments(args, training)
+    files = RunFiles(args)
+    if training and start.first_epoch > args.epochs and (start.snapshot is None or "epoch" not in start.snapshot):
+        raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
+    finished = start.first_epoch > args.epochs or (start.first_epoch == args.epochs and files.final.exists())
+    if training and start.snapshot is not None and finished:
+        print(f"training is finished: {start.path} is after {start.first_epoch} epochs, --epochs is {args.epochs}")
+        return DONE
 
     drawn = []
     for name in resume.DRAWN_SEEDS:
-        needed = name not in resume.ineffective(args) and (training or snapshot is None or name != "seed")
+        needed = name not in resume.ineffective(args) and (training or start.snapshot is None or name != "seed")
         if needed and getattr(args, name) is None:
             setattr(args, name, seeds.draw())
-            drawn.append(f"{resume.option(name)} was not given: drawn {getattr(args, name)}")
+            drawn.append(f"{option(name)} was not given: drawn {getattr(args, name)}")
 
     dataset = load_data(args, device)
     torch.manual_seed(args.seed or 0)  # None: evaluation of a snapshot, with nothing random in it
@@ -300,29 +285,28 @@ def main(argv=None) -> int:
         dataset.num_classes,
         dataset.in_channels,
         dataset.image_size,
-        pretrained=args.pretrained and snapshot is None,
+        pretrained=args.pretrained and start.snapshot is None,
     )
-    if snapshot is not None:
-        check_classes(snapshot_path, snapshot, dataset)
-        snapshots.load_weights(net, snapshot["model_state_dict"], snapshot_path, args.arch)
+    if start.snapshot is not None:
+        check_class_names(start.path, start.snapshot, dataset)
+        snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     if training:
         check_last_batch(args, dataset)
-        check_files(args, files, net, first_epoch, snapshot)
-
+        resume.refuse_to_overwrite(args, net, start)
     net.to(device, memory_format=devices.memory_format(device))
     optimizer = make_optimizer(net, args)
-    schedule = make_schedule(optimizer, args, first_epoch)
-    if training and snapshot is not None and snapshot.get("optimizer_state_dict"):
-        restore_optimizer(optimizer, schedule, snapshot_path, snapshot, args.override)
+    schedule = make_schedule(optimizer, args, start.first_epoch)
+    if training and start.snapshot is not None and start.snapshot.get("optimizer_state_dict"):
+        restore_optimizer(optimizer, schedule, start.path, start.snapshot, args.override)
 
     log, log_path = open_log(files.log_folder, args.log)
-    announce(log, args, dataset, net, device, snapshot_path, log_path)
-    for line in drawn:
+    announce(log, args, dataset, net, device, start.path, log_path)
+    for line in [*start.notes, *drawn]:
         log.info(line)
-    for note in [*notes, *dataset.notes]:
-        log.warning(note)
+    for line in [*warned, *dataset.notes]:
+        log.warning(line)
     if training:
-        return train(args, net, optimizer, schedule, dataset, files, first_epoch, snapshot, log)
+        return train(args, net, optimizer, schedule, dataset, files, start, log)
 
     if args.eval_regularization_loss:
         norms = [
@@ -339,10 +323,17 @@ def main(argv=None) -> int:
 
 
 def train(
-    args, net, optimizer, schedule, dataset: data.Dataset, files: "Files", first_epoch, snapshot, log
+    args: argparse.Namespace,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    dataset: data.Dataset,
+    files: RunFiles,
+    start: resume.Start,
+    log: logging.Logger,
 ) -> int:
     """The training run, from its first epoch or from a snapshot to the final weights."""
-    if snapshot is None:
+    if start.snapshot is None:
         snapshots.save(snapshots.bare_weights(net), files.initial)
         log.info(f"initial weights: {files.initial}")
         if args.epochs == 0:
@@ -359,18 +350,18 @@ def train(
         "seed_given": files.seed is not None,
     }
     result = None
-    previous_top1 = snapshot.get("top1_acc") if snapshot else None
-    first_step = 0 if snapshot is None else first_epoch + 1
+    previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
+    first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
     with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
-        if snapshot is None:
+        if start.snapshot is None:
             watch_bias(board, 0, net)
-        for epoch in range(first_epoch, args.epochs):
+        for epoch in range(start.first_epoch, args.epochs):
             torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
             dataset.train.epoch = epoch
             lr = optimizer.param_groups[0]["lr"]
-            start = time.perf_counter()
+            began = time.perf_counter()
             loss, accuracy = train_epoch(net, optimizer, dataset.train, epoch)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             if schedule is not None:
                 schedule.step()
             rate = dataset.train.num_images / seconds
@@ -382,7 +373,7 @@ def train(
 
             in_plateau_epochs = args.kill_plateaus and epoch < PLATEAU_EPOCHS
             if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
-                result = evaluate(net, watched, watched_name)
+                result = evaluate_after(epoch, net, watched, watched_name)
                 log.info(f"  {watched_name}: {result}")
                 curves |= {f"{name}/validation": value for name, value in result._asdict().items()}
                 if in_plateau_epochs and result.top1 == previous_top1:
@@ -422,6 +413,14 @@ def train(
     return DONE
 
 
+def evaluate_after(epoch: int, net: nn.Module, batches, what: str) -> Evaluation:
+    """`evaluate`, with an error that says when weights broke: in the last step, after its loss was computed."""
+    try:
+        return evaluate(net, batches, what)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: {error}") from None
+
+
 def watch_bias(board: Board, step: int, net: nn.Module) -> None:
     """Let TensorBoard show how the filters of every layer lie to the identity line (utils/projections.py)."""
     layers = models.layers(net) or models.layers(net, with_linear=True)
@@ -433,26 +432,6 @@ def watch_bias(board: Board, step: int, net: nn.Module) -> None:
         step, {f"{what}/{name}": layer[what] for name, layer in measured.items() for what in ("mass", "mean")}
     )
     board.add_histograms(step, {f"projections/{name}": layer["projections"] for name, layer in measured.items()})
-
-
-class Files:
-    """Where the files of a run go."""
-
-    def __init__(self, args: argparse.Namespace):
-        self.seed = args.seed if "seed" in args.given else None
-        noise = noise_folder(args.noise)
-
-        def folder(base):
-            return run_folder(base, args.dataset, args.arch, self.seed, args.subsample_classes, noise)
-
-        self.folder, self.board_folder, self.log_folder = map(folder, (args.models_path, args.tb_logdir, "./log"))
-        stem = f"{args.arch}_pretrained" if args.pretrained else args.arch
-        self.initial = self.folder / (f"{stem}_0.pt" if args.pretrained else f"{stem}_init_0.pt")
-        self.final = self.folder / f"{stem}_{args.epochs}.pt"
-        self.arch = args.arch
-
-    def training_state(self, epoch: int) -> Path:
-        return self.folder / f"{self.arch}_{epoch}.tar"
 
 
 def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
@@ -471,7 +450,7 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
     )
 
 
-def check_classes(path: Path, snapshot: dict[str, Any], dataset: data.Dataset) -> None:
+def check_class_names(path: Path, snapshot: dict[str, Any], dataset: data.Dataset) -> None:
     """Refuse a snapshot of a network that was trained on other classes, which its weights need not show."""
     recorded = snapshot.get("class_names", dataset.class_names)
     if recorded != dataset.class_names:
@@ -486,7 +465,7 @@ def shorten(names: list[str]) -> str:
 
 def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
     """Refuse a batch size that leaves a single image to a batch norm that needs more, at the end of an epoch."""
-    if dataset.train.num_images % args.batch_size != 1:
+    if args.batch_size > 1 and dataset.train.num_images % args.batch_size != 1:
         return
     with torch.device("meta"):
         net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
@@ -494,23 +473,9 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
             net.train()(torch.empty(1, dataset.in_channels, *dataset.image_size))
         except ValueError:
             raise UsageError(
-                f"--batch-size {args.batch_size}: the last batch of an epoch would hold a single image, "
+                f"--batch-size {args.batch_size}: a batch, the last one at least, would hold a single image, "
                 "of which batch norm has no variance; choose another"
             ) from None
-
-
-def check_files(args, files: Files, net: nn.Module, first_epoch: int, snapshot) -> None:
-    """Refuse to overwrite the snapshots of another run."""
-    latest = args.resume_from == "latest"
-    # A run without a seed of its own that was interrupted before its first snapshot begins anew, with another.
-    begins_anew = latest and "seed" not in args.given and not files.final.exists()
-    begins_anew = begins_anew and not resume.training_states(files.folder, args.arch)
-    writes_initial = snapshot is None and not begins_anew
-    initial_weights = snapshots.bare_weights(net) if writes_initial else None
-    config = resume.configuration(args)
-    resume.refuse_to_overwrite(
-        files.folder, config, first_epoch, files.initial, initial_weights, files.final, damaged_too=latest
-    )
 
 
 def announce(log, args, dataset: data.Dataset, net, device, snapshot_path, log_path) -> None:

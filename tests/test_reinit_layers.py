@@ -136,9 +136,11 @@ def test_random_weights_are_independent_of_the_trained_networks_initialization()
     assert measured["epoch"] == "0"
     # The recorded seed gives the same weights again.
     torch.manual_seed(measured["rand_seed"])
-    fresh = models.build("lenet", 10, 1).features[0].weight
-    torch.manual_seed(1)
-    assert not torch.equal(fresh, models.build("lenet", 10, 1).features[0].weight)
+    torch.save(models.build("lenet", 10, 1).state_dict(), "lenet_9.pt")
+    again = ("--load-from", REFERENCE / "lenet_init_0.pt", "--inits-from", inits("lenet_9.pt"))
+    assert run(*LENET, *again, "--results", "again") == 0
+    repeated = results("again/fashion_mnist_mini/lenet/reinit_lenet_init_0.json")
+    assert repeated["init_from_epoch"]["9"] == measured["init_from_epoch"]["rand"]
 
 
 def test_same_command_gives_the_same_results():
@@ -295,7 +297,7 @@ def test_weights_that_are_not_finite_give_no_results(capsys):
     assert not Path("results").exists()
 
 
-def test_nothing_is_listed_that_does_not_exist(capsys):
+def test_what_exists_is_listed(capsys):
     assert run() == 0
     output = capsys.readouterr().out
     assert all(f"  {name}\n" in output for name in [*models.names(), *data.names()])

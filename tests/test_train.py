@@ -304,6 +304,54 @@ def test_one_command_again_and_again_goes_on_where_it_was(capsys):
     assert [step for step, _ in curves["loss/train"]] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--noise-seed", 5),
+        ("--split-seed", 5),
+        ("--split-seed", 5, "--split", 0.1),
+        ("--optimizer", "adam", "--momentum", 0.8),
+        ("--workers", 2),
+    ],
+    ids=str,
+)
+def test_option_without_effect_does_not_keep_a_run_from_going_on(options, capsys):
+    command = (*QUICK, *options, "--resume-from", "latest")
+    assert run(*command, "--epochs", 1) == 0
+    assert run(*command, "--epochs", 2) == 0
+    output = capsys.readouterr()
+    assert re.findall(r"^epoch (\d+)", output.out, re.M) == ["0", "1"]
+    assert "no snapshot of this run yet" in output.out
+    assert "trained with" not in output.err
+
+
+def test_override_continues_the_latest_snapshot_with_another_batch_size():
+    assert run(*QUICK, "--epochs", 1) == 0
+    options = ("--epochs", 2, "--resume-from", "latest", "--override", "--batch-size", 64)
+    assert run(*QUICK, *options) == 0
+    assert torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)["config"]["batch_size"] == 64
+
+
+def test_resumed_run_with_batch_norm_on_a_folder_of_images_equals_the_uninterrupted_one():
+    """A residual network, augmented images decoded by two, no and one worker."""
+    from PIL import Image
+
+    random = torch.Generator().manual_seed(0)
+    for part, count in (("train", 5), ("val", 1)):
+        for name in ("apple", "pear"):
+            Path(part, name).mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(256, (60, 70, 3), generator=random, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(f"{part}/{name}/{index}.png")
+    options = ("--arch", "resnet18", "--dataset", "imagenet", "--data-path", ".", "--shuffle", "--augmentation")
+    options += ("--seed", 1, "--batch-size", 4, "--snapshot-every", 1, "--lr", 0.01)
+    assert run(*options, "--epochs", 2, "-j", 2, "--models-path", "whole") == 0
+    assert run(*options, "--epochs", 1, "-j", 0, "--models-path", "parts") == 0
+    assert run(*options, "--epochs", 2, "-j", 1, "--models-path", "parts", "--resume-from", "latest") == 0
+    name = "imagenet/resnet18/1/resnet18_2.pt"
+    assert same(weights(f"whole/{name}"), weights(f"parts/{name}"))
+
+
 def test_latest_passes_over_a_damaged_snapshot(capsys):
     options = (*QUICK, "--snapshot-every", 1, "--resume-from", "latest", "--epochs", 3)
     assert run(*options) == 0
@@ -410,6 +458,24 @@ def test_loss_that_is_not_finite_stops_the_run_before_a_snapshot(capsys):
     assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt"}
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"the loss is (nan|inf) in epoch 0, batch \d+", line)
+
+
+def test_weights_that_break_in_the_last_step_of_an_epoch_are_named(capsys):
+    # One batch is the whole epoch: its loss is finite, the weights after it are not.
+    assert run(*QUICK, "--batch-size", 10000, "--lr", 1e38, "--snapshot-every", 1) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the last batch of epoch 0 broke the weights" in line
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt"}
+
+
+def test_run_goes_on_when_the_reader_of_its_output_goes_away():
+    options = " ".join(command("train.py", *QUICK, "--epochs", 2))
+    finished = subprocess.run(f"{options} | head -n 1", shell=True, capture_output=True, text=True, timeout=120)
+    assert len(finished.stdout.splitlines()) == 1
+    assert finished.stderr == ""
+    assert (QUICK_FOLDER / "lenet_2.pt").exists()
+    (log,) = Path("log/fashion_mnist_mini_2/lenet/1").iterdir()
+    assert "final weights" in log.read_text()
 
 
 def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, files_below, shell
+from programs import REFERENCE, command, files_below
 
 import train
 
@@ -91,6 +92,7 @@ def refused(capsys, *options) -> str:
         (["--dataset", "mnist", "--data-path", "nowhere"], "--data-path nowhere"),
         (["--dataset", "imagenet", "--data-path", "nowhere"], "--data-path"),
         (["--arch", "mlp_bn", "--batch-size", 3999], "--batch-size 3999"),  # a last batch of one image
+        (["--arch", "mlp_bn", "--batch-size", 1], "--batch-size 1"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -282,12 +284,64 @@ def test_resumed_run_does_not_overwrite_what_the_original_went_on_to(capsys):
     assert "lenet_1.tar is of another run" in line
 
 
-def test_output_folder_that_is_a_file_fails_in_one_line():
+@pytest.mark.parametrize("option", ["--models-path", "--tb-logdir"])
+def test_output_folder_that_is_a_file_is_named(option, capsys):
     Path("taken").write_text("")
-    finished = shell("train.py", *LENET, "--epochs", 0, "--models-path", "taken")
+    assert option in refused(capsys, *LENET, "--epochs", 0, option, "taken")
+
+
+def test_weights_of_elsewhere_do_not_overwrite_the_run_they_came_from(capsys):
+    options = (*LENET, "--subsample-classes", 2, "--seed", 1, "--epochs", 2, "--snapshot-every", 1)
+    assert run(*options) == 0
+    capsys.readouterr()
+    folder = Path("models/fashion_mnist_mini_2/lenet/1")
+    line = refused(capsys, *options, "--resume-from", folder / "lenet_2.pt")
+    assert "lenet_0.tar is of another run (started from None, not weights" in line
+    # In a folder of its own it may be trained on, stopped and continued.
+    elsewhere = (*options, "--models-path", "elsewhere")
+    assert run(*elsewhere, "--resume-from", folder / "lenet_2.pt") == 0
+    assert (
+        run(*elsewhere[:-4], "--snapshot-every", 1, *elsewhere[-2:], "--epochs", 3, "--resume-from", "latest") == 0
+    )
+    assert "epoch 2 (3/3)" in capsys.readouterr().out
+
+
+def test_evaluating_the_latest_snapshot_needs_one(capsys):
+    assert "--resume-from latest" in refused(capsys, *LENET, "--evaluate", "--resume-from", "latest")
+
+
+def test_start_epoch_beyond_the_last_is_refused_with_bare_weights_too(capsys):
+    options = ("--resume-from", REFERENCE / "lenet_init_0.pt", "--start-epoch", 25)
+    assert "--start-epoch 25" in refused(capsys, *LENET, *options)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"optimizer_state_dict": {"foo": 1}},
+        {"optimizer_state_dict": {"state": {}, "param_groups": []}},
+        {"scheduler_state_dict": [1]},
+        {"class_names": 3},
+        {"config": {"batch_size": None}},
+        {"config": {"lr": "fast"}},
+        {"config": {"noise": [1]}},
+    ],
+    ids=str,
+)
+def test_training_state_with_nonsense_in_it_is_refused(content, capsys):
+    snapshot = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)
+    torch.save({**snapshot, **content}, "snapshot.tar")
+    assert "snapshot.tar is no snapshot" in refused(capsys, *LENET, "--resume-from", "snapshot.tar")
+
+
+def test_too_little_memory_is_one_line():
+    # 3 GB of address space hold PyTorch and the dataset, but not a batch of upscaled images.
+    limited = (
+        f"ulimit -v 12000000; exec {' '.join(command('train.py', *LENET, '--upscale', '--batch-size', 4000))}"
+    )
+    finished = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=120)
     assert finished.returncode == 1
-    (line,) = finished.stderr.splitlines()
-    assert "taken" in line
+    assert finished.stderr == "train.py: failed: out of memory: give a smaller --batch-size\n"
 
 
 def test_broken_image_of_a_folder_is_named(capsys):

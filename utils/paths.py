@@ -1,5 +1,6 @@
 """Where a run's files go: <folder>/<dataset>/<noise>/<arch>/<seed>/."""
 
+import argparse
 import os
 import re
 from decimal import Decimal
@@ -45,3 +46,28 @@ def run_folder(
     """The folder below `base` for a run. `noise` as `noise_folder` gives it; no folder for a seed that is None."""
     parts = [dataset_folder(dataset, subsample_classes), noise, arch, None if seed is None else str(seed)]
     return Path(base, *(part for part in parts if part is not None))
+
+
+class RunFiles:
+    """Where the files of a training run go.
+
+    Args:
+        args: of train.py.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.seed = args.seed if "seed" in args.given else None
+        noise = noise_folder(args.noise)
+
+        def folder(base: str | Path) -> Path:
+            return run_folder(base, args.dataset, args.arch, self.seed, args.subsample_classes, noise)
+
+        self.folder, self.board_folder, self.log_folder = map(folder, (args.models_path, args.tb_logdir, "./log"))
+        stem = f"{args.arch}_pretrained" if args.pretrained else args.arch
+        self.initial = self.folder / (f"{stem}_0.pt" if args.pretrained else f"{stem}_init_0.pt")
+        self.final = self.folder / f"{stem}_{args.epochs}.pt"
+        self.arch = args.arch
+
+    def training_state(self, epoch: int) -> Path:
+        """Of the state after the 0-based epoch."""
+        return self.folder / f"{self.arch}_{epoch}.tar"

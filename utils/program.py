@@ -159,12 +159,16 @@ def folder(text: str) -> Path:
     return path
 
 
+def option(name: str) -> str:
+    """The option as on the command line: `lr_step` is `--lr-step`."""
+    return "--" + name.replace("_", "-")
+
+
 def check_recorded(args: argparse.Namespace, name: str, recorded, path: Path) -> None:
     """Raise UsageError where an option that was given contradicts what a snapshot records."""
     given = getattr(args, name)
     if name in args.given and given != recorded:
-        option = "--" + name.replace("_", "-")
-        raise UsageError(f"{option} {given}: {path} was trained with {option} {recorded}")
+        raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded}")
 
 
 def list_choices(args: argparse.Namespace) -> bool:

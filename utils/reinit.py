@@ -48,7 +48,7 @@ def critical(drops: Sequence[float | None]) -> list[bool]:
 
 
 def initialization_row(rows: Mapping[str, Any]) -> str | None:
-    """The epoch of the weights that training started from: 0, or -1 for those of the model zoo; None: not there."""
+    """The epoch of the weights that training started from: 0, or -1 for the model zoo's; None: not measured."""
     return next((row for row in ("0", "-1") if row in rows), None)
 
 

@@ -2,30 +2,47 @@
 
 import argparse
 import re
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from utils import snapshots
-from utils.program import UsageError, check_recorded
+from utils.paths import RunFiles
+from utils.program import UsageError, check_recorded, option
 
-#: The options that determine the weights and stay what they are for the whole of a run ...
-IDENTITY = (
-    *("arch", "dataset", "subsample_classes", "class_sample_seed", "noise", "noise_seed", "split", "stratified"),
-    *("split_seed", "shuffle", "augmentation", "upscale", "upscale_padding", "unnormalize", "pretrained"),
-    *("optimizer", "batch_size", "seed"),
-)
-#: ... and those that `--override` replaces.
-HYPERPARAMETERS = ("lr", "lr_step", "lr_decay", "weight_decay", "momentum")
-#: Seeds that are drawn where they are needed and not given.
+#: The options that determine the weights and stay what they are for the whole of a run, and their kinds. An option
+#: stands after those that decide whether it has an effect.
+IDENTITY: dict[str, type] = {
+    **dict.fromkeys(("arch", "dataset", "optimizer"), str),
+    **dict.fromkeys(("subsample_classes", "class_sample_seed"), int),
+    **dict.fromkeys(("noise", "split"), float),
+    **dict.fromkeys(("stratified", "shuffle", "augmentation", "upscale", "upscale_padding", "unnormalize"), bool),
+    **dict.fromkeys(("noise_seed", "split_seed", "batch_size", "seed"), int),
+    "pretrained": bool,
+}
+#: Those that `--override` replaces, and with them the batch size where it is given.
+HYPERPARAMETERS: dict[str, type] = {
+    "lr": float,
+    "lr_step": int,
+    "lr_decay": float,
+    "weight_decay": float,
+    "momentum": float,
+}
+#: Of these None means that there is nothing of the kind; the seeds are drawn where they are needed and not given.
 DRAWN_SEEDS = ("seed", "noise_seed", "split_seed")
+MAY_BE_NONE = {*DRAWN_SEEDS, "class_sample_seed", "lr_step", "lr_decay", "momentum"}
 
 
-def option(name: str) -> str:
-    """The option as on the command line: `lr_step` is `--lr-step`."""
-    return "--" + name.replace("_", "-")
+class Start(NamedTuple):
+    """Where a run begins."""
+
+    path: Path | None  #: of the snapshot that it continues; None: with its own initialization
+    snapshot: dict[str, Any] | None  #: as utils.snapshots.load gives it
+    first_epoch: int  #: the first one to train, counted from 0
+    notes: list[str]  #: what to tell the user
+    warnings: list[str]
 
 
 def ineffective(args: argparse.Namespace) -> dict[str, str]:
@@ -43,18 +60,20 @@ def ineffective(args: argparse.Namespace) -> dict[str, str]:
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that determine the weights; those without effect are None."""
+    """What determines the weights: the options, None where one has no effect, and the weights started from."""
     without_effect = ineffective(args)
-    return {
+    options = {
         name: None if name in without_effect else getattr(args, name) for name in (*IDENTITY, *HYPERPARAMETERS)
     }
+    return {**options, "started_from": args.started_from}
 
 
 def difference(mine: dict[str, Any], recorded: dict[str, Any], ignore: set[str] = frozenset()) -> str:
-    """The first option in which two configurations differ, in words; "" where they do not."""
+    """The first thing in which two configurations differ, in words; "" where they do not."""
     for name, value in mine.items():
         if name not in ignore and recorded.get(name) != value:
-            return f"{option(name)} {recorded.get(name)}, not {value}"
+            what = "started from" if name == "started_from" else option(name)
+            return f"{what} {recorded.get(name)}, not {value}"
     return ""
 
 
@@ -79,17 +98,66 @@ def read_config(path: Path) -> dict[str, Any] | None:
     return snapshots.load(path, wanted=lambda name: False).get("config")
 
 
-def find_latest(folder: Path, args: argparse.Namespace) -> tuple[Path | None, list[str]]:
+def find_start(args: argparse.Namespace, training: bool) -> Start:
+    """Find the snapshot to continue with, and make the arguments those of its run.
+
+    What is not given on the command line is taken from the snapshot. Sets `args.started_from`.
+
+    Raises:
+        SnapshotError: the snapshot is damaged, or none.
+        UsageError: an option contradicts it; or there is none of this run, and it was to be evaluated.
+    """
+    args.started_from = None
+    path, warnings = None, []
+    if args.resume_from == "latest":
+        path, warnings = find_latest(args)
+        if path is None and not training:
+            raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
+        if path is None:
+            return Start(
+                None, None, args.start_epoch, ["no snapshot of this run yet: it starts from scratch"], warnings
+            )
+    elif args.resume_from is not None:
+        path = Path(args.resume_from)
+    if path is None:
+        return Start(None, None, args.start_epoch, [], [])
+    snapshot = snapshots.load(path)
+    warnings += adopt(args, path, snapshot)
+    first_epoch = args.start_epoch
+    if "epoch" in snapshot:
+        first_epoch = snapshot["epoch"] + 1
+        if "start_epoch" in args.given and args.start_epoch != first_epoch:
+            raise UsageError(f"--start-epoch {args.start_epoch}: {path} continues with epoch {first_epoch}")
+    if "config" in snapshot:
+        args.started_from = snapshot["config"].get("started_from")
+    else:
+        args.started_from = f"weights {fingerprint(snapshot['model_state_dict'])} at epoch {first_epoch}"
+    if not snapshot["checksums"]:
+        warnings.append(f"{path} is an old non-zip file, which carries no checksums: damage would go unnoticed")
+    return Start(path, snapshot, first_epoch, [], warnings)
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """A checksum of weights, by which they are told from others."""
+    crc = 0
+    for name in sorted(weights):
+        crc = zlib.crc32(
+            weights[name].contiguous().view(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
+        )
+    return f"{crc:08x}"
+
+
+def find_latest(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
     """The intact training state of the highest epoch of this very run.
 
     Returns:
         its path, or None; and what to warn about: snapshots of higher epochs that are damaged.
     """
     mine, damaged = configuration(args), []
-    ignore = {name for name in DRAWN_SEEDS if name not in args.given}
+    ignore = {"started_from", *(name for name in DRAWN_SEEDS if name not in args.given)}
     if args.override:
-        ignore.update(HYPERPARAMETERS)
-    for path in reversed(training_states(folder, args.arch)):
+        ignore |= {*HYPERPARAMETERS, "batch_size"}
+    for path in reversed(training_states(RunFiles(args).folder, args.arch)):
         try:
             config = read_config(path)
             if config is None or difference(mine, config, ignore):
@@ -102,7 +170,7 @@ def find_latest(folder: Path, args: argparse.Namespace) -> tuple[Path | None, li
     return None, damaged
 
 
-def settle(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> list[str]:
+def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> list[str]:
     """Make the arguments those of the run that a snapshot is from; what it does not record stays as given.
 
     Returns:
@@ -110,21 +178,26 @@ def settle(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> li
 
     Raises:
         UsageError: an option that was given contradicts the snapshot.
+        SnapshotError: what the snapshot records is not what an option can be.
     """
-    recorded = snapshot.get("config") or legacy_configuration(snapshot)
+    recorded = snapshot["config"] if "config" in snapshot else legacy_configuration(snapshot)
+    for name, kind in {**IDENTITY, **HYPERPARAMETERS}.items():
+        if name in recorded and not (
+            isinstance(recorded[name], kind) or (recorded[name] is None and name in MAY_BE_NONE)
+        ):
+            raise snapshots.SnapshotError(f"{path} is no snapshot: it records {option(name)} {recorded[name]!r}")
     warnings = []
     for name in IDENTITY:
-        if name not in recorded:
-            continue
-        replaceable = name == "batch_size" and args.override
-        if replaceable and name in args.given:
-            continue
-        check_recorded(args, name, recorded[name], path)
-        setattr(args, name, recorded[name])
+        kept_as_given = name in args.given and (
+            name in ineffective(args) or (name == "batch_size" and args.override)
+        )
+        if name in recorded and not kept_as_given:
+            check_recorded(args, name, recorded[name], path)
+            setattr(args, name, recorded[name])
     if recorded.get("seed_given"):  # then it is part of the paths of this run too
         args.given.add("seed")
     for name in HYPERPARAMETERS:
-        if name not in recorded or args.override:
+        if name not in recorded or args.override or name in ineffective(args):
             continue
         if name in args.given and getattr(args, name) != recorded[name]:
             warnings.append(
@@ -151,55 +224,42 @@ def legacy_configuration(snapshot: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def refuse_to_overwrite(
-    folder: Path,
-    config: dict[str, Any],
-    first_epoch: int,
-    initial: Path,
-    initial_weights: dict[str, Tensor] | None,
-    final: Path,
-    damaged_too: bool = False,
-) -> None:
+def refuse_to_overwrite(args: argparse.Namespace, net: torch.nn.Module, start: Start) -> None:
     """Raise UsageError where a run would overwrite the snapshots of another one.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        first_epoch: the first epoch that it trains; 0-based. Snapshots of earlier ones are not overwritten.
-        initial: where its initial weights go.
-        initial_weights: None: none are written.
-        final: where its final weights go.
-        damaged_too: whether snapshots that cannot be read, and are of whatever run, may be overwritten.
+        args: of the run.
+        net: with the weights that it starts from.
+        start: where it begins; snapshots of earlier epochs are not overwritten.
     """
+    files, mine = RunFiles(args), configuration(args)
+    latest = args.resume_from == "latest"
     advice = "continue it with --resume-from latest, or choose another --models-path or --seed, or remove it"
-    of_this_run = 0
-    for path in training_states(folder, config["arch"]):
-        if epoch_of(path, config["arch"]) < first_epoch:
-            of_this_run += 1
+    states = training_states(files.folder, args.arch)
+    for path in states:
+        if epoch_of(path, args.arch) < start.first_epoch:
             continue
         try:
             recorded = read_config(path)
         except snapshots.SnapshotError as error:
-            if damaged_too:
+            if latest:  # it was passed over, and is done again
                 continue
             raise UsageError(f"{error}; it might be of another run: remove it first") from None
         if recorded is None:
             raise UsageError(
                 f"{path} is of a run that recorded no configuration, and would be overwritten: {advice}"
             )
-        differing = difference(config, recorded)
+        differing = difference(mine, recorded)
         if differing:
             raise UsageError(f"{path} is of another run ({differing}), and would be overwritten: {advice}")
-        of_this_run += 1
-    if initial_weights is not None and initial.exists():
+    if files.final.exists() and not states:
+        raise UsageError(f"{files.final} is there with no training state to tell its run by: {advice}")
+    # A run with a drawn seed that was interrupted before its first snapshot begins anew, with another seed.
+    begins_anew = latest and "seed" not in args.given and not states
+    if start.snapshot is None and files.initial.exists() and not begins_anew:
         try:
-            there = snapshots.load(initial)["model_state_dict"]
+            there = snapshots.load(files.initial)["model_state_dict"]
         except snapshots.SnapshotError as error:
             raise UsageError(f"{error}; it might be of another run: remove it first") from None
-        same = there.keys() == initial_weights.keys() and all(
-            torch.equal(weight, initial_weights[name]) for name, weight in there.items()
-        )
-        if not same:
-            raise UsageError(f"{initial} holds other initial weights, and would be overwritten: {advice}")
-    if final.exists() and not of_this_run:
-        raise UsageError(f"{final} is there with no training state to tell its run by: {advice}")
+        if fingerprint(there) != fingerprint(snapshots.bare_weights(net)):
+            raise UsageError(f"{files.initial} holds other initial weights, and would be overwritten: {advice}")
