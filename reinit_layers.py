@@ -40,6 +40,7 @@ from utils.program import (
     seed,
 )
 from utils.results import write_json
+from utils.resume import difference
 
 RAND = "rand"  #: the row of the fresh random initialization
 
@@ -102,9 +103,12 @@ def main(argv=None) -> int:
 
     paths = read_list(args.inits_from) if args.inits_from is not None else []
     snapshot = snapshots.load(args.load_from)
-    config = snapshot.get("config") or {}
-    settle(args, config)
+    recorded = snapshots.beside(args.load_from, snapshot) or {**snapshot, "path": args.load_from}
+    config = recorded.get("config") or {}
+    adopt(args, config)
     warnings = check_arguments(args)
+    if not config:
+        warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 
     test_set = data.load_test(
         args.dataset,
@@ -119,9 +123,7 @@ def main(argv=None) -> int:
         workers=args.workers,
         memory_format=devices.memory_format(device),
     )
-    recorded = snapshot.get("class_names", test_set.class_names)
-    if recorded != test_set.class_names:
-        raise UsageError(f"{args.load_from} was trained on other classes, among them {recorded[0]}")
+    snapshots.check_class_names(args.load_from, recorded, test_set.class_names)
 
     def build() -> nn.Module:
         return models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
@@ -134,7 +136,7 @@ def main(argv=None) -> int:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
     net.to(device, torch.float32, memory_format=devices.memory_format(device))
 
-    initializations = read_initializations(paths, args, net, layers)
+    initializations = read_initializations(paths, args, net, layers, config, warnings)
     rand_seed = None
     if args.rand:
         trained_with = args.seed if args.seed is not None else config.get("seed")
@@ -148,7 +150,7 @@ def main(argv=None) -> int:
         for base in (args.results, args.plots, "./log")
     )
     log, log_path = open_log(log_folder, args.log)
-    announce(log, args, config, test_set, initializations, device, log_path)
+    announce(log, args, recorded, test_set, initializations, device, log_path)
     for warning in warnings + test_set.notes:
         log.warning(warning)
     if not snapshot["checksums"]:
@@ -191,7 +193,7 @@ def main(argv=None) -> int:
     return DONE
 
 
-def settle(args: argparse.Namespace, config: dict[str, Any]) -> None:
+def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Prepare the images as the network was trained, as far as its snapshot says how.
 
     Raises:
@@ -249,9 +251,16 @@ def layer_parameters(weights: dict[str, Tensor], layer: str) -> dict[str, Tensor
 
 
 def read_initializations(
-    paths: list[Path], args, net: nn.Module, layers: list[models.Layer]
+    paths: list[Path],
+    args: argparse.Namespace,
+    net: nn.Module,
+    layers: list[models.Layer],
+    config: dict[str, Any],
+    warnings: list[str],
 ) -> list[Initialization]:
     """The snapshots that layers are reset to, by epoch; of each only the weights of these layers are read.
+
+    Adds to the warnings where one records another configuration than `config`, that of the trained network.
 
     Raises:
         SnapshotError: one is damaged, or of another network.
@@ -268,6 +277,10 @@ def read_initializations(
         differing = snapshots.describe_difference(expected, content["structure"])
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
+        if config and content.get("config"):
+            differing = difference(config, content["config"], ignore={"seed_given"})
+            if differing:
+                warnings.append(f"{path} is of another run than the trained network: {differing}")
         epoch = snapshots.epochs_trained(path, content)
         if epoch is None:
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")
@@ -281,16 +294,17 @@ def read_initializations(
     return [found[epoch] for epoch in sorted(found)]
 
 
-def announce(log, args, config, test_set: data.TestSet, initializations, device, log_path: Path) -> None:
+def announce(log, args, recorded, test_set: data.TestSet, initializations, device, log_path: Path) -> None:
     """Say what is being run."""
     height, width = test_set.image_size
     log.info(
         f"{args.arch} from {args.load_from} on the test set of {args.dataset}: {test_set.num_classes} classes, "
         f"{test_set.test.num_images:,} images of {height}x{width} pixels"
     )
+    config = recorded.get("config") or {}
     values = "in [0, 1]" if config.get("unnormalize") else "normalized"
-    source = "as the snapshot records" if config else "the snapshot does not say: as the options do"
-    log.info(f"classes, image size, pixel values ({values}): {source}")
+    source = f"as {recorded['path']} records" if config else "by the options"
+    log.info(f"classes and image size {source}; pixel values are {values}")
     for initialization in initializations:
         log.info(f"reset to {initialization.row}: {initialization.source}")
     log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")

@@ -288,7 +288,7 @@ def main(argv=None) -> int:
         pretrained=args.pretrained and start.snapshot is None,
     )
     if start.snapshot is not None:
-        check_class_names(start.path, start.snapshot, dataset)
+        snapshots.check_class_names(start.path, start.snapshot, dataset.class_names)
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     if training:
         check_last_batch(args, dataset)
@@ -448,19 +448,6 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
         memory_format=devices.memory_format(device),
         **{name: getattr(args, name) for name in names},
     )
-
-
-def check_class_names(path: Path, snapshot: dict[str, Any], dataset: data.Dataset) -> None:
-    """Refuse a snapshot of a network that was trained on other classes, which its weights need not show."""
-    recorded = snapshot.get("class_names", dataset.class_names)
-    if recorded != dataset.class_names:
-        raise UsageError(
-            f"{path} was trained on the classes {shorten(recorded)}, not {shorten(dataset.class_names)}"
-        )
-
-
-def shorten(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}, ... ({len(names)})" if len(names) > 3 else ", ".join(names)
 
 
 def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:

@@ -178,13 +178,31 @@ def test_images_are_prepared_as_the_snapshot_records(capsys):
         inits(folder / "lenet_init_0.pt"),
     )
     assert run(*LENET, *options) == 0
-    assert "as the snapshot records" in capsys.readouterr().out
+    assert "lenet_1.tar records; pixel values are in [0, 1]" in capsys.readouterr().out
     measured = results("results/fashion_mnist_mini_3/noise_10/lenet/1/reinit_lenet_1.json")
     assert measured["top1_test"] == pytest.approx(snapshot["top1_acc"])
     assert measured["dataset"] == "fashion_mnist_mini"
+    # Its final weights say nothing themselves, but the state beside them does.
+    final = ("--seed", 1, "--load-from", folder / "lenet_2.pt", *options[4:])
+    assert run(*LENET, *final) == 0
+    output = capsys.readouterr()
+    assert "lenet_1.tar records; pixel values are in [0, 1]" in output.out
+    assert "does not say" not in output.err
+    of_final = results("results/fashion_mnist_mini_3/noise_10/lenet/1/reinit_lenet_2.json")
+    assert of_final["top1_test"] == measured["top1_test"]
     assert "--subsample-classes" in refused(capsys, *LENET, *options, "--subsample-classes", 4)
     assert "--upscale" in refused(capsys, *LENET, *options, "--upscale")
     assert "--seed 2" in refused(capsys, *LENET, *options[2:], "--seed", 2)
+
+
+def test_initialization_of_another_run_is_warned_about(capsys):
+    for seed in (1, 2):
+        options = (*LENET, "--subsample-classes", 2, "--epochs", 1, "--seed", seed)
+        assert train.main([str(option) for option in options]) == 0
+    first, second = (f"models/fashion_mnist_mini_2/lenet/{seed}/lenet_0.tar" for seed in (1, 2))
+    capsys.readouterr()
+    assert run(*LENET, "--load-from", first, "--inits-from", inits(second)) == 0
+    assert f"{second} is of another run than the trained network: --seed 2, not 1" in capsys.readouterr().err
 
 
 def test_snapshots_of_one_epoch_count_once_where_they_are_the_same(capsys):
@@ -306,4 +324,6 @@ def test_what_exists_is_listed(capsys):
 def test_program_starts_from_the_shell():
     options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(REFERENCE / "lenet_0.tar"))
     finished = shell("reinit_layers.py", *LENET, *options)
-    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.returncode == 0
+    (line,) = finished.stderr.splitlines()
+    assert line.endswith("lenet_2.tar does not say how its images were prepared: taken as normalized")

@@ -114,6 +114,45 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def check_class_names(path: Path, content: dict[str, Any], class_names: list[str]) -> None:
+    """Raise SnapshotError where a snapshot records other classes, which its weights need not show."""
+    recorded = content.get("class_names", class_names)
+    if recorded != class_names:
+        raise SnapshotError(f"{path} was trained on the classes {_shorten(recorded)}, not {_shorten(class_names)}")
+
+
+def _shorten(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}, ... ({len(names)})" if len(names) > 3 else ", ".join(names)
+
+
+def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of bare weights by the training state that they were saved beside.
+
+    `<arch>_<n>.pt`, the final weights, are those of `<arch>_<n - 1>.tar`. Where that is there and holds the same
+    weights, its configuration and class names are what a bare state_dict cannot say of itself.
+
+    Args:
+        path: of the bare weights.
+        content: of it, as `load` gives it.
+
+    Returns:
+        the training state as `load` gives it, without weights; nothing where there is none.
+    """
+    numbered = re.fullmatch(r"(.+?)(?:_pretrained)?_(\d+)", path.stem)
+    if "config" in content or path.suffix != ".pt" or numbered is None:
+        return {}
+    state_path = path.with_name(f"{numbered[1]}_{int(numbered[2]) - 1}.tar")
+    try:
+        state = load(state_path, content["model_state_dict"].__contains__)
+    except SnapshotError:  # it is not there, or of no use
+        return {}
+    weights = state.pop("model_state_dict")
+    if weights.keys() != content["model_state_dict"].keys():
+        return {}
+    same = all(torch.equal(weight, content["model_state_dict"][name]) for name, weight in weights.items())
+    return {**state, "path": state_path} if same else {}
+
+
 def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
     """The name of a snapshot's results: its own without the suffix, unless a `.tar` and a `.pt` share that.
 
