@@ -287,7 +287,7 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
 
 def in_folder(folder: Path, args) -> list[Path]:
     """The files of a folder that are named as snapshots of ARCH."""
-    is_snapshot = re.compile(re.escape(args.arch) + r"_(init_|pretrained_)?\d+\.(pt|tar)").fullmatch
+    is_snapshot = re.compile(re.escape(args.arch) + r"_(init_|pretrained_)?\d{1,9}\.(pt|tar)").fullmatch
     found = sorted(path for path in folder.iterdir() if is_snapshot(path.name) and path.is_file())
     if not found:
         raise UsageError(f"--load-from {folder}: there is no snapshot of {args.arch} (such as {args.arch}_0.tar)")

@@ -56,7 +56,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--upscale", action="store_true", help="upscale images to 224x224")
     add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
     add("--workers", "-j", type=number(int, 0), default=1, metavar="N", help="processes that decode images (1)")
-    add("--batch-size", type=number(int, 1), default=128, metavar="N", help="images a batch (128)")
+    add("--batch-size", type=number(int, 1, 2**31 - 1), default=128, metavar="N", help="images a batch (128)")
     add("--cuda", action="store_true", help="use the GPU")
 
     add = parser.add_argument_group("weights").add_argument
@@ -233,8 +233,10 @@ def read_list(path: Path) -> list[Path]:
     Raises:
         UsageError: there is no such file, it holds no paths, or there is nothing where some of them point.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device might be read for ever
+        raise UsageError(f"--inits-from {path}: not a file")
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--inits-from {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
     paths = [Path(line.strip()) for line in lines if line.strip()]

@@ -35,6 +35,7 @@ from utils.program import (
     DONE,
     PLATEAU,
     Parser,
+    RunError,
     UsageError,
     exit_status,
     file_name,
@@ -46,6 +47,7 @@ from utils.program import (
     seed,
 )
 
+LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
 FINAL_METRICS = (
     "final/test_loss",
@@ -93,15 +95,23 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--workers", "-j", type=number(int, 0), default=1, metavar="N", help="processes that decode images (1)")
 
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=number(int, 0), default=20, metavar="N", help="in all (20); 0: write the initialization")
+    add(
+        "--epochs",
+        type=number(int, 0, 10**9),
+        default=20,
+        metavar="N",
+        help="in all (20); 0: write the initialization",
+    )
     add("--start-epoch", type=number(int, 0), default=0, metavar="N", help="first epoch, from 0 (0)")
-    add("--batch-size", type=number(int, 1), default=128, metavar="N", help="images a step (128)")
+    add("--batch-size", type=number(int, 1, 2**31 - 1), default=128, metavar="N", help="images a step (128)")
     add("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
-    add("--lr", type=number(float, above=0), default=0.001, metavar="F", help="learning rate (0.001)")
+    add(
+        "--lr", type=number(float, above=0, most=LARGEST), default=0.001, metavar="F", help="learning rate (0.001)"
+    )
     add("--lr-step", type=number(int, 1), metavar="N", help="epochs between decays of the learning rate (off)")
-    add("--lr-decay", type=number(float, above=0), metavar="F", help="factor of a decay (off)")
-    add("--weight-decay", type=number(float, 0), default=1e-4, metavar="F", help="(1e-4)")
-    add("--momentum", type=number(float, 0), default=0.9, metavar="F", help="of sgd (0.9)")
+    add("--lr-decay", type=number(float, above=0, most=LARGEST), metavar="F", help="factor of a decay (off)")
+    add("--weight-decay", type=number(float, 0, LARGEST), default=1e-4, metavar="F", help="(1e-4)")
+    add("--momentum", type=number(float, 0, LARGEST), default=0.9, metavar="F", help="of sgd (0.9)")
     add("--seed", type=seed, metavar="S", help="of initialization, order, augmentation, dropout (default: drawn)")
     add("--cuda", action="store_true", help="use the GPU")
     add(
@@ -152,6 +162,8 @@ def check_arguments(args: argparse.Namespace, training: bool) -> list[str]:
     models.check(args.arch, args.pretrained)
     if not (0 <= args.noise <= 1 or args.noise == -1):
         raise UsageError(f"--noise {args.noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
+    if 0 < args.noise < 1e-6:
+        raise UsageError(f"--noise {args.noise:g}: a ratio of less than 1e-6 corrupts nothing")
     if args.split >= 1:
         raise UsageError(f"--split {args.split:g}: a share in [0, 1)")
     if args.upscale and args.upscale_padding:
@@ -214,8 +226,21 @@ def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any],
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
         if schedule is not None and not override:
             schedule.load_state_dict(snapshot["scheduler_state_dict"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UsageError(f"{path} holds the state of another optimizer or network") from None
+        if not override:
+            check_optimizer_state(optimizer)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
+
+
+def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the optimizer's state is not one that steps have left behind."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            buffers = [value for value in state.values() if torch.is_tensor(value) and value.dim()]
+            keeps_buffers = "betas" in group or group["momentum"] != 0
+            if any(buffer.shape != parameter.shape for buffer in buffers) or (keeps_buffers and not buffers):
+                raise ValueError("a parameter has no buffer, or one of another shape")
 
 
 def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
@@ -292,11 +317,11 @@ def main(argv=None) -> int:
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     if training:
         check_last_batch(args, dataset)
-        resume.refuse_to_overwrite(args, net, start)
+        resume.refuse_to_overwrite(args, dataset.class_names, net, start)
     net.to(device, memory_format=devices.memory_format(device))
     optimizer = make_optimizer(net, args)
     schedule = make_schedule(optimizer, args, start.first_epoch)
-    if training and start.snapshot is not None and start.snapshot.get("optimizer_state_dict"):
+    if training and start.snapshot is not None and "epoch" in start.snapshot:
         restore_optimizer(optimizer, schedule, start.path, start.snapshot, args.override)
 
     log, log_path = open_log(files.log_folder, args.log)
@@ -359,6 +384,8 @@ def train(
             torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
             dataset.train.epoch = epoch
             lr = optimizer.param_groups[0]["lr"]
+            if not lr <= LARGEST:
+                raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
             began = time.perf_counter()
             loss, accuracy = train_epoch(net, optimizer, dataset.train, epoch)
             seconds = time.perf_counter() - began

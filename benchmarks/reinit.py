@@ -10,6 +10,9 @@ random: how long it takes does not depend on them. Both are measured in one run,
     ours    utils.reinit.accuracies, as reinit_layers.py calls it
     plain   for each replacement: copy it in, evaluate the test set through a DataLoader with one worker (a
             dataset of PIL images as torchvision's, ToTensor and Normalize, the contiguous layout), copy back
+
+The rate of ours counts all multiplications of a convolution, those with the zeros of its padding too, which a good
+kernel leaves out: it can be more than that of a matrix product.
 """
 
 import argparse

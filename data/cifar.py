@@ -35,6 +35,8 @@ def read_binary(files: list[Path], label_bytes: int, num_classes: int) -> ArrayS
     record_bytes = label_bytes + IMAGE_BYTES
     parts = []
     for file in files:
+        if file.exists() and not file.is_file():
+            raise DataError(f"{file} is not a file")
         try:
             content = np.fromfile(file, dtype=np.uint8)
         except OSError as error:

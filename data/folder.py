@@ -1,5 +1,6 @@
 """Batches of a folder of images, decoded and cropped by worker processes and normalized on the device."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,8 @@ class Preparation:
             transform = v2.Compose([v2.Resize(side * 8 // 7), v2.CenterCrop(side)])
         else:
             transform = v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)])
+        if not os.path.isfile(self.files[number]):
+            return ImageError(f"{self.files[number]} cannot be read: it is not a file")
         try:
             with Image.open(self.files[number]) as image:
                 image = image.convert("RGB")
@@ -145,4 +148,4 @@ def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

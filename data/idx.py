@@ -30,6 +30,8 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, is damaged, or holds something else.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file")
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":

@@ -213,6 +213,10 @@ def _with_labels(source: Source, labels: np.ndarray) -> Source:
 
 def _keep_classes(source: Source, class_names, kept) -> Source:
     indices, new_labels = subsets.relabel(source.labels, class_names, kept)
+    if not len(indices):
+        raise DataError(
+            f"--subsample-classes {len(kept)}: there are no images of {', '.join(kept)} in one of the sets"
+        )
     return _with_labels(_keep(source, indices), new_labels)
 
 

@@ -226,6 +226,21 @@ def test_regularization_loss_is_weight_decay_times_norms_of_weights(capsys):
     norms = [w.double().square().sum().sqrt().item() for name, w in weights(snapshot).items() if "weight" in name]
     told = float(re.search(r"regularization loss: (\S+)", capsys.readouterr().out)[1])
     assert told == pytest.approx(0.01 * sum(norms), rel=1e-6)
+    # Of a training state, its own weight decay or the one that is given.
+    trained = REFERENCE / "lenet_2.tar"
+    norms = [w.double().square().sum().sqrt().item() for name, w in weights(trained).items() if "weight" in name]
+    for option, weight_decay in (((), 1e-4), (("--weight-decay", 0.3), 0.3)):
+        assert run(*LENET, "--resume-from", trained, "--eval-regularization-loss", *option) == 0
+        told = float(re.search(r"regularization loss: (\S+)", capsys.readouterr().out)[1])
+        assert told == pytest.approx(weight_decay * sum(norms), rel=1e-6)
+
+
+def test_override_gives_momentum_to_a_run_that_had_none():
+    assert run(*QUICK, "--epochs", 1, "--momentum", 0) == 0
+    options = ("--epochs", 2, "--resume-from", QUICK_FOLDER / "lenet_0.tar", "--override", "--momentum", 0.9)
+    assert run(*QUICK, *options) == 0
+    state = torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)["optimizer_state_dict"]["state"]
+    assert all(parameter["momentum_buffer"].any() for parameter in state.values())
 
 
 def test_evaluation_reports_the_validation_split_too(capsys):
@@ -462,7 +477,7 @@ def test_loss_that_is_not_finite_stops_the_run_before_a_snapshot(capsys):
 
 def test_weights_that_break_in_the_last_step_of_an_epoch_are_named(capsys):
     # One batch is the whole epoch: its loss is finite, the weights after it are not.
-    assert run(*QUICK, "--batch-size", 10000, "--lr", 1e38, "--snapshot-every", 1) == 1
+    assert run(*QUICK, "--batch-size", 10000, "--lr", 1e30, "--snapshot-every", 1) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "the last batch of epoch 0 broke the weights" in line
     assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt"}

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -71,6 +72,11 @@ def refused(capsys, *options) -> str:
         (["--lr", 0], "--lr"),
         (["--lr", "nan"], "--lr"),
         (["--lr", -0.1], "--lr"),
+        (["--lr", 1e39], "--lr"),
+        (["--weight-decay", 1e39], "--weight-decay"),
+        (["--batch-size", 10**40], "--batch-size"),
+        (["--noise", 1e-300], "--noise"),
+        (["--models-path", ""], "--models-path"),
         (["--lr-step", 3], "--lr-step"),
         (["--lr-step", 0, "--lr-decay", 0.1], "--lr-step"),
         (["--lr-decay", 0.1], "--lr-decay"),
@@ -240,7 +246,57 @@ def test_optimizer_state_of_another_network_is_refused(capsys):
     snapshot["optimizer_state_dict"]["param_groups"][0]["params"].pop()
     torch.save(snapshot, "snapshot.tar")
     line = refused(capsys, *LENET, "--resume-from", "snapshot.tar")
-    assert "snapshot.tar holds the state of another optimizer or network" in line
+    assert "snapshot.tar holds no state of this optimizer" in line
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "one is missing", "another shape"])
+def test_optimizer_state_that_cannot_be_continued_is_refused(damage, capsys):
+    snapshot = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)
+    state = snapshot["optimizer_state_dict"]["state"]
+    if damage == "missing":
+        del snapshot["optimizer_state_dict"]
+    elif damage == "empty":
+        state.clear()
+    elif damage == "one is missing":
+        del state[3]
+    else:
+        state[3]["momentum_buffer"] = torch.zeros(3)
+    torch.save(snapshot, "snapshot.tar")
+    assert "snapshot.tar holds no state" in refused(capsys, *LENET, "--resume-from", "snapshot.tar", "--epochs", 9)
+
+
+def test_pipe_is_not_waited_for(capsys):
+    os.mkfifo("pipe.tar")
+    assert "pipe.tar is not a file" in refused(capsys, *LENET, "--resume-from", "pipe.tar")
+
+
+def test_class_without_images_is_refused(capsys):
+    raw = Path("datasets/MNIST/raw")
+    raw.mkdir(parents=True)
+    for part, label in (("train", 0), ("t10k", 1)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 5, 28, 28) + bytes(5 * 784))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 5) + bytes([label] * 5))
+    options = ("--arch", "lenet", "--dataset", "mnist", "--data-path", "datasets", "--subsample-classes", 1)
+    assert "--subsample-classes 1" in refused(capsys, *options)
+
+
+@pytest.mark.parametrize("size", [100_000, 700_000, 900_000, 1_200_000])
+def test_full_disk_is_one_line_and_leaves_complete_snapshots(size):
+    """The limit on the size of a file stands for the end of the disk, within the weights or between files."""
+    Path("models").mkdir()
+    limited = f"ulimit -f {size // 1024}; exec {' '.join(command('train.py', *LENET, '--epochs', 1, '--seed', 1))}"
+    finished = subprocess.run(
+        ["bash", "-c", f"trap '' XFSZ; {limited}"], capture_output=True, text=True, timeout=120
+    )
+    if size > 1_100_000:
+        assert finished.returncode == 0
+        return
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("train.py: failed: ")
+    for path in Path("models").rglob("*.*"):
+        assert path.suffix in (".pt", ".tar")
+        torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize("content", [{"epoch": "two"}, {"epoch": -1}, {"config": [1]}], ids=str)
@@ -297,12 +353,12 @@ def test_weights_of_elsewhere_do_not_overwrite_the_run_they_came_from(capsys):
     folder = Path("models/fashion_mnist_mini_2/lenet/1")
     line = refused(capsys, *options, "--resume-from", folder / "lenet_2.pt")
     assert "lenet_0.tar is of another run (started from None, not weights" in line
+    assert "lenet_1.tar is of another run" in refused(capsys, *options, "--start-epoch", 1)
     # In a folder of its own it may be trained on, stopped and continued.
     elsewhere = (*options, "--models-path", "elsewhere")
     assert run(*elsewhere, "--resume-from", folder / "lenet_2.pt") == 0
-    assert (
-        run(*elsewhere[:-4], "--snapshot-every", 1, *elsewhere[-2:], "--epochs", 3, "--resume-from", "latest") == 0
-    )
+    state = "elsewhere/fashion_mnist_mini_2/lenet/1/lenet_1.tar"
+    assert run(*elsewhere, "--epochs", 3, "--resume-from", state) == 0
     assert "epoch 2 (3/3)" in capsys.readouterr().out
 
 
@@ -320,6 +376,11 @@ def test_start_epoch_beyond_the_last_is_refused_with_bare_weights_too(capsys):
     [
         {"optimizer_state_dict": {"foo": 1}},
         {"optimizer_state_dict": {"state": {}, "param_groups": []}},
+        {"config": {"shuffle": "no"}},
+        {"config": {"class_sample_seed": -1}},
+        {"config": {"batch_size": 10**30}},
+        {"model_state_dict": {"features.0.weight": torch.ones(6, 1, 3, 3, dtype=torch.int64)}},
+        {"model_state_dict": {"features.0.weight": torch.ones(6, 1, 3, 3, dtype=torch.complex64)}},
         {"scheduler_state_dict": [1]},
         {"class_names": 3},
         {"config": {"batch_size": None}},

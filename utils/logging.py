@@ -1,5 +1,6 @@
 """What a program says: on the console as it is, in the log file with time stamps."""
 
+import contextlib
 import datetime
 import logging
 import os
@@ -11,6 +12,17 @@ from tqdm import tqdm
 LOGGER = "hyperplanes"
 
 
+class _File(logging.FileHandler):
+    """The log file. Where it cannot be written any more the console still has every line, and the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class _Console(logging.Handler):
     """Lines on standard output, or on standard error from warnings on, without tearing a progress bar."""
 
@@ -19,6 +31,8 @@ class _Console(logging.Handler):
         if record.levelno == logging.WARNING:
             line = f"warning: {line}"
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        if stream is None:  # it was closed before the program began
+            return
         try:
             tqdm.write(line, file=stream)
             stream.flush()
@@ -52,7 +66,7 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_log(logger)
-    to_file = logging.FileHandler(path)
+    to_file = _File(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(to_file)
     logger.addHandler(_Console())
@@ -62,22 +76,22 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
 def close_log(logger: logging.Logger | None = None) -> None:
     """Close the log file; does nothing where none is open."""
     logger = logger or logging.getLogger(LOGGER)
-    for handler in [
-        handler for handler in logger.handlers if isinstance(handler, (_Console, logging.FileHandler))
-    ]:
+    for handler in [handler for handler in logger.handlers if isinstance(handler, (_Console, _File))]:
         logger.removeHandler(handler)
         handler.close()
 
 
 def last_words(line: str) -> None:
     """Say on standard error, and in the log file where one is open, why the program stops."""
+    line = " ".join(line.splitlines())  # a line, whatever names of files or parameters are in it
     logger = logging.getLogger(LOGGER)
     if any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.error(line)
-    else:
+    elif sys.stderr is not None:
         print(line, file=sys.stderr)
 
 
 def progress(iterable, **options):
     """A progress bar on standard error that is there only on a terminal, and goes when it is done."""
-    return tqdm(iterable, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True, **options)
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(iterable, disable=not on_terminal, leave=False, dynamic_ncols=True, **options)

@@ -1,6 +1,7 @@
 """Figures: one look for all of them, each as PDF for the paper and PNG for the screen."""
 
 import functools
+import io
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,8 +48,11 @@ def save(figure: Figure, path: Path) -> list[Path]:
     files = []
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         files.append(path.with_name(f"{path.name}.{kind}"))
-        with atomic_write(files[-1]) as file, matplotlib.rc_context(STYLE):
-            figure.savefig(file, format=kind, metadata=metadata)
+        drawn = io.BytesIO()  # matplotlib, unlike atomic_write, has no plain word for a full disk
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(drawn, format=kind, metadata=metadata)
+        with atomic_write(files[-1]) as file:
+            file.write(drawn.getbuffer())
     return files
 
 

@@ -60,9 +60,11 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             last_words(f"{name}: failed: {where}{error.strerror or error}")
             return FAILED
         except KeyboardInterrupt:
+            _say_no_more()
             last_words(f"{name}: interrupted")
             return INTERRUPTED
         except Terminated:
+            _say_no_more()
             last_words(f"{name}: terminated")
             return TERMINATED
         finally:
@@ -71,6 +73,11 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
                 signal.signal(signal.SIGTERM, before)
 
     return guarded
+
+
+def _say_no_more() -> None:
+    """What objects complain of while they are torn down, data workers for one, is of no interest any more."""
+    sys.unraisablehook = lambda unraisable: None
 
 
 def _out_of_memory(error: Exception) -> str | None:
@@ -152,6 +159,8 @@ def file_name(text: str) -> str:
 
 def folder(text: str) -> Path:
     """An argparse type: a folder that exists or can be made, as far as what lies on its path tells."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is empty")
     path = Path(text)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():

@@ -107,6 +107,8 @@ def layer_statistics(projections: Tensor, zero_filters: int | None = None) -> di
     if not projections.isfinite().all():
         raise ValueError("projections are not finite")
     filters = len(projections)
+    if filters and not projections.std(correction=0).isfinite():
+        raise ValueError("projections are too large for float64 to hold their squares")
     non_positive = int((projections <= 0).sum())
     statistics: dict[str, Any] = {
         "projections": projections.tolist(),

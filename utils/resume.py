@@ -79,7 +79,7 @@ def difference(mine: dict[str, Any], recorded: dict[str, Any], ignore: set[str] 
 
 def epoch_of(path: Path, arch: str) -> int | None:
     """The epoch in the name of a training state; None for any other file."""
-    match = re.fullmatch(rf"{re.escape(arch)}_(\d+)\.tar", path.name)
+    match = re.fullmatch(re.escape(arch) + r"_(\d{1,9})\.tar", path.name)
     return int(match[1]) if match else None
 
 
@@ -107,7 +107,7 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
         SnapshotError: the snapshot is damaged, or none.
         UsageError: an option contradicts it; or there is none of this run, and it was to be evaluated.
     """
-    args.started_from = None
+    args.started_from = f"its own initialization at epoch {args.start_epoch}" if args.start_epoch else None
     path, warnings = None, []
     if args.resume_from == "latest":
         path, warnings = find_latest(args)
@@ -122,11 +122,11 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
     if path is None:
         return Start(None, None, args.start_epoch, [], [])
     snapshot = snapshots.load(path)
-    warnings += adopt(args, path, snapshot)
+    warnings += adopt(args, path, snapshot, training)
     first_epoch = args.start_epoch
     if "epoch" in snapshot:
         first_epoch = snapshot["epoch"] + 1
-        if "start_epoch" in args.given and args.start_epoch != first_epoch:
+        if args.resume_from != "latest" and "start_epoch" in args.given and args.start_epoch != first_epoch:
             raise UsageError(f"--start-epoch {args.start_epoch}: {path} continues with epoch {first_epoch}")
     if "config" in snapshot:
         args.started_from = snapshot["config"].get("started_from")
@@ -154,7 +154,7 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
         its path, or None; and what to warn about: snapshots of higher epochs that are damaged.
     """
     mine, damaged = configuration(args), []
-    ignore = {"started_from", *(name for name in DRAWN_SEEDS if name not in args.given)}
+    ignore = {name for name in DRAWN_SEEDS if name not in args.given}
     if args.override:
         ignore |= {*HYPERPARAMETERS, "batch_size"}
     for path in reversed(training_states(RunFiles(args).folder, args.arch)):
@@ -170,7 +170,7 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
     return None, damaged
 
 
-def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> list[str]:
+def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any], training: bool) -> list[str]:
     """Make the arguments those of the run that a snapshot is from; what it does not record stays as given.
 
     Returns:
@@ -180,11 +180,14 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> lis
         UsageError: an option that was given contradicts the snapshot.
         SnapshotError: what the snapshot records is not what an option can be.
     """
-    recorded = snapshot["config"] if "config" in snapshot else legacy_configuration(snapshot)
-    for name, kind in {**IDENTITY, **HYPERPARAMETERS}.items():
-        if name in recorded and not (
-            isinstance(recorded[name], kind) or (recorded[name] is None and name in MAY_BE_NONE)
-        ):
+    try:
+        recorded = snapshot["config"] if "config" in snapshot else legacy_configuration(snapshot)
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise snapshots.SnapshotError(
+            f"{path} is no snapshot: its optimizer's state is not what it is in one"
+        ) from None
+    for name in {**IDENTITY, **HYPERPARAMETERS}:
+        if name in recorded and not is_sound(name, recorded[name]):
             raise snapshots.SnapshotError(f"{path} is no snapshot: it records {option(name)} {recorded[name]!r}")
     warnings = []
     for name in IDENTITY:
@@ -197,7 +200,8 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> lis
     if recorded.get("seed_given"):  # then it is part of the paths of this run too
         args.given.add("seed")
     for name in HYPERPARAMETERS:
-        if name not in recorded or args.override or name in ineffective(args):
+        asked_for = name in args.given and not training
+        if name not in recorded or args.override or asked_for or name in ineffective(args):
             continue
         if name in args.given and getattr(args, name) != recorded[name]:
             warnings.append(
@@ -206,6 +210,19 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> lis
             )
         setattr(args, name, recorded[name])
     return warnings
+
+
+def is_sound(name: str, value: Any) -> bool:
+    """Whether a recorded value is one that the option can have."""
+    kind = {**IDENTITY, **HYPERPARAMETERS}[name]
+    if value is None:
+        return name in MAY_BE_NONE
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        return False
+    if kind in (int, float):
+        most = 2**32 - 1 if name in ("class_sample_seed", "noise_seed", "split_seed") else 2**63 - 1
+        return 0 <= value <= most or (name, value) == ("noise", -1)
+    return True
 
 
 def legacy_configuration(snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -224,11 +241,14 @@ def legacy_configuration(snapshot: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def refuse_to_overwrite(args: argparse.Namespace, net: torch.nn.Module, start: Start) -> None:
+def refuse_to_overwrite(
+    args: argparse.Namespace, class_names: list[str], net: torch.nn.Module, start: Start
+) -> None:
     """Raise UsageError where a run would overwrite the snapshots of another one.
 
     Args:
         args: of the run.
+        class_names: of the dataset.
         net: with the weights that it starts from.
         start: where it begins; snapshots of earlier epochs are not overwritten.
     """
@@ -240,16 +260,18 @@ def refuse_to_overwrite(args: argparse.Namespace, net: torch.nn.Module, start: S
         if epoch_of(path, args.arch) < start.first_epoch:
             continue
         try:
-            recorded = read_config(path)
+            state = snapshots.load(path, wanted=lambda name: False)
         except snapshots.SnapshotError as error:
             if latest:  # it was passed over, and is done again
                 continue
             raise UsageError(f"{error}; it might be of another run: remove it first") from None
-        if recorded is None:
+        if "config" not in state:
             raise UsageError(
                 f"{path} is of a run that recorded no configuration, and would be overwritten: {advice}"
             )
-        differing = difference(mine, recorded)
+        differing = difference(mine, state["config"])
+        if not differing and state.get("class_names", class_names) != class_names:
+            differing = "other classes"
         if differing:
             raise UsageError(f"{path} is of another run ({differing}), and would be overwritten: {advice}")
     if files.final.exists() and not states:

@@ -11,6 +11,7 @@ A file by `torch.save` is a zip archive with a CRC-32 of every record, which `to
 is checked for whatever is read. Files are loaded with `weights_only=True`: one that needs more is refused.
 """
 
+import errno
 import pickle
 import re
 import zipfile
@@ -43,7 +44,14 @@ def save(content: dict[str, Any], path: Path) -> None:
         OSError: the disk, the folder or the permissions do not allow it; there is no new file then.
     """
     with atomic_write(path) as file:
-        torch.save(_on_cpu(content), file)
+        try:
+            torch.save(_on_cpu(content), file)
+        except RuntimeError as error:
+            # torch notices that bytes are missing, and hides why: the disk is full.
+            cause = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
 
 
 def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
@@ -68,6 +76,8 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     """
     path = Path(path)
     archive = None
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might be read for ever
+        raise SnapshotError(f"{path} is not a file")
     try:
         with open(path, "rb") as file:
             first_bytes = file.read(len(OLD_MAGIC))
@@ -90,6 +100,10 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     )
     if not is_state_dict or not weights:
         raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
+    for name, weight in weights.items():
+        # Batch norm counts its batches in integers.
+        if weight.is_quantized or not (weight.is_floating_point() or name.endswith("num_batches_tracked")):
+            raise SnapshotError(f"{path} is no snapshot: {name} is of type {weight.dtype}")
     _check_kinds(path, content)
     weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
     structure = {
@@ -138,7 +152,7 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     Returns:
         the training state as `load` gives it, without weights; nothing where there is none.
     """
-    numbered = re.fullmatch(r"(.+?)(?:_pretrained)?_(\d+)", path.stem)
+    numbered = re.fullmatch(r"(.+?)(?:_pretrained)?_(\d{1,9})", path.stem)
     if "config" in content or path.suffix != ".pt" or numbered is None:
         return {}
     state_path = path.with_name(f"{numbered[1]}_{int(numbered[2]) - 1}.tar")
@@ -173,7 +187,7 @@ def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
     """
     if isinstance(content.get("epoch"), int):
         return content["epoch"] + 1
-    numbered = re.search(r"(?:^|_)(init_|pretrained_)?(\d+)$", path.stem)
+    numbered = re.search(r"(?:^|_)(init_|pretrained_)?(\d{1,9})$", path.stem)
     if numbered is None:
         return None
     kind, epoch = numbered[1], int(numbered[2])
@@ -226,20 +240,10 @@ def _on_cpu(value: Any) -> Any:
 
 def _check_kinds(path: Path, content: dict[str, Any]) -> None:
     """Raise SnapshotError where what is beside the weights is not of the kind that it is in a training state."""
-    optimizer = content.get("optimizer_state_dict") or {
-        "state": {},
-        "param_groups": [{"lr": 0, "weight_decay": 0}],
-    }
     sound = {
         "epoch": isinstance(content.get("epoch", 0), int) and content.get("epoch", 0) >= 0,
         "config": isinstance(content.get("config", {}), dict),
         "class_names": _is_list_of(str, content.get("class_names", [])),
-        "scheduler_state_dict": isinstance(content.get("scheduler_state_dict") or {}, dict),
-        "optimizer_state_dict": isinstance(optimizer, dict)
-        and isinstance(optimizer.get("state"), dict)
-        and _is_list_of(dict, optimizer.get("param_groups"))
-        and len(optimizer["param_groups"]) > 0
-        and all({"lr", "weight_decay"} <= group.keys() for group in optimizer["param_groups"]),
     }
     for key, is_sound in sound.items():
         if not is_sound:
@@ -280,6 +284,8 @@ def _torch_load(path: Path, **options) -> Any:
         ) from None
     except (OSError, MemoryError):
         raise
+    except UnicodeEncodeError:
+        raise SnapshotError(f"{str(path)!a}: PyTorch opens no file whose path is not UTF-8") from None
     except Exception as error:  # garbage can make the unpickler raise anything
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
