@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"  #: values measured with the authors' code
@@ -21,3 +22,24 @@ def shell(program: str, *options: object, **kwargs) -> subprocess.CompletedProce
 def files_below(folder: Path) -> set[str]:
     """The paths of all files below a folder, relative to it."""
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def run_main(program: ModuleType, *options: object) -> int:
+    """Run a program in this process; returns its exit status."""
+    try:
+        return program.main([str(option) for option in options])
+    except SystemExit as exit:
+        return exit.code
+
+
+def refused(program: ModuleType, capsys, *options: object) -> str:
+    """Check that a program refuses its options in one line, with exit status 2 and no file; returns the line."""
+    before = files_below(Path())
+    status = run_main(program, *options)
+    output = capsys.readouterr()
+    assert status == 2, output
+    assert output.out == ""
+    assert files_below(Path()) == before
+    (line,) = output.err.splitlines()
+    assert line.startswith(f"{program.__name__}.py: error: ")
+    return line

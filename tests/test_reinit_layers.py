@@ -4,11 +4,13 @@ import gzip
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
+import programs
 import pytest
 import torch
-from programs import REFERENCE, files_below, shell
+from programs import REFERENCE, files_below, run_main, shell
 
 import data
 import models
@@ -20,24 +22,8 @@ LENET = ("--arch", "lenet", *MINI)
 CONVOLUTIONS = [f"features.{index}" for index in (0, 2, 5, 7, 10, 12)]
 
 
-def run(*options) -> int:
-    try:
-        return reinit_layers.main([str(option) for option in options])
-    except SystemExit as exit:
-        return exit.code
-
-
-def refused(capsys, *options) -> str:
-    """Check that the program refuses in one line and writes nothing; returns the line."""
-    before = files_below(Path())
-    status = run(*options)
-    output = capsys.readouterr()
-    assert status == 2, output
-    assert output.out == ""
-    assert files_below(Path()) == before
-    (line,) = output.err.splitlines()
-    assert line.startswith("reinit_layers.py: error: ")
-    return line
+run = partial(run_main, reinit_layers)
+refused = partial(programs.refused, reinit_layers)
 
 
 def inits(*paths) -> Path:

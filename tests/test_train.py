@@ -129,6 +129,25 @@ def test_tensorboard_has_curves_configuration_and_hyperparameters():
     assert b"final/test_top1" in events.SummaryMetadata("_hparams_/experiment").plugin_data.content
 
 
+def test_tensorboard_shows_the_bias_emerge():
+    assert run(*QUICK, "--epochs", 2, "--snapshot-every", 1) == 0
+    folder = "tensorboard/fashion_mnist_mini_2/lenet/1"
+    events = EventAccumulator(folder, size_guidance={"histograms": 0}).Reload()
+    paths = [QUICK_FOLDER / name for name in ("lenet_init_0.pt", "lenet_0.tar", "lenet_1.tar")]
+    for layer in ("features.0", "features.12"):
+        cosines = []
+        for path in paths:
+            filters = weights(path)[f"{layer}.weight"].flatten(1).double()
+            cosines.append(filters.sum(1) / filters.norm(dim=1) / filters.shape[1] ** 0.5)
+        mass = [(event.step, event.value) for event in events.Scalars(f"mass/{layer}")]
+        assert mass == [(step, pytest.approx((c <= 0).double().mean().item())) for step, c in enumerate(cosines)]
+        mean = [(event.step, event.value) for event in events.Scalars(f"mean/{layer}")]
+        assert mean == [(step, pytest.approx(c.mean().item())) for step, c in enumerate(cosines)]
+        histograms = events.Histograms(f"projections/{layer}")
+        assert [event.histogram_value.num for event in histograms] == [len(c) for c in cosines]
+        assert histograms[-1].histogram_value.max == pytest.approx(cosines[-1].max().item())
+
+
 # The science: what a step computes
 
 

@@ -4,35 +4,21 @@ import os
 import shutil
 import struct
 import subprocess
+from functools import partial
 from pathlib import Path
 
+import programs
 import pytest
 import torch
-from programs import REFERENCE, command, files_below
+from programs import REFERENCE, command, files_below, run_main
 
 import train
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 
 
-def run(*options) -> int:
-    try:
-        return train.main([str(option) for option in options])
-    except SystemExit as exit:
-        return exit.code
-
-
-def refused(capsys, *options) -> str:
-    """Run train.py, check that it refuses in one line and writes nothing, and return the line."""
-    before = files_below(Path())
-    status = run(*options)
-    output = capsys.readouterr()
-    assert status == 2, output
-    assert output.out == ""
-    assert files_below(Path()) == before
-    (line,) = output.err.splitlines()
-    assert line.startswith("train.py: error: ")
-    return line
+run = partial(run_main, train)
+refused = partial(programs.refused, train)
 
 
 @pytest.mark.parametrize(
