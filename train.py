@@ -117,7 +117,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add(
         "--kill-plateaus",
         action="store_true",
-        help=f"stop when validation accuracy is the same twice in a row, in the first {PLATEAU_EPOCHS} epochs (exit 3)",
+        help=f"stop when validation accuracy is the same twice in a row in the first {PLATEAU_EPOCHS} epochs",
     )
 
     add = parser.add_argument_group("snapshots and reports").add_argument
