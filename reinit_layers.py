@@ -25,7 +25,7 @@ import data
 import models
 from utils import devices, projections, reinit, seeds, snapshots
 from utils.logging import open_log, progress
-from utils.paths import noise_of_snapshot, run_folder
+from utils.paths import dataset_folder, noise_of_snapshot, run_folder
 from utils.program import (
     DONE,
     Parser,
@@ -183,7 +183,7 @@ def main(argv=None) -> int:
     log.info(f"results: {path}")
     from utils import plots
 
-    title = f"{args.arch} on {args.dataset}"
+    title = f"{args.arch} on {dataset_folder(args.dataset, args.subsample_classes)}"
     for name, figure in (
         (f"reinit_{stem}", plots.accuracy_loss(results, title)),
         (f"criticality_{stem}", plots.bias_and_criticality(results, title)),

@@ -224,7 +224,7 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
     """
     names, drops = results["layers"], results["relative_drop"]
     values = np.array([[math.nan if drop is None else drop for drop in row] for row in drops.values()])
-    figure = Figure(figsize=(2.6 + 0.62 * len(names), 1.9 + 0.36 * len(drops)), layout="constrained")
+    figure = Figure(figsize=(2.6 + 0.62 * len(names), max(3.4, 1.9 + 0.36 * len(drops))), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values * 100, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
     axes.grid(visible=False)
@@ -264,9 +264,12 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     figure = Figure(figsize=(8, max(5, 1 + 0.2 * len(names))), layout="constrained")
     axes = figure.subplots()
     axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
-    axes.text(0.005, 51, "critical: more than half is lost", va="bottom", fontsize=9, color="#555555")
+    place = {"xy": (0.01, 50), "xycoords": ("axes fraction", "data"), "xytext": (0, 3), "va": "bottom"}
+    axes.annotate(
+        "critical: more than half is lost", **place, textcoords="offset points", fontsize=9, color="#555555"
+    )
     axes.scatter(bias, drops, s=36, color=NON_POSITIVE, zorder=3, clip_on=False)
-    axes.set_xlim(0, 0.5)
+    axes.set_xlim(0, min(0.5, 1.2 * max([0.05, *bias])))
     axes.set_ylim(min([0, *drops]) - 4, max([100, *drops]) + 4)
     axes.set_xlabel("bias |mass - 1/2| (share of filters)")
     axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {where} (%)")
@@ -296,6 +299,6 @@ def _label_beside(axes: Axes, xs: list[float], ys: list[float], labels: list[str
         heights[index] = min(heights[index], above)
     edge = axes.get_xlim()[1]
     for (y, x, label), height in zip(points, heights, strict=True):
-        line = {"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6, "shrinkB": 3}
+        line = {"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
         place = {"xytext": (edge * 1.06, height), "ha": "left", "va": "center", "fontsize": 9}
         axes.annotate(label, (x, y), **place, arrowprops=line, annotation_clip=False)
