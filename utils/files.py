@@ -24,8 +24,10 @@ def atomic_write(path: Path, mode: str = "wb"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file
+            error.filename = str(path)
         raise
     # The new name is on the disk only when its folder is.
     folder = os.open(path.parent, os.O_RDONLY)
