@@ -40,7 +40,7 @@ from utils.program import (
     seed,
 )
 from utils.results import write_json
-from utils.resume import difference
+from utils.resume import difference, is_sound
 
 RAND = "rand"  #: the row of the fresh random initialization
 
@@ -198,6 +198,7 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
 
     Raises:
         UsageError: an option contradicts it.
+        SnapshotError: what it says is not what an option can be.
     """
     for name in (
         "arch",
@@ -209,6 +210,10 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
         "seed",
     ):
         if name in config:
+            if not is_sound(name, config[name]):
+                raise snapshots.SnapshotError(
+                    f"{args.load_from} is no snapshot: it records {name} {config[name]!r}"
+                )
             check_recorded(args, name, config[name], args.load_from)
             if name != "seed":  # part of the paths where it was given here
                 setattr(args, name, config[name])

@@ -291,6 +291,15 @@ def test_damaged_initialization_is_refused_by_name(capsys):
     assert "lenet_0.tar is damaged" in refused(capsys, *LENET, *options)
 
 
+@pytest.mark.parametrize(
+    "config", [{"seed": 1.5}, {"class_sample_seed": "x"}, {"subsample_classes": 2.0}], ids=str
+)
+def test_trained_network_with_nonsense_in_its_configuration_is_refused(config, capsys):
+    snapshot = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)
+    torch.save({**snapshot, "config": config}, "lenet_2.tar")
+    assert "lenet_2.tar is no snapshot" in refused(capsys, *LENET, "--load-from", "lenet_2.tar", "--rand")
+
+
 def test_weights_that_are_not_finite_give_no_results(capsys):
     broken = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)
     broken["features.5.weight"][0, 0, 0, 0] = float("nan")

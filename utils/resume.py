@@ -108,9 +108,9 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
         UsageError: an option contradicts it; or there is none of this run, and it was to be evaluated.
     """
     args.started_from = f"its own initialization at epoch {args.start_epoch}" if args.start_epoch else None
-    path, warnings = None, []
+    path, snapshot, warnings = None, None, []
     if args.resume_from == "latest":
-        path, warnings = find_latest(args)
+        path, snapshot, warnings = find_latest(args)
         if path is None and not training:
             raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
         if path is None:
@@ -119,9 +119,9 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
             )
     elif args.resume_from is not None:
         path = Path(args.resume_from)
-    if path is None:
+        snapshot = snapshots.load(path)
+    else:
         return Start(None, None, args.start_epoch, [], [])
-    snapshot = snapshots.load(path)
     warnings += adopt(args, path, snapshot, training)
     first_epoch = args.start_epoch
     if "epoch" in snapshot:
@@ -147,11 +147,12 @@ def fingerprint(weights: dict[str, torch.Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def find_latest(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
+def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
     """The intact training state of the highest epoch of this very run.
 
     Returns:
-        its path, or None; and what to warn about: snapshots of higher epochs that are damaged.
+        its path and what it holds, or None for both; and what to warn about: snapshots of higher epochs that are
+        damaged.
     """
     mine, damaged = configuration(args), []
     ignore = {name for name in DRAWN_SEEDS if name not in args.given}
@@ -162,12 +163,12 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
             config = read_config(path)
             if config is None or difference(mine, config, ignore):
                 continue
-            snapshots.load(path)
+            snapshot = snapshots.load(path)
         except snapshots.SnapshotError as error:
             damaged.append(f"passed over: {error}")
             continue
-        return path, damaged
-    return None, damaged
+        return path, snapshot, damaged
+    return None, None, damaged
 
 
 def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any], training: bool) -> list[str]:

@@ -76,9 +76,9 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     """
     path = Path(path)
     archive = None
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might be read for ever
-        raise SnapshotError(f"{path} is not a file")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might be read for ever
+            raise SnapshotError(f"{path} is not a file")
         with open(path, "rb") as file:
             first_bytes = file.read(len(OLD_MAGIC))
         if first_bytes.startswith(ZIP_MAGIC):
