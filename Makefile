@@ -1,6 +1,7 @@
 # make demo     from nothing to the paper's picture: train LeNet on the images that are here, measure its snapshots,
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests
+# make torture  the tests with the long versions of the attacks on the programs, and what they came to
 # make lint     ruff
 #
 # Each creates .venv where it is missing, and installs what is needed.
@@ -12,7 +13,7 @@ DEMO := --arch lenet --dataset fashion_mnist_mini --seed 1 $(if $(CUDA),--cuda)
 DEMO_RUN := demo/models/fashion_mnist_mini/lenet/1
 DEMO_FIGURES := demo/plots/fashion_mnist_mini/lenet/1
 
-.PHONY: demo test lint clean
+.PHONY: demo test torture lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py $(DEMO) --shuffle --augmentation --lr 0.02 --epochs 15 --snapshot-every 1 \
@@ -29,6 +30,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --torture
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

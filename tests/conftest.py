@@ -1,11 +1,33 @@
-"""Every test runs in a folder of its own, on one thread: the tests run side by side."""
+"""Every test runs in a folder of its own, on one thread: the tests run side by side.
+
+`--torture` makes the attacks on the programs long. What a test has attacked, and how often, it tells the fixture
+`count`; the sums stand at the end of such a run.
+"""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the programs that tests start
 
+from collections import Counter
+
 import pytest
 import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--torture", action="store_true", help="the long versions of the attacks on the programs")
+
+
+@pytest.fixture
+def torture(request) -> bool:
+    """Whether the long versions were asked for."""
+    return request.config.getoption("--torture")
+
+
+@pytest.fixture
+def count(record_property):
+    """`count("snapshots damaged", 3)` adds to what is told at the end of a run with --torture."""
+    return lambda what, number=1: record_property(f"count: {what}", number)
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +40,17 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption("--torture"):
+        return
+    counts = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, number in report.user_properties:
+                if report.when == "call" and name.startswith("count: "):
+                    counts[name.removeprefix("count: ")] += number
+    terminalreporter.section("what was attacked")
+    for name, number in sorted(counts.items()):
+        terminalreporter.write_line(f"{number:8,}  {name}")
