@@ -28,6 +28,7 @@ import data
 import models
 from utils import devices, projections, resume, seeds, snapshots
 from utils.board import Board
+from utils.lock import FolderLock
 from utils.logging import open_log, progress
 from utils.metrics import Evaluation, NotFiniteError, evaluate
 from utils.paths import RunFiles
@@ -283,9 +284,16 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     if list_choices(args):
         return DONE
-    device = devices.choose(args.cuda)
+    with FolderLock() as lock:
+        return run(args, devices.choose(args.cuda), lock)
 
+
+def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
+    """Find where to begin, read the data, build the network; then train or evaluate."""
     training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
+    locked = []
+    if training and args.resume_from == "latest":  # before looking for it: another run might be about to end
+        locked = resume.hold_folder(args, lock)
     start = resume.find_start(args, training)
     warned = start.warnings + check_arguments(args, training)
     files = RunFiles(args)
@@ -296,6 +304,8 @@ def main(argv=None) -> int:
         print(f"training is finished: {start.path} is after {start.first_epoch} epochs, --epochs is {args.epochs}")
         return DONE
 
+    if training:
+        locked += resume.hold_folder(args, lock)
     drawn = []
     for name in resume.DRAWN_SEEDS:
         needed = name not in resume.ineffective(args) and (training or start.snapshot is None or name != "seed")
@@ -328,7 +338,7 @@ def main(argv=None) -> int:
     announce(log, args, dataset, net, device, start.path, log_path)
     for line in [*start.notes, *drawn]:
         log.info(line)
-    for line in [*warned, *dataset.notes]:
+    for line in [*dict.fromkeys(locked), *warned, *dataset.notes]:
         log.warning(line)
     if training:
         return train(args, net, optimizer, schedule, dataset, files, start, log)

@@ -1,6 +1,8 @@
 """What a training run is, and how one is continued: configurations, compared with those that snapshots record."""
 
 import argparse
+import errno
+import glob
 import re
 import zlib
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from utils import snapshots
+from utils.lock import FolderLock
 from utils.paths import RunFiles
 from utils.program import UsageError, check_recorded, option
 
@@ -240,6 +243,30 @@ def legacy_configuration(snapshot: dict[str, Any]) -> dict[str, Any]:
         "lr_step": schedule.get("step_size"),
         "lr_decay": schedule.get("gamma"),
     }
+
+
+def hold_folder(args: argparse.Namespace, lock: FolderLock) -> list[str]:
+    """Lock the folder of the run's snapshots, and clear away what a killed process has left half written there.
+
+    Returns:
+        what to warn about: that the file system has no locks.
+
+    Raises:
+        UsageError: another run holds it.
+        OSError: it cannot be made.
+    """
+    folder = RunFiles(args).folder
+    try:
+        holder = lock.hold(folder)
+    except OSError as error:
+        if error.errno != errno.ENOLCK:
+            raise
+        return [f"{folder} is on a file system without locks: a second run in it would not be noticed"]
+    if holder is not None:
+        raise UsageError(f"{folder} is in use by another run: {holder}")
+    for path in folder.glob(f".{glob.escape(args.arch)}_*.tmp"):
+        path.unlink(missing_ok=True)
+    return []
 
 
 def refuse_to_overwrite(

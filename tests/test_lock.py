@@ -1,0 +1,92 @@
+"""One run at a time in a folder of snapshots."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from programs import ROOT, command, files_below, shell
+
+from utils.lock import FolderLock
+
+QUICK = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", 2, "--seed", 1)
+FOLDER = Path("models/fashion_mnist_mini_2/lenet/1")
+
+
+@pytest.fixture
+def running():
+    """A run that goes on until it is killed."""
+    options = (*QUICK, "--epochs", 100_000, "--snapshot-every", 1)
+    process = subprocess.Popen(command("train.py", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not (FOLDER / "lenet_0.tar").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_second_run_is_refused_with_the_process_and_host_of_the_first(running):
+    for options in ([], ["--resume-from", "latest"], ["--resume-from", FOLDER / "lenet_0.tar", "--epochs", 3]):
+        finished = shell("train.py", *QUICK, *options)
+        assert finished.returncode == 2
+        holder = f"process {running.pid} on host {socket.gethostname()}"
+        assert finished.stderr == f"train.py: error: {FOLDER} is in use by another run: {holder}\n"
+    # Its snapshots may be looked at all the same, and other runs are free.
+    assert shell("train.py", *QUICK, "--evaluate", "--resume-from", FOLDER / "lenet_0.tar").returncode == 0
+    assert shell("train.py", *QUICK[:-1], 2, "--epochs", 0).returncode == 0
+
+
+def test_killed_run_holds_no_lock_and_what_it_left_goes_with_the_next(running):
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert (FOLDER / ".lock").exists()
+    (FOLDER / ".lenet_7.tar.tmp").write_bytes(b"half a snapshot")
+    epochs = 1 + max(int(re.search(r"\d+", path.name)[0]) for path in FOLDER.glob("lenet_*.tar"))
+    finished = shell("train.py", *QUICK, "--snapshot-every", 1, "--resume-from", "latest", "--epochs", epochs + 1)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert {Path(name).suffix for name in files_below(FOLDER)} == {".pt", ".tar"}
+    assert not [name for name in os.listdir(FOLDER) if name.startswith(".")]
+
+
+def test_run_that_is_refused_leaves_no_folder():
+    finished = shell("train.py", *QUICK, "--noise", 0.1, "--subsample-classes", 1)
+    assert finished.returncode == 2
+    assert os.listdir() == []
+
+
+CONTENDER = """
+import os, sys
+from pathlib import Path
+from utils.lock import FolderLock
+entered = 0
+while entered < int(sys.argv[1]):
+    with FolderLock() as lock:
+        if lock.hold(Path("a/b")) is None:
+            os.close(os.open("inside", os.O_CREAT | os.O_EXCL))
+            os.unlink("inside")
+            entered += 1
+"""
+
+
+def test_never_two_at_once_while_the_lock_and_its_folder_come_and_go():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CONTENDER, "300"], env=environment, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    assert [process.communicate(timeout=120)[1] for process in processes] == [b""] * 4
+    assert files_below(Path()) == set()
+
+
+def test_folders_that_were_there_stay():
+    Path("a").mkdir()
+    with FolderLock() as lock:
+        assert lock.hold(Path("a/b/c")) is None
+        assert Path("a/b/c/.lock").read_text().startswith(f"process {os.getpid()} on host ")
+    assert [str(path) for path in Path().rglob("*")] == ["a"]
