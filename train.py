@@ -29,7 +29,7 @@ import models
 from utils import devices, projections, resume, seeds, snapshots
 from utils.board import Board
 from utils.lock import FolderLock
-from utils.logging import open_log, progress
+from utils.logging import epochs_logged, open_log, progress
 from utils.metrics import Evaluation, NotFiniteError, evaluate
 from utils.paths import RunFiles
 from utils.program import (
@@ -334,6 +334,9 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if training and start.snapshot is not None and "epoch" in start.snapshot:
         restore_optimizer(optimizer, schedule, start.path, start.snapshot, args.override)
 
+    done_before = set()
+    if args.resume_from is not None:
+        done_before = epochs_logged(files.log_folder, args.log, describe_configuration(args))
     log, log_path = open_log(files.log_folder, args.log)
     announce(log, args, dataset, net, device, start.path, log_path)
     for line in [*start.notes, *drawn]:
@@ -341,7 +344,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     for line in [*dict.fromkeys(locked), *warned, *dataset.notes]:
         log.warning(line)
     if training:
-        return train(args, net, optimizer, schedule, dataset, files, start, log)
+        return train(args, net, optimizer, schedule, dataset, files, start, done_before, log)
 
     if args.eval_regularization_loss:
         norms = [
@@ -365,9 +368,13 @@ def train(
     dataset: data.Dataset,
     files: RunFiles,
     start: resume.Start,
+    done_before: set[int],
     log: logging.Logger,
 ) -> int:
-    """The training run, from its first epoch or from a snapshot to the final weights."""
+    """The training run, from its first epoch or from a snapshot to the final weights.
+
+    `done_before`: epochs that an interrupted process has logged, but not left a snapshot of.
+    """
     if start.snapshot is None:
         snapshots.save(snapshots.bare_weights(net), files.initial)
         log.info(f"initial weights: {files.initial}")
@@ -402,8 +409,9 @@ def train(
             if schedule is not None:
                 schedule.step()
             rate = dataset.train.num_images / seconds
+            again = ", again" if epoch in done_before else ""
             log.info(
-                f"epoch {epoch} ({epoch + 1}/{args.epochs}): loss {loss:.4f}, accuracy {accuracy:.2f} %, "
+                f"epoch {epoch} ({epoch + 1}/{args.epochs}){again}: loss {loss:.4f}, accuracy {accuracy:.2f} %, "
                 f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
             )
             curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
@@ -502,6 +510,11 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
             ) from None
 
 
+def describe_configuration(args: argparse.Namespace) -> str:
+    options = {name: value for name, value in resume.configuration(args).items() if value not in (None, False)}
+    return "configuration: " + ", ".join(f"{name} {value}" for name, value in options.items())
+
+
 def announce(log, args, dataset: data.Dataset, net, device, snapshot_path, log_path) -> None:
     """Say what is being run."""
     parameters = sum(parameter.numel() for parameter in net.parameters())
@@ -520,8 +533,7 @@ def announce(log, args, dataset: data.Dataset, net, device, snapshot_path, log_p
         log.info("weights from the model zoo, trained on ImageNet")
     elif args.evaluate or args.evaluate_train or args.eval_regularization_loss:
         log.warning("without --resume-from or --pretrained these are random initial weights")
-    options = {name: value for name, value in resume.configuration(args).items() if value not in (None, False)}
-    log.info("configuration: " + ", ".join(f"{name} {value}" for name, value in options.items()))
+    log.info(describe_configuration(args))
     log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
 
 

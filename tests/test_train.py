@@ -359,6 +359,20 @@ def test_option_without_effect_does_not_keep_a_run_from_going_on(options, capsys
     assert "trained with" not in output.err
 
 
+def test_epoch_that_is_done_again_is_marked_as_such_in_the_log(capsys):
+    options = (*QUICK, "--epochs", 4, "--snapshot-every", 2, "--resume-from", "latest")
+    assert run(*options) == 0
+    for name in ("lenet_3.tar", "lenet_4.pt"):  # as if it had been killed in epoch 3
+        (QUICK_FOLDER / name).unlink()
+    assert run(*QUICK, "--lr", 0.01, "--epochs", 1, "--models-path", "another run") == 0
+    capsys.readouterr()
+    assert run(*options) == 0
+    assert re.findall(r"^epoch .*?:", capsys.readouterr().out, re.M) == [
+        "epoch 2 (3/4), again:",
+        "epoch 3 (4/4), again:",
+    ]
+
+
 def test_override_continues_the_latest_snapshot_with_another_batch_size():
     assert run(*QUICK, "--epochs", 1) == 0
     options = ("--epochs", 2, "--resume-from", "latest", "--override", "--batch-size", 64)

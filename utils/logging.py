@@ -2,8 +2,10 @@
 
 import contextlib
 import datetime
+import glob
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -71,6 +73,23 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     logger.addHandler(to_file)
     logger.addHandler(_Console())
     return logger, path
+
+
+def epochs_logged(folder: Path, name: str, configuration: str) -> set[int]:
+    """The epochs that earlier processes of a run have logged, from their log files.
+
+    Args:
+        folder: of the log files.
+        name: of them, as for `open_log`.
+        configuration: the line that the processes of the run have in common.
+    """
+    found = set()
+    for path in folder.glob(f"*_{glob.escape(name)}"):
+        with contextlib.suppress(OSError):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if f" INFO {configuration}\n" in text:
+                found.update(int(epoch) for epoch in re.findall(r" INFO epoch (\d+) \(", text))
+    return found
 
 
 def close_log(logger: logging.Logger | None = None) -> None:
