@@ -44,6 +44,7 @@ from utils.program import (
     number,
     seed,
 )
+from utils.provenance import provenance
 from utils.results import write_json
 from utils.snapshots import SnapshotError
 
@@ -154,7 +155,13 @@ def main(argv=None) -> int:
                 raise
             damaged.append(str(error))  # the text alone: the error would keep the file mapped in memory
             continue
-        write_json(as_results(measured, layers, args, source), source.result)
+        results = as_results(measured, layers, args, source)
+        # Of the command that measures this snapshot alone: the results are the same.
+        asked = argparse.Namespace(**{**vars(args), "load_from": source.name if args.load_from else None})
+        results["provenance"] = provenance("compute_projections.py", asked, device)
+        if "init_seed" in content:
+            results["init_seed"] = content["init_seed"]
+        write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
             log = start_log(args, sources, device)
         if not content.get("checksums", True):
@@ -231,7 +238,7 @@ def new_network(args) -> Source:
     def read() -> dict[str, Any]:
         torch.manual_seed(used_seed)
         net = build(args.arch, num_classes, spec.in_channels, spec.image_size, args.pretrained)
-        return {"model_state_dict": net.state_dict()}
+        return {"model_state_dict": net.state_dict(), "init_seed": used_seed}
 
     return Source(
         name="ImageNet weights" if args.pretrained else f"random initialization with seed {used_seed}",

@@ -39,6 +39,7 @@ from utils.program import (
     numpy_seed,
     seed,
 )
+from utils.provenance import provenance
 from utils.results import write_json
 from utils.resume import difference, is_sound
 
@@ -176,6 +177,7 @@ def main(argv=None) -> int:
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
     results = as_results(args, snapshot, measured, rows, bias, rand_seed)
 
+    results["provenance"] = provenance("reinit_layers.py", args, device)
     stem = snapshots.result_stem(args.load_from)
     path = results_folder / f"reinit_{stem}.json"
     write_json(results, path)

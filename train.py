@@ -47,6 +47,7 @@ from utils.program import (
     option,
     seed,
 )
+from utils.provenance import provenance
 
 LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
@@ -391,6 +392,7 @@ def train(
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
+    made_by = provenance("train.py", args, next(net.parameters()).device)
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
@@ -443,6 +445,7 @@ def train(
                     "config": config,
                     "class_names": dataset.class_names,
                     "tensorboard_step": epoch + 1,
+                    "provenance": made_by,
                 }
                 snapshots.save(state, path)
                 log.info(f"  snapshot: {path}")

@@ -20,4 +20,18 @@ for _module in pkgutil.iter_modules(__path__, prefix="data."):
     if not _module.ispkg:
         importlib.import_module(_module.name)
 
-__all__ = ["DataError", "Dataset", "ImageError", "TestSet", "info", "load", "load_test", "names", "register"]
+#: Version of the data manipulations: raised when the same options and seeds begin to give other images or labels.
+PROTOCOL = 1
+
+__all__ = [
+    "PROTOCOL",
+    "DataError",
+    "Dataset",
+    "ImageError",
+    "TestSet",
+    "info",
+    "load",
+    "load_test",
+    "names",
+    "register",
+]

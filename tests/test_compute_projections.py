@@ -236,6 +236,7 @@ def test_random_initialization_without_a_seed_says_which_it_drew(capsys):
     drawn = re.search(r"random initialization with seed (\d+)", capsys.readouterr().out)[1]
     content = results("results/mnist/lenet/init_lenet.json")
     assert "seed" not in content
+    assert content["init_seed"] == int(drawn)
     assert run(*LENET, "--seed", drawn) == 0
     again = results(f"results/mnist/lenet/{drawn}/init_lenet.json")
     assert again["net"] == content["net"]

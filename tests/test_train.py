@@ -84,7 +84,7 @@ def test_training_state_has_the_legacy_keys_and_more():
     schedule.load_state_dict(ours["scheduler_state_dict"])
     assert optimizer.param_groups[0]["lr"] == 0.02 * 0.5
     assert (schedule.step_size, schedule.gamma, schedule.last_epoch) == (1, 0.5, 1)
-    assert ours["format"] == 2
+    assert ours["format"] == 3
     assert ours["class_names"] == ["T-shirt/top", "Trouser"]
     assert ours["config"]["seed"] == 1
     assert ours["config"]["num_classes"] == 2

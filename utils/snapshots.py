@@ -4,7 +4,8 @@
     <arch>_<epoch>.tar      the state of training after the 0-based epoch: a dict with `epoch`, `top1_acc`,
                             `top5_acc`, `model_state_dict`, `optimizer_state_dict`, `scheduler_state_dict`, as the
                             authors' program writes it, and since format 2 also `format`, `config` (the arguments
-                            that determine the weights), `class_names` and `tensorboard_step`
+                            that determine the weights), `class_names` and `tensorboard_step`, since format 3
+                            `provenance` (program, arguments, versions, device)
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 A file by `torch.save` is a zip archive with a CRC-32 of every record, which `torch.load` does not check. Here it
@@ -28,7 +29,7 @@ from utils.files import atomic_write
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
 
-FORMAT = 2  #: of the .tar files; the authors' files, which carry no number, are format 1
+FORMAT = 3  #: of the .tar files; the authors' files, which carry no number, are format 1
 
 
 class SnapshotError(ValueError):
