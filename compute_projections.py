@@ -16,6 +16,7 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 
 import argparse
 import functools
+import math
 import re
 import sys
 from collections import Counter
@@ -48,6 +49,8 @@ from utils.provenance import provenance
 from utils.results import write_json
 from utils.snapshots import SnapshotError
 
+#: Of a training state, in percent: on the images that training was watched with, and on the batches trained on.
+ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_train_running")
 UPSCALED = (224, 224)  #: pixels of the images that --upscale and --upscale-padding give
 
 
@@ -161,6 +164,9 @@ def main(argv=None) -> int:
         results["provenance"] = provenance("compute_projections.py", asked, device)
         if "init_seed" in content:
             results["init_seed"] = content["init_seed"]
+        for key in ACCURACIES:
+            if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
+                results[key] = content[key]
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
             log = start_log(args, sources, device)

@@ -438,6 +438,7 @@ def train(
                     "epoch": epoch,
                     "top1_acc": result.top1,
                     "top5_acc": result.top5,
+                    "top1_acc_train_running": accuracy,
                     "model_state_dict": snapshots.bare_weights(net),
                     "optimizer_state_dict": optimizer.state_dict(),
                     "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},

@@ -5,7 +5,7 @@
                             `top5_acc`, `model_state_dict`, `optimizer_state_dict`, `scheduler_state_dict`, as the
                             authors' program writes it, and since format 2 also `format`, `config` (the arguments
                             that determine the weights), `class_names` and `tensorboard_step`, since format 3
-                            `provenance` (program, arguments, versions, device)
+                            `top1_acc_train_running` and `provenance` (program, arguments, versions, device)
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 A file by `torch.save` is a zip archive with a CRC-32 of every record, which `torch.load` does not check. Here it

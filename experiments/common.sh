@@ -1,0 +1,58 @@
+# What the recipes share: their parameters, and the three programs with those filled in.
+#
+#     experiments/1_bias_emerges.sh --data-path DIR      where the datasets are (./datasets)
+#     CUDA=1 experiments/1_bias_emerges.sh ...           on a GPU
+#
+# SEEDS="1 2" and EPOCHS=3 make it shorter, PYTHON names the interpreter. Everything goes to experiments/runs, and what
+# is there already is not done again: give the same command after an interruption.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+DATA=./datasets
+if [[ "${1:-}" == --data-path && $# -eq 2 ]]; then
+    DATA=$2
+elif [[ $# -ne 0 ]]; then
+    echo "usage: [CUDA=1] $0 [--data-path DIR]" >&2
+    exit 2
+fi
+EPOCHS=${EPOCHS:-10}
+SEEDS=${SEEDS:-1 2 3 4 5}
+RUNS=experiments/runs
+RESULTS=experiments/results
+if [[ -z "${PYTHON:-}" ]]; then
+    PYTHON=python
+    [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
+fi
+
+# train OPTIONS: a run with a snapshot after every epoch.
+train() {
+    "$PYTHON" train.py "$@" --data-path "$DATA" ${CUDA:+--cuda} --epochs "$EPOCHS" --snapshot-every 1 \
+        --models-path $RUNS/models --tb-logdir $RUNS/tensorboard --resume-from latest
+}
+
+# project FOLDER OPTIONS: the normalized projections of all snapshots of a run, FOLDER below $RUNS/models.
+project() {
+    local folder=$1 arch
+    arch=$(basename "$(dirname "$folder")")
+    [[ -e $RUNS/results/$folder/${arch}_$EPOCHS.json ]] ||
+        "$PYTHON" compute_projections.py "${@:2}" --arch "$arch" ${CUDA:+--cuda} --normalize \
+            --load-from "$RUNS/models/$folder" --results $RUNS/results
+}
+
+# reset_layers FOLDER OPTIONS: the final weights of a run, with each layer put back to several epochs and to fresh weights.
+reset_layers() {
+    local folder=$1 arch epoch
+    arch=$(basename "$(dirname "$folder")")
+    [[ -e $RUNS/results/$folder/reinit_${arch}_$EPOCHS.json ]] && return
+    {
+        echo "$RUNS/models/$folder/${arch}_init_0.pt"
+        for epoch in 1 2 3 5 $((EPOCHS / 2)) "$EPOCHS"; do
+            ((epoch <= EPOCHS)) && echo "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar"
+        done
+    } | sort -u > "$RUNS/inits.$$"
+    "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand \
+        --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$RUNS/inits.$$" \
+        --results $RUNS/results --plots $RUNS/plots
+    rm "$RUNS/inits.$$"
+}
