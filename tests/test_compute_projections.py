@@ -84,7 +84,7 @@ def test_results_are_those_of_the_reference():
     )
     ours = results("results/mnist/lenet/1/lenet_2.json")
     reference = results(REFERENCE / "projections_lenet_2_normalized_with_linear.json")
-    assert list(ours) == list(reference)
+    assert list(ours)[: len(reference)] == list(reference)  # newer keys come after them
 
     def compare(ours, reference):
         for key, value in reference.items():
