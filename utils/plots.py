@@ -3,7 +3,7 @@
 import functools
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +302,71 @@ def _label_beside(axes: Axes, xs: list[float], ys: list[float], labels: list[str
         line = {"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
         place = {"xytext": (edge * 1.06, height), "ha": "left", "va": "center", "fontsize": 9}
         axes.annotate(label, (x, y), **place, arrowprops=line, annotation_clip=False)
+
+
+@styled
+def compare_runs(
+    groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic: str, title: str, chance: bool = True
+) -> Figure:
+    """Mass or mean of each layer against epoch in several groups of runs: the mean over seeds and all of them.
+
+    Args:
+        groups: label -> of each run: epochs trained -> layers, with `mass`, `mean` and `filters`.
+        statistic: "mass" or "mean" (of normalized projections).
+        title: which network this is.
+        chance: whether to show the band in which a mass stays with probability 95 % where signs are fair coins.
+    """
+    first = next(iter(groups.values()))[0]
+    layers = first[max(first)]
+    colors = dict(zip(groups, [NON_POSITIVE, POSITIVE, "#5a9367", "#8a5a9e", "#c9a227", "#444444"], strict=False))
+    figure, panels = _grid(
+        layers, f"{title}: {statistic} of each layer", share_x=True, share_y=statistic == "mass"
+    )
+    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
+        if statistic == "mass" and chance:
+            axes.axhspan(*projections.chance_of_mass(layer["filters"]), color=CHANCE, linewidth=0)
+        axes.axhline(0.5 if statistic == "mass" else 0, color="black", linewidth=0.6)
+        for label, runs in groups.items():
+            epochs = sorted(set.intersection(*(set(run) for run in runs)))
+            values = np.array([[run[epoch][name][statistic] for epoch in epochs] for run in runs])
+            axes.plot(epochs, values.T, color=colors[label], linewidth=0.6, alpha=0.45)
+            axes.plot(epochs, values.mean(0), "o-", color=colors[label], clip_on=False)
+        if statistic == "mass":
+            axes.set_ylim(0, 1)
+            axes.set_yticks([0, 0.5, 1])
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    figure.supylabel("mass (share of filters)" if statistic == "mass" else f"mean {_quantity(True)}")
+    band = {"chance (95 %)": CHANCE} if statistic == "mass" and chance else {}
+    number = max(map(len, groups.values()))
+    _label_below(figure, f"training (epochs); thick: mean of {number} seeds, thin: each", {**colors, **band})
+    return figure
+
+
+@styled
+def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: str, told: str) -> Figure:
+    """Bias against the accuracy lost at initialization, a small point a layer and run, a large one its mean.
+
+    Args:
+        results: as reinit_layers.py writes them, of several runs of one architecture.
+        title: which network this is.
+        told: what is said of the correlation.
+    """
+    row = reinit.initialization_row(results[0]["relative_drop"])
+    names = results[0]["layers"]
+    bias = np.array([[abs(one["projections"][name]["mass"] - 0.5) for name in names] for one in results])
+    drops = 100 * np.array([one["relative_drop"][row] for one in results])
+    figure = Figure(figsize=(8, max(5, 1 + 0.2 * len(names))), layout="constrained")
+    axes = figure.subplots()
+    axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
+    for column, color in enumerate(colors):
+        axes.scatter(bias[:, column], drops[:, column], s=12, color=color, alpha=0.6, linewidth=0, clip_on=False)
+    axes.scatter(bias.mean(0), drops.mean(0), s=70, c=colors, edgecolor="black", zorder=3, clip_on=False)
+    axes.set_xlim(0, min(0.5, 1.1 * max(0.05, bias.max())))
+    axes.set_ylim(min(0, drops.min()) - 4, max(100, drops.max()) + 4)
+    axes.set_xlabel("bias |mass - 1/2| (share of filters)")
+    axes.set_ylabel("relative loss of top-1 accuracy,\nlayer reset to its initialization (%)")
+    _label_beside(axes, list(bias.mean(0)), list(drops.mean(0)), names)
+    axes.set_title(told)
+    figure.suptitle(f"{title}: bias and criticality, {len(results)} seeds (large: mean; grey: critical)")
+    return figure

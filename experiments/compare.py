@@ -1,0 +1,141 @@
+"""Compare training runs over seeds: the figures and the table of a finding, from the results of the programs.
+
+    python experiments/compare.py bias --title "LeNet on MNIST" --epoch 10 --output bias_lenet_mnist \\
+        "true labels" results/mnist/lenet "shuffled pixels" results/mnist/pixel_shuffle/lenet
+    python experiments/compare.py criticality --title "LeNet on MNIST" --epoch 10 \\
+        --output criticality_lenet_mnist results/mnist/lenet
+
+Each folder holds one subfolder a seed, as compute_projections.py and reinit_layers.py write them with --seed.
+Figures go to <output>_mass and <output>_mean, or to <output>_map and <output>_points (.png and .pdf); the table to
+<output>.md, with the device and the versions that the results were made with.
+"""
+
+import argparse
+import datetime
+import re
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from utils import comparison, plots
+from utils.comparison import ResultError
+from utils.files import atomic_write
+from utils.program import number
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--title", required=True, help="which network this is")
+    common.add_argument("--epoch", type=number(int, 1), required=True, metavar="N", help="epochs trained")
+    common.add_argument("--output", type=Path, required=True, metavar="PATH", help="of the files, without suffix")
+    bias = kinds.add_parser(
+        "bias", parents=[common], help="mass and mean over epochs, of one or more groups of runs"
+    )
+    bias.add_argument(
+        "groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and the folder of its seeds"
+    )
+    criticality = kinds.add_parser("criticality", parents=[common], help="bias and the accuracy lost, over seeds")
+    criticality.add_argument("folder", type=Path, help="of the seeds")
+    args = parser.parse_args(argv)
+    if args.kind == "bias" and len(args.groups) % 2:
+        parser.error("LABEL FOLDER: give each folder a label")
+    return args
+
+
+def main(argv=None) -> int:
+    args = parse_arguments(argv)
+    try:
+        compare_bias(args) if args.kind == "bias" else compare_criticality(args)
+    except (ResultError, OSError) as error:
+        print(f"compare.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def seeds_in(folder: Path) -> list[Path]:
+    """The subfolders of a folder that are named by a number, in its order."""
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is no folder of results")
+    found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    if not found:
+        raise ResultError(f"{folder} has no subfolders of seeds")
+    return found
+
+
+def compare_bias(args: argparse.Namespace) -> None:
+    folders = dict(zip(args.groups[::2], map(Path, args.groups[1::2]), strict=True))
+    seeds = {label: seeds_in(folder) for label, folder in folders.items()}
+    groups = {label: [comparison.read_run(one, args.epoch) for one in paths] for label, paths in seeds.items()}
+    for statistic in ("mass", "mean"):
+        epochs = {label: [run.epochs for run in runs] for label, runs in groups.items()}
+        save(plots.compare_runs(epochs, statistic, args.title), args.output, statistic)
+    number_of_seeds = ", ".join(sorted({str(len(paths)) for paths in seeds.values()}))
+    explanation = (
+        f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation over "
+        "seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial test, "
+        f"p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| where signs are fair coins."
+    )
+    files = [path for paths in seeds.values() for seed in paths for path in seed.glob("*.json")]
+    write_table(args, explanation, [comparison.bias_table(groups, args.epoch)], files)
+
+
+def compare_criticality(args: argparse.Namespace) -> None:
+    files = []
+    for seed in seeds_in(args.folder):
+        found = [path for path in seed.glob("reinit_*.json") if re.search(rf"_{args.epoch}\.json", path.name)]
+        if len(found) != 1:
+            raise ResultError(
+                f"{seed} has {len(found) or 'no'} results of resetting layers after {args.epoch} epochs"
+            )
+        files += found
+    results = {f"seed {path.parent.name}": comparison.read(path) for path in files}
+    values = [value for value in comparison.correlations(results) if value is not None]
+    told = "Spearman's rank correlation is not defined"
+    if values:
+        interval = comparison.bootstrap_interval(values)
+        between = (
+            "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f}, bootstrap over seeds)"
+        )
+        told = (
+            f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}"
+        )
+    runs = list(results.values())
+    save(
+        plots.accuracy_loss(comparison.mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"),
+        args.output,
+        "map",
+    )
+    save(plots.bias_and_criticality_of_runs(runs, args.title, told), args.output, "points")
+    explanation = (
+        f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
+        f"exact binomial test rejects fair coins at {comparison.LEVEL}, and critical where more than half of the "
+        "accuracy is lost when it is reset. The interval of the mean correlation is a percentile bootstrap over "
+        "seeds."
+    )
+    tables = [comparison.criticality_table(results), comparison.correlation_table(results)]
+    write_table(args, explanation, tables, files)
+
+
+def save(figure, output: Path, what: str) -> None:
+    for path in plots.save(figure, output.with_name(f"{output.name}_{what}")):
+        print(f"figure: {path}")
+
+
+def write_table(args: argparse.Namespace, explanation: str, tables: list[str], files: list[Path]) -> None:
+    """Write the tables, with what the results were made with and when."""
+    made = comparison.made_by([comparison.read(path) for path in files])
+    date = datetime.date.fromtimestamp(max(path.stat().st_mtime for path in files))
+    text = "\n\n".join([f"# {args.title}", explanation, *tables, f"Made on {date:%Y-%m-%d}: {made}"])
+    path = args.output.with_suffix(".md")
+    with atomic_write(path, "w") as file:
+        file.write(text + "\n")
+    print("\n\n".join(tables))
+    print(f"table: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

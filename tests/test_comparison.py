@@ -1,0 +1,147 @@
+"""Runs side by side: statistics over seeds against numpy and scipy, tables and figures from files of results."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from programs import ROOT
+from scipy.stats import binom
+
+from utils import comparison
+
+
+def layer(name: str, mass: float, filters: int = 8, p_value: float = 0.5) -> dict:
+    return {"name": name, "mass": mass, "mean": 0.25 - mass / 2, "filters": filters, "p_value": p_value}
+
+
+def write_projections(folder: Path, stem: str, epoch: int, masses: dict[str, float], **more) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = {
+        str(i): layer(name, mass, p_value=0.01 if mass > 0.8 else 0.5)
+        for i, (name, mass) in enumerate(masses.items())
+    }
+    (folder / f"{stem}.json").write_text(json.dumps({"0": blocks, "arch": "lenet", "epoch": str(epoch), **more}))
+
+
+def write_reinit(folder: Path, masses: list[float], drops: list[float], spearman: float | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"layer{index}" for index in range(len(masses))]
+    content = {
+        "init_from_epoch": {"0": [90 * (1 - drop) for drop in drops]},
+        "relative_drop": {"0": drops},
+        "layers": names,
+        "arch": "lenet",
+        "top1_test": 90.0,
+        "projections": {name: layer(name, mass) for name, mass in zip(names, masses, strict=True)},
+        "correlation": {"spearman": spearman, "p_value": None if spearman is None else 0.25},
+    }
+    (folder / "reinit_lenet_2.json").write_text(json.dumps(content))
+
+
+def compare(*options) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "experiments/compare.py", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def row(table: str, name: str) -> list[str]:
+    lines = [line.replace("\\|", "/") for line in table.splitlines()]
+    (line,) = [line for line in lines if line.startswith(f"| {name} ")]
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+@pytest.mark.parametrize("filters", [1, 2, 5, 6, 64, 511])
+def test_expected_bias_is_that_of_the_binomial_distribution(filters):
+    counts = np.arange(filters + 1)
+    expected = (binom.pmf(counts, filters, 0.5) * np.abs(counts / filters - 0.5)).sum()
+    assert comparison.expected_bias(filters) == pytest.approx(expected, rel=1e-9)
+
+
+def test_bootstrap_interval_is_that_of_all_resamples():
+    values = [0.1, 0.9, 0.4, -0.3]
+    means = [np.mean(sample) for sample in itertools.product(values, repeat=len(values))]
+    low, high = comparison.bootstrap_interval(values)
+    assert low == pytest.approx(np.quantile(means, 0.025), abs=0.03)
+    assert high == pytest.approx(np.quantile(means, 0.975), abs=0.03)
+    assert comparison.bootstrap_interval(values) == (low, high)  # the same again
+    assert comparison.bootstrap_interval([0.5]) is None
+    assert comparison.bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_run_is_read_up_to_an_epoch_with_its_accuracy():
+    folder = Path("results/1")
+    write_projections(folder, "lenet_init_0", 0, {"a": 0.5})
+    write_projections(folder, "lenet_0", 1, {"a": 0.75}, top1_acc=70.0)
+    write_projections(folder, "lenet_1", 2, {"a": 1.0}, top1_acc=80.0, top1_acc_train_running=85.0)
+    write_projections(folder, "lenet_2.pt", 2, {"a": 1.0})  # the final weights, which know no accuracy
+    write_projections(folder, "lenet_2", 3, {"a": 0.0}, top1_acc=90.0)
+    write_reinit(folder, [0.5], [0.1], None)
+    run = comparison.read_run(folder, 2)
+    assert {epoch: layers["a"]["mass"] for epoch, layers in run.epochs.items()} == {0: 0.5, 1: 0.75, 2: 1.0}
+    assert (run.accuracy, run.accuracy_trained_on) == (80.0, 85.0)
+    with pytest.raises(comparison.ResultError, match="results/1 has no results of 4 epochs"):
+        comparison.read_run(folder, 4)
+
+
+def test_results_of_format_2_are_read():
+    content = comparison.read(ROOT / "tests/reference/format2/lenet_0.json")
+    assert list(comparison.layers_of(content))[:2] == ["features.0", "features.2"]
+    assert comparison.read(ROOT / "tests/reference/format2/reinit_lenet_1.json")["layers"][0] == "features.0"
+    assert "not recorded" in comparison.made_by([content])
+
+
+def test_bias_is_compared_over_seeds_and_groups():
+    masses = {"true": {1: (0.75, 1.0), 2: (0.875, 0.5)}, "noise": {1: (0.5, 0.5), 2: (0.5, 0.625)}}
+    for group, seeds in masses.items():
+        for seed, (first, second) in seeds.items():
+            folder = Path(group, str(seed))
+            write_projections(folder, "lenet_init_0", 0, {"a": 0.5, "b": 0.375})
+            write_projections(folder, "lenet_0", 1, {"a": first, "b": second}, top1_acc=80.0 + seed)
+    options = ("--title", "LeNet", "--epoch", 1, "--output", "out/bias")
+    finished = compare("bias", *options, "true labels", "true", "corrupted", "noise")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    table = Path("out/bias.md").read_text()
+    # mass: mean and standard deviation of 0.75 and 0.875; one of the two has a p-value of 0.01
+    assert row(table, "a") == ["a", "8", "0.14", "0.81 ± 0.09, -0.156, 1/2", "0.50 ± 0.00, +0.000, 0/2"]
+    assert row(table, "b")[3] == "0.75 ± 0.35, -0.125, 1/2"
+    bias = [(abs(0.75 - 0.5) + abs(1 - 0.5)) / 2, (abs(0.875 - 0.5) + abs(0.5 - 0.5)) / 2]
+    assert row(table, "**mean bias** /mass - 1/2/ after 1 epoch")[3] == f"{np.mean(bias):.3f} ± {np.std(bias, ddof=1):.3f}"
+    assert row(table, "**test accuracy (%)**")[3] == f"81.50 ± {math.sqrt(0.5):.2f}"
+    assert {path.name for path in Path("out").iterdir()} == {
+        *("bias.md", "bias_mass.png", "bias_mass.pdf", "bias_mean.png", "bias_mean.pdf")
+    }
+
+
+def test_criticality_is_compared_over_seeds():
+    write_reinit(Path("runs/1"), [1.0, 0.75, 0.5], [0.9, 0.5, 0.1], 1.0)
+    write_reinit(Path("runs/2"), [0.5, 0.75, 0.5], [0.7, 0.1, 0.0], None)
+    write_reinit(Path("runs/10"), [0.5, 0.75, 1.0], [0.2, 0.3, 0.3], 0.5)
+    finished = compare("criticality", "--title", "LeNet", "--epoch", 2, "--output", "out/c", "runs")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    table = Path("out/c.md").read_text()
+    assert row(table, "layer0") == ["layer0", "0.67 ± 0.29", "0/3", "60 ± 36", "2/3"]
+    assert row(table, "layer1")[-1] == "0/3"  # half of the accuracy is not more than half
+    assert row(table, "seed 1") == ["seed 1", "90.00", "+1.00", "0.25", "layer0"]
+    assert row(table, "seed 2")[2] == "not defined"
+    assert row(table, "**mean**")[2] == "**+0.75**, 95 % interval +0.50 to +1.00"
+    assert table.index("seed 2") < table.index("seed 10")
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "no seeds", "no results", "not JSON"])
+def test_results_that_are_not_there_are_named(wrong):
+    folder = Path(wrong)
+    if wrong != "nowhere":
+        folder.mkdir()
+    if wrong in ("no results", "not JSON"):
+        (folder / "1").mkdir()
+    if wrong == "not JSON":
+        (folder / "1/lenet_0.json").write_text("{")
+    finished = compare("bias", "--title", "LeNet", "--epoch", 1, "--output", "out/bias", "true labels", wrong)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"compare.py: error: {wrong}")
+    assert not Path("out").exists()
