@@ -218,7 +218,7 @@ ROWS = [
     Row("reinit", f"--arch resnet18 {TRAINED}", "conv1.weight is missing",
         "snapshot network data"),
     Row("reinit", f"{TRAINED} --subsample-classes 3", "classifier.6.weight", "snapshot network data"),
-    *(Row("reinit", f"--load-from recorded.tar --rand {use}", f"{name}: recorded.tar", "snapshot") for use, name in (
+    *(Row("reinit", f"--rand --load-from recorded.tar {use}", f"{at}: recorded.tar", "snapshot") for use, at in (
         ("--arch mlp", "--arch mlp"), ("--dataset mnist", "--dataset mnist"), ("--seed 2", "--seed 2"),
         ("--subsample-classes 3", "--subsample-classes 3"), ("--class-sample-seed 2", "--class-sample-seed 2"),
         ("--upscale", "--upscale True"), ("--upscale-padding", "--upscale-padding True"),
