@@ -17,6 +17,7 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 import argparse
 import functools
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -41,6 +42,7 @@ from utils.program import (
     exit_status,
     file_name,
     folder,
+    input_path,
     list_choices,
     number,
     seed,
@@ -73,13 +75,14 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     what.add_argument(
         "--load-from",
         nargs="+",
-        type=Path,
+        action="extend",
+        type=input_path,
         metavar="PATH",
         help="trained network: a snapshot; also several of them, or folders, of which every snapshot of ARCH is "
         "taken, initialization first, then by epoch (without this and --pretrained: a random initialization)",
     )
     what.add_argument(
-        "--init-from", type=Path, metavar="PATH", help="initialization to measure each layer's distance from"
+        "--init-from", type=input_path, metavar="PATH", help="initialization to measure each layer's distance from"
     )
     what.add_argument("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
     what.add_argument(
@@ -209,9 +212,9 @@ def check_arguments(args) -> None:
     if args.subsample_classes > classes:
         raise UsageError(f"--subsample-classes {args.subsample_classes}: {args.dataset} has {classes} classes")
     for path in args.load_from or []:
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
             raise UsageError(f"--load-from {path}: there is no such file or folder")
-    if args.init_from is not None and not args.init_from.is_file():
+    if args.init_from is not None and not os.path.isfile(args.init_from):
         raise UsageError(f"--init-from {args.init_from}: there is no such file")
 
 

@@ -14,6 +14,7 @@ Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.js
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,20 +31,25 @@ from utils.program import (
     DONE,
     Parser,
     UsageError,
+    check_dataset,
     check_recorded,
     exit_status,
     file_name,
     folder,
+    input_path,
     list_choices,
     number,
     numpy_seed,
     seed,
+    warn_of,
+    workers,
 )
 from utils.provenance import provenance
 from utils.results import write_json
 from utils.resume import difference, is_sound
 
 RAND = "rand"  #: the row of the fresh random initialization
+LONGEST_PATH = 4096  #: characters; what is longer is no path
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -51,18 +57,29 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("network and test images").add_argument
     add("--arch", help="network; without it, list the supported ones")
     add("--dataset", help="dataset; without it, list the supported ones")
-    add("--data-path", type=Path, default="./datasets", metavar="DIR", help="where the datasets are (%(default)s)")
+    add(
+        "--data-path",
+        type=folder,
+        default="./datasets",
+        metavar="DIR",
+        help="where the datasets are (%(default)s)",
+    )
     add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
     add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
     add("--upscale", action="store_true", help="upscale images to 224x224")
     add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
-    add("--workers", "-j", type=number(int, 0), default=1, metavar="N", help="processes that decode images (1)")
+    add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
     add("--batch-size", type=number(int, 1, 2**31 - 1), default=128, metavar="N", help="images a batch (128)")
     add("--cuda", action="store_true", help="use the GPU")
 
     add = parser.add_argument_group("weights").add_argument
-    add("--load-from", type=Path, metavar="PATH", help="the trained network (required)")
-    add("--inits-from", type=Path, metavar="PATH", help="a text file with the path of a snapshot on each line")
+    add("--load-from", type=input_path, metavar="PATH", help="the trained network (required)")
+    add(
+        "--inits-from",
+        type=input_path,
+        metavar="PATH",
+        help="a text file with the path of a snapshot on each line",
+    )
     add("--rand", action="store_true", help="also replace by a fresh, independent random initialization")
     add(
         "--seed",
@@ -223,15 +240,11 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
 
 def check_arguments(args: argparse.Namespace) -> list[str]:
     """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
-    if args.upscale and args.upscale_padding:
-        raise UsageError("--upscale and --upscale-padding exclude each other")
-    warnings = []
-    if "class_sample_seed" in args.given and not args.subsample_classes:
-        warnings.append("--class-sample-seed has no effect without --subsample-classes")
+    without_effect = check_dataset(args)
+    if not args.subsample_classes:
+        without_effect["class_sample_seed"] = "without --subsample-classes"
         args.class_sample_seed = None
-    if "workers" in args.given and data.info(args.dataset).in_memory:
-        warnings.append(f"--workers has no effect with {args.dataset}, which is kept in memory")
-    return warnings
+    return warn_of(without_effect, args)
 
 
 def read_list(path: Path) -> list[Path]:
@@ -240,7 +253,7 @@ def read_list(path: Path) -> list[Path]:
     Raises:
         UsageError: there is no such file, it holds no paths, or there is nothing where some of them point.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device might be read for ever
+    if os.path.exists(path) and not path.is_file():  # a pipe or a device might be read for ever
         raise UsageError(f"--inits-from {path}: not a file")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -249,7 +262,9 @@ def read_list(path: Path) -> list[Path]:
     paths = [Path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UsageError(f"--inits-from {path}: there is no path in it")
-    missing = [str(path) for path in paths if not path.is_file()]
+    if max(len(str(path)) for path in paths) > LONGEST_PATH:
+        raise UsageError(f"--inits-from {path}: it is no list of paths, one a line")
+    missing = [str(path) for path in paths if not os.path.isfile(path)]
     if missing:
         raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing)}")
     return paths

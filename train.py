@@ -38,14 +38,18 @@ from utils.program import (
     Parser,
     RunError,
     UsageError,
+    check_dataset,
     exit_status,
     file_name,
     folder,
     list_choices,
+    not_empty,
     number,
     numpy_seed,
     option,
     seed,
+    warn_of,
+    workers,
 )
 from utils.provenance import provenance
 
@@ -64,7 +68,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add = group.add_argument
     add("--arch", help="network; without it, list the supported ones")
     add("--dataset", help="dataset; without it, list the supported ones")
-    add("--data-path", type=Path, default="./datasets", metavar="DIR", help="where the datasets are (%(default)s)")
+    add(
+        "--data-path",
+        type=folder,
+        default="./datasets",
+        metavar="DIR",
+        help="where the datasets are (%(default)s)",
+    )
     add("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
     add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
     add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
@@ -94,7 +104,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         action="store_true",
         help="shuffle before the split; without a split, train in a new random order each epoch",
     )
-    add("--workers", "-j", type=number(int, 0), default=1, metavar="N", help="processes that decode images (1)")
+    add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
 
     add = parser.add_argument_group("training").add_argument
     add(
@@ -140,6 +150,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     add(
         "--resume-from",
+        type=not_empty,
         metavar="PATH",
         help="continue from a snapshot; 'latest': from this run's newest intact one",
     )
@@ -159,7 +170,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_arguments(args: argparse.Namespace, training: bool) -> list[str]:
+def check_arguments(args: argparse.Namespace, training: bool, start: resume.Start) -> list[str]:
     """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
     models.check(args.arch, args.pretrained)
     if not (0 <= args.noise <= 1 or args.noise == -1):
@@ -168,25 +179,60 @@ def check_arguments(args: argparse.Namespace, training: bool) -> list[str]:
         raise UsageError(f"--noise {args.noise:g}: a ratio of less than 1e-6 corrupts nothing")
     if args.split >= 1:
         raise UsageError(f"--split {args.split:g}: a share in [0, 1)")
-    if args.upscale and args.upscale_padding:
-        raise UsageError("--upscale and --upscale-padding exclude each other")
+    if args.noise > 0 and args.subsample_classes == 1:
+        raise UsageError(f"--noise {args.noise:g}: with a single class there is no wrong label")
     if args.stratified and not args.split:
         raise UsageError("--stratified: there is no split; give --split")
     if (args.lr_step is None) != (args.lr_decay is None):
         given, missing = ("--lr-step", "--lr-decay") if args.lr_decay is None else ("--lr-decay", "--lr-step")
         raise UsageError(f"{given}: give {missing} too")
 
-    without_effect = resume.ineffective(args)
+    bare_weights = start.snapshot is not None and "epoch" not in start.snapshot
+    if "pretrained" in args.given and bare_weights and "_pretrained_" not in start.path.name:
+        raise UsageError(
+            f"--pretrained: contradicts --resume-from {start.path}, which is where the weights come from"
+        )
+
+    without_effect = {**unused(args, training, start), **resume.ineffective(args), **check_dataset(args)}
     if args.resume_from is None:
         without_effect["override"] = "without --resume-from"
-    if data.info(args.dataset).in_memory:
-        without_effect["workers"] = f"with {args.dataset}, which is kept in memory"
-    if not training and args.resume_from != "latest":  # which needs all of them to know the run by
-        not_used = ["epochs", "start_epoch", "kill_plateaus", "snapshot_every", "snapshot_all_until", "train_acc"]
-        not_used += ["models_path", "tb_logdir", "override", "optimizer", "lr", "lr_step", "lr_decay", "momentum"]
-        not_used += [] if args.eval_regularization_loss else ["weight_decay"]
-        without_effect |= dict.fromkeys(not_used, "without training")
-    return [f"{option(name)} has no effect {why}" for name, why in without_effect.items() if name in args.given]
+    elif bare_weights:
+        without_effect["override"] = f"with {start.path}, which holds weights alone"
+    return warn_of(without_effect, args)
+
+
+def unused(args: argparse.Namespace, training: bool, start: resume.Start) -> dict[str, str]:
+    """The options that have no effect because nothing is trained, or looked at, that they are about."""
+    if args.resume_from == "latest":  # which needs all of them to know the run by
+        return {}
+    of_training = (
+        "augmentation",
+        "optimizer",
+        "lr",
+        "lr_step",
+        "lr_decay",
+        "momentum",
+        "override",
+        "kill_plateaus",
+    )
+    of_training += ("snapshot_every", "snapshot_all_until", "train_acc", "tb_logdir")
+    of_images = ("class_sample_seed", "noise_seed", "split", "stratified", "split_seed", "shuffle", "unnormalize")
+    of_images += ("batch_size", "workers")
+    if training:
+        if start.first_epoch >= PLATEAU_EPOCHS:
+            return {"kill_plateaus": f"after the first {PLATEAU_EPOCHS} epochs"}
+        if args.epochs == 0 and start.snapshot is None:
+            return dict.fromkeys((*of_training, *of_images, "weight_decay"), "with --epochs 0")
+        return {}
+    found = dict.fromkeys((*of_training, "epochs", "start_epoch", "models_path"), "without training")
+    if args.eval_regularization_loss:
+        return {**found, **dict.fromkeys((*of_images, "noise"), "with --eval-regularization-loss")}
+    found["weight_decay"] = "without training"
+    if args.evaluate:
+        found |= dict.fromkeys(("noise", "noise_seed"), "on the images that --evaluate evaluates")
+    if not args.split:
+        found["shuffle"] = "without training and without --split"
+    return found
 
 
 def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
@@ -296,7 +342,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if training and args.resume_from == "latest":  # before looking for it: another run might be about to end
         locked = resume.hold_folder(args, lock)
     start = resume.find_start(args, training)
-    warned = start.warnings + check_arguments(args, training)
+    warned = start.warnings + check_arguments(args, training, start)
     files = RunFiles(args)
     if training and start.first_epoch > args.epochs and (start.snapshot is None or "epoch" not in start.snapshot):
         raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
@@ -331,7 +377,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         resume.refuse_to_overwrite(args, dataset.class_names, net, start)
     net.to(device, memory_format=devices.memory_format(device))
     optimizer = make_optimizer(net, args)
-    schedule = make_schedule(optimizer, args, start.first_epoch)
+    schedule = make_schedule(optimizer, args, start.first_epoch) if training else None
     if training and start.snapshot is not None and "epoch" in start.snapshot:
         restore_optimizer(optimizer, schedule, start.path, start.snapshot, args.override)
 

@@ -92,4 +92,4 @@ register(
     )
 )
 register(fashion_mnist("fashion_mnist", read=partial(read, folder="FashionMNIST", class_names=CLOTHES)))
-register(fashion_mnist("fashion_mnist_mini", read=read_mini))
+register(fashion_mnist("fashion_mnist_mini", read=read_mini, in_repository=True))

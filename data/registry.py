@@ -54,6 +54,7 @@ class Spec:
     normalization_padded: Constants | None = None  #: upscaled to 112x112 and zero-padded to 224x224
     flip: bool = False  #: whether augmentation mirrors images
     in_memory: bool = True  #: False: a folder of images, decoded when they are needed
+    in_repository: bool = False  #: whether the images are here, not in the folder of the datasets
 
 
 _specs: dict[str, Spec] = {}

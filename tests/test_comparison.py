@@ -109,7 +109,10 @@ def test_bias_is_compared_over_seeds_and_groups():
     assert row(table, "a") == ["a", "8", "0.14", "0.81 ± 0.09, -0.156, 1/2", "0.50 ± 0.00, +0.000, 0/2"]
     assert row(table, "b")[3] == "0.75 ± 0.35, -0.125, 1/2"
     bias = [(abs(0.75 - 0.5) + abs(1 - 0.5)) / 2, (abs(0.875 - 0.5) + abs(0.5 - 0.5)) / 2]
-    assert row(table, "**mean bias** /mass - 1/2/ after 1 epoch")[3] == f"{np.mean(bias):.3f} ± {np.std(bias, ddof=1):.3f}"
+    assert (
+        row(table, "**mean bias** /mass - 1/2/ after 1 epoch")[3]
+        == f"{np.mean(bias):.3f} ± {np.std(bias, ddof=1):.3f}"
+    )
     assert row(table, "**test accuracy (%)**")[3] == f"81.50 ± {math.sqrt(0.5):.2f}"
     assert {path.name for path in Path("out").iterdir()} == {
         *("bias.md", "bias_mass.png", "bias_mass.pdf", "bias_mean.png", "bias_mean.pdf")

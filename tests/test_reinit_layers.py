@@ -234,30 +234,6 @@ def test_networks_of_every_kind_from_snapshot_to_figures(arch, capsys):
 # Wrong use
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ([], "--load-from"),
-        (["--load-from", REFERENCE / "lenet_2.tar"], "--inits-from"),
-        (["--load-from", "nowhere.tar", "--rand"], "nowhere.tar"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--inits-from", "nowhere.txt"], "nowhere.txt"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--inits-from", REFERENCE / "lenet_2.tar"], "lenet_2.tar"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--batch-size", 0], "--batch-size"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--seed", -1], "--seed"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--upscale", "--upscale-padding"], "--upscale"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--subsample-classes", 3], "classifier.6.weight"),
-        (["--load-from", REFERENCE / "lenet_2.tar", "--rand", "--log", "a/b"], "--log"),
-        (["--arch", "vgg11", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "--upscale"),
-        (["--arch", "resnet18", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "conv1.weight is missing"),
-        (["--arch", "lennet", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "--arch lennet"),
-        (["--dataset", "mnst", "--load-from", REFERENCE / "lenet_2.tar", "--rand"], "--dataset mnst"),
-    ],
-    ids=lambda value: " ".join(Path(str(part)).name for part in value) if isinstance(value, list) else "",
-)
-def test_wrong_option_is_named(options, named, capsys):
-    assert named in refused(capsys, *LENET, *options)
-
-
 def test_all_missing_paths_of_the_list_are_named_at_once(capsys):
     wrong = inits("first.tar", REFERENCE / "lenet_init_0.pt", "second.tar")
     line = refused(capsys, *LENET, "--load-from", REFERENCE / "lenet_2.tar", "--inits-from", wrong)
@@ -275,12 +251,6 @@ def test_initialization_of_another_architecture_is_refused_by_name(capsys):
     line = refused(capsys, *LENET, *options)
     assert "lenet_init_0.pt" in line
     assert "classifier.6.weight is 7x84, not 10x84" in line
-
-
-def test_initialization_whose_epoch_is_not_known_is_refused(capsys):
-    shutil.copy(REFERENCE / "lenet_init_0.pt", "weights.pt")
-    options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits("weights.pt"))
-    assert "weights.pt" in refused(capsys, *LENET, *options)
 
 
 def test_damaged_initialization_is_refused_by_name(capsys):

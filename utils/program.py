@@ -12,6 +12,7 @@ import torch
 
 import data
 import models
+from data.transforms import UPSCALED
 from utils.devices import DeviceError
 from utils.logging import close_log, last_words
 from utils.metrics import NotFiniteError
@@ -113,7 +114,8 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str):
-        self.exit(WRONG_USE, f"{self.prog}: error: {message}\n")
+        last_words(f"{self.prog}: error: {message}")
+        self.exit(WRONG_USE)
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -121,7 +123,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
-_UNSET = object()
+_UNSET: list = []  #: a list, which an option that may be given repeatedly extends: to another one, a copy
 
 
 def number(kind: type, least=None, most=None, above=None) -> Callable:
@@ -157,6 +159,21 @@ def file_name(text: str) -> str:
     return text
 
 
+workers = number(int, least=0, most=1024)  #: processes
+
+
+def not_empty(text: str) -> str:
+    """An argparse type: any text but that of an unset variable, which as a path would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def input_path(text: str) -> Path:
+    """An argparse type: the path of something to read."""
+    return Path(not_empty(text))
+
+
 def folder(text: str) -> Path:
     """An argparse type: a folder that exists or can be made, as far as what lies on its path tells."""
     if not text:
@@ -178,6 +195,39 @@ def check_recorded(args: argparse.Namespace, name: str, recorded, path: Path) ->
     given = getattr(args, name)
     if name in args.given and given != recorded:
         raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded}")
+
+
+def check_dataset(args: argparse.Namespace) -> dict[str, str]:
+    """Refuse what a dataset cannot give, as far as that is known before it is read, or downloaded.
+
+    Returns:
+        the options that have no effect with it, each with the reason.
+
+    Raises:
+        UsageError: --upscale and --upscale-padding are both given, or there are fewer classes.
+        models.ModelError: its images are too small for the architecture.
+    """
+    spec = data.info(args.dataset)
+    if args.upscale and args.upscale_padding:
+        raise UsageError("--upscale and --upscale-padding exclude each other")
+    if spec.in_memory and args.subsample_classes > spec.num_classes:  # a folder may hold any number of classes
+        raise UsageError(
+            f"--subsample-classes {args.subsample_classes}: {args.dataset} has {spec.num_classes} classes"
+        )
+    size = (UPSCALED, UPSCALED) if args.upscale or args.upscale_padding else spec.image_size
+    with torch.device("meta"):
+        models.build(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, size)
+    found = {}
+    if spec.in_memory:
+        found["workers"] = f"with {args.dataset}, which is kept in memory"
+    if spec.in_repository:
+        found["data_path"] = f"with {args.dataset}, which comes with the repository"
+    return found
+
+
+def warn_of(without_effect: dict[str, str], args: argparse.Namespace) -> list[str]:
+    """What to warn about: the options that were given, of those that have no effect."""
+    return [f"{option(name)} has no effect {why}" for name, why in without_effect.items() if name in args.given]
 
 
 def list_choices(args: argparse.Namespace) -> bool:
