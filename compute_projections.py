@@ -41,6 +41,7 @@ from utils.program import (
     file_name,
     folder,
     list_choices,
+    memory_for,
     number,
     seed,
 )
@@ -139,7 +140,8 @@ def main(argv=None) -> int:
     initial = None
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, wanted)
-        initial = weights_by_layer(content)
+        with memory_for("the initialization"):
+            initial = weights_by_layer(content)
     sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
     alone = len(sources) + len(damaged) == 1
 
@@ -147,8 +149,9 @@ def main(argv=None) -> int:
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(sources, unit=" snapshots"):
         try:
-            content = source.read()
-            measured = measure(source.name, weights_by_layer(content), args.normalize, initial)
+            with memory_for(source.name):
+                content = source.read()
+                measured = measure(source.name, weights_by_layer(content), args.normalize, initial)
         except SnapshotError as error:
             if alone:
                 raise
