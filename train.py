@@ -330,6 +330,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if training:
         check_last_batch(args, dataset)
         resume.refuse_to_overwrite(args, dataset.class_names, net, start)
+        files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
     with memory_for("the network"):
         net.to(device, memory_format=devices.memory_format(device))
     optimizer = make_optimizer(net, args)
@@ -371,7 +372,6 @@ def train(
     log: logging.Logger,
 ) -> int:
     """The training run, from its first epoch or from a snapshot to the final weights."""
-    files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
     if start.snapshot is None:
         snapshots.save(snapshots.bare_weights(net), files.initial)
         log.info(f"initial weights: {files.initial}")
