@@ -388,9 +388,10 @@ def train(
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
-    result = final = None
+    result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
+    final = None  # the evaluation on the test set after the last epoch
     with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
