@@ -44,6 +44,7 @@ from utils.program import (
     folder,
     input_path,
     list_choices,
+    memory_for,
     number,
     seed,
 )
@@ -146,7 +147,8 @@ def main(argv=None) -> int:
     initial = None
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, wanted)
-        initial = weights_by_layer(content)
+        with memory_for("the initialization"):
+            initial = weights_by_layer(content)
     sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
     alone = len(sources) + len(damaged) == 1
 
@@ -154,8 +156,9 @@ def main(argv=None) -> int:
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(sources, unit=" snapshots"):
         try:
-            content = source.read()
-            measured = measure(source.name, weights_by_layer(content), args.normalize, initial)
+            with memory_for(source.name):
+                content = source.read()
+                measured = measure(source.name, weights_by_layer(content), args.normalize, initial)
         except SnapshotError as error:
             if alone:
                 raise

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import data
 import models
 from utils import devices, projections, reinit, seeds, snapshots
+from utils.files import make_writable
 from utils.logging import open_log, progress
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
 from utils.program import (
@@ -38,6 +39,7 @@ from utils.program import (
     folder,
     input_path,
     list_choices,
+    memory_for,
     number,
     numpy_seed,
     seed,
@@ -128,19 +130,20 @@ def main(argv=None) -> int:
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 
-    test_set = data.load_test(
-        args.dataset,
-        args.data_path,
-        args.batch_size,
-        device=device,
-        subsample_classes=args.subsample_classes,
-        class_sample_seed=args.class_sample_seed,
-        upscale=args.upscale,
-        upscale_padding=args.upscale_padding,
-        unnormalize=config.get("unnormalize", False),
-        workers=args.workers,
-        memory_format=devices.memory_format(device),
-    )
+    with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
+        test_set = data.load_test(
+            args.dataset,
+            args.data_path,
+            args.batch_size,
+            device=device,
+            subsample_classes=args.subsample_classes,
+            class_sample_seed=args.class_sample_seed,
+            upscale=args.upscale,
+            upscale_padding=args.upscale_padding,
+            unnormalize=config.get("unnormalize", False),
+            workers=args.workers,
+            memory_format=devices.memory_format(device),
+        )
     snapshots.check_class_names(args.load_from, recorded, test_set.class_names)
 
     def build() -> nn.Module:
@@ -152,7 +155,8 @@ def main(argv=None) -> int:
     layers = models.layers(net, args.with_linear)
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
-    net.to(device, torch.float32, memory_format=devices.memory_format(device))
+    with memory_for("the network"):
+        net.to(device, torch.float32, memory_format=devices.memory_format(device))
 
     initializations = read_initializations(paths, args, net, layers, config, warnings)
     rand_seed = None
@@ -167,6 +171,8 @@ def main(argv=None) -> int:
         run_folder(base, args.dataset, args.arch, args.seed, args.subsample_classes, noise)
         for base in (args.results, args.plots, "./log")
     )
+    for folder_of_files in (results_folder, plots_folder):  # which are written when hours have gone into them
+        make_writable(folder_of_files)
     log, log_path = open_log(log_folder, args.log)
     announce(log, args, recorded, test_set, initializations, device, log_path)
     for warning in warnings + test_set.notes:
@@ -183,7 +189,8 @@ def main(argv=None) -> int:
         for name in names
     ]
     batches = progress(test_set.test, desc="test set", unit="batch")
-    measured = reinit.accuracies(net, replacements, batches, log.info)
+    with memory_for("a batch", "give a smaller --batch-size"):
+        measured = reinit.accuracies(net, replacements, batches, log.info)
     rows = dict(
         zip(
             (initialization.row for initialization in initializations),

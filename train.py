@@ -43,6 +43,7 @@ from utils.program import (
     file_name,
     folder,
     list_choices,
+    memory_for,
     not_empty,
     number,
     numpy_seed,
@@ -360,7 +361,8 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
             setattr(args, name, seeds.draw())
             drawn.append(f"{option(name)} was not given: drawn {getattr(args, name)}")
 
-    dataset = load_data(args, device)
+    with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
+        dataset = load_data(args, device)
     torch.manual_seed(args.seed or 0)  # None: evaluation of a snapshot, with nothing random in it
     net = models.build(
         args.arch,
@@ -375,7 +377,9 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if training:
         check_last_batch(args, dataset)
         resume.refuse_to_overwrite(args, dataset.class_names, net, start)
-    net.to(device, memory_format=devices.memory_format(device))
+        files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
+    with memory_for("the network"):
+        net.to(device, memory_format=devices.memory_format(device))
     optimizer = make_optimizer(net, args)
     schedule = make_schedule(optimizer, args, start.first_epoch) if training else None
     if training and start.snapshot is not None and "epoch" in start.snapshot:
@@ -442,6 +446,7 @@ def train(
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
+    final = None  # the evaluation on the test set after the last epoch
     with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
@@ -479,6 +484,12 @@ def train(
                     on_train = evaluate(net, dataset.train.as_is(), "training set")
                     log.info(f"  training set: {on_train}")
                     curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
+            if epoch == args.epochs - 1:
+                # With no validation split the evaluation just done was on the test set.
+                final = result if dataset.val is None else evaluate(net, dataset.test, "test set")
+                curves |= zip(FINAL_METRICS, final, strict=True)
+            board.add(epoch + 1, curves)  # before the snapshot: a run that goes on from it does not do them again
+            if is_snapshot_epoch(epoch, args):
                 path = files.training_state(epoch)
                 state = {
                     "epoch": epoch,
@@ -496,13 +507,11 @@ def train(
                 }
                 snapshots.save(state, path)
                 log.info(f"  snapshot: {path}")
-            board.add(epoch + 1, curves)
 
-        # With no validation split the last evaluation, after the last epoch, was on the test set.
-        if dataset.val is not None or result is None:
-            result = evaluate(net, dataset.test, "test set")
-        log.info(f"test set: {result}")
-        board.finish(args.epochs, dict(zip(FINAL_METRICS, result, strict=True)))
+        if final is None:  # there was no epoch left to train
+            final = evaluate(net, dataset.test, "test set")
+        log.info(f"test set: {final}")
+        board.finish()
     snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE

@@ -61,8 +61,12 @@ class FolderLock:
                 break
             os.close(file)  # the one who held it has just removed it: it locks nobody else out
         self.path, self._file = path, file
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"process {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:  # the disk is full
+            error.filename = str(path)
+            raise
         return None
 
     @staticmethod

@@ -46,6 +46,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
         OSError: the disk, the folder or the permissions do not allow it.
     """
     files = []
+    path.parent.mkdir(parents=True, exist_ok=True)
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         files.append(path.with_name(f"{path.name}.{kind}"))
         drawn = io.BytesIO()  # matplotlib, unlike atomic_write, has no plain word for a full disk

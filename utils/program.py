@@ -1,6 +1,7 @@
 """What the three programs share at their edges: one-line errors, exit statuses, and arguments of the same name."""
 
 import argparse
+import contextlib
 import functools
 import signal
 import sys
@@ -81,11 +82,41 @@ def _say_no_more() -> None:
     sys.unraisablehook = lambda unraisable: None
 
 
+@contextlib.contextmanager
+def memory_for(what: str, otherwise: str = "a machine with more is needed"):
+    """Say what did not fit, where too little memory ends the block; outside such blocks it was a batch.
+
+    Args:
+        what: is made or moved to the device in the block.
+        otherwise: what to do about it, beside not using the GPU.
+
+    Raises:
+        RunError: it did not fit.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if _is_out_of_gpu_memory(error):
+            raise RunError(f"out of GPU memory: {what} does not fit: run without --cuda, or {otherwise}") from None
+        if _is_out_of_memory(error):
+            raise RunError(f"out of memory: {what} does not fit: {otherwise}") from None
+        raise
+
+
+def _is_out_of_gpu_memory(error: Exception) -> bool:
+    # A GPU with no room for as much as CUDA itself raises the second.
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def _out_of_memory(error: Exception) -> str | None:
     """What to say of an error that came of too little memory; None of any other."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if _is_out_of_gpu_memory(error):
         return "out of GPU memory: give a smaller --batch-size"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if _is_out_of_memory(error):
         return "out of memory: give a smaller --batch-size"
     if "DataLoader worker" in str(error):
         return (

@@ -15,5 +15,6 @@ def write_json(content: dict[str, Any], path: Path) -> None:
         OSError: the disk, the folder or the permissions do not allow it.
     """
     text = json.dumps(content, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(text + "\n")

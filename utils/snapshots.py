@@ -37,7 +37,7 @@ class SnapshotError(ValueError):
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write a training state or a bare state_dict; a reader sees the old file or the new one.
+    """Write a training state or a bare state_dict; a reader sees the old file or the new one. The folder is there.
 
     Tensors are written from the CPU, so that a machine without a GPU reads them.
 

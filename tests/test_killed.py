@@ -1,0 +1,270 @@
+"""train.py killed at any moment, and started again with the same command: nothing of it shows in the end.
+
+Most processes here are forked from one that has done its imports, so that kills are cheap and fall into the phases
+that matter; some are started from the shell, and killed during their imports too.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from programs import ROOT, command, files_below
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils import snapshots
+
+COMMON = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", "1", "--snapshot-every", "1")
+COMMON += ("--resume-from", "latest", "--lr", "0.001")
+
+#: Waits for a folder and a command line, forks a process that runs it there, tells its id, then its exit status.
+WARM = """
+import json, os, signal, sys
+import train
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer import record_writer
+from torch.utils.tensorboard import summary
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+parse = train.parse_arguments
+
+def parse_and_be_interruptible(argv):  # a signal before is one during the imports
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return parse(argv)
+
+train.parse_arguments = parse_and_be_interruptible
+signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+for line in sys.stdin:
+    folder, argv = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(folder)
+        for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        status = train.main(argv)
+        sys.stdout.flush()
+        os._exit(status)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Warm:
+    """Runs train.py with little delay, one process at a time."""
+
+    def __init__(self):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, folder: Path, options) -> int:
+        """Returns the process's id."""
+        print(json.dumps([str(folder.absolute()), options]), file=self.server.stdin, flush=True)
+        return int(self.server.stdout.readline())
+
+    def wait(self) -> int:
+        return int(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def warm():
+    warm = Warm()
+    yield warm
+    warm.server.stdin.close()
+    warm.server.wait()
+
+
+class Run:
+    """A training run in a folder of its own."""
+
+    def __init__(self, folder: str, options):
+        self.folder, self.options = Path(folder), [*COMMON, *map(str, options)]
+        self.folder.mkdir()
+
+    @property
+    def snapshots(self) -> Path:
+        (folder,) = {path.parent for path in (self.folder / "models").rglob("*.pt")}
+        return folder
+
+    def visible(self) -> list[Path]:
+        return [path for path in (self.folder / "models").rglob("*.*") if not path.name.startswith(".")]
+
+    def hidden(self) -> list[Path]:
+        return list((self.folder / "models").rglob(".*"))
+
+    def curves(self) -> dict[str, list]:
+        """All that TensorBoard shows over epochs, by tag; of the speed the steps only."""
+        (board,) = {path.parent for path in (self.folder / "tensorboard").rglob("events*")}
+        events = EventAccumulator(str(board), {"scalars": 0, "histograms": 0}).Reload()
+        shown = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        shown["images_per_second"] = [step for step, _ in shown["images_per_second"]]
+        for tag in events.Tags()["histograms"]:
+            shown[tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
+        return shown
+
+    def logged(self) -> str:
+        """All log files, one after the other."""
+        paths = sorted((self.folder / "log").rglob("*.log"), key=lambda path: path.stat().st_mtime_ns)
+        return "\n".join(path.read_text() for path in paths)
+
+
+def wait_for(moment: str, run: Run, epochs: int, chance: random.Random, process: Path) -> None:
+    """Until a moment of the run that has just been started, or its end."""
+    began, before = time.time(), set(run.visible())
+    if moment == "any time":
+        time.sleep(chance.uniform(0, 1.5))
+        return
+    while process.exists() and time.time() < began + 60:
+        time.sleep(0.0005)
+        new = set(run.visible()) - before
+        writing = [path.name for path in run.hidden() if path.suffix == ".tmp"]
+        if moment == "a file is being written" and writing:
+            return
+        if moment == "a file is complete" and new:
+            return
+        if moment == "the end" and (f".lenet_{epochs}.pt.tmp" in writing or training_is_over(run, epochs)):
+            time.sleep(chance.uniform(0, 0.03))
+            return
+
+
+def training_is_over(run: Run, epochs: int) -> bool:
+    return any(path.name == f"lenet_{epochs - 1}.tar" for path in run.visible())
+
+
+def kill_warm(warm: Warm, run: Run, moment: str, epochs: int, chance: random.Random) -> int:
+    """Returns the exit status: 0 where the run was over before it was killed."""
+    pid = warm.start(run.folder, run.options)
+    wait_for(moment, run, epochs, chance, Path(f"/proc/{pid}"))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return warm.wait()
+
+
+def kill_from_shell(run: Run, seconds: float) -> int:
+    with subprocess.Popen(
+        command("train.py", *run.options), cwd=run.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        time.sleep(seconds)
+        process.kill()
+    return process.returncode
+
+
+def options_of(number: int, chance: random.Random) -> list:
+    """The options of the number-th run: of the first one always the same."""
+    if number == 0:
+        options = ["--subsample-classes", 2, "--optimizer", "adam", "--augmentation", "--noise", 0.2]
+        return [*options, "--noise-seed", 3, "--shuffle", "--split", 0.5, "--split-seed", 1]
+    options = ["--subsample-classes", chance.choice([2, 3]), "--optimizer", chance.choice(["sgd", "adam"])]
+    for more in (
+        ["--augmentation"],
+        ["--shuffle"],
+        ["--split", 0.1, "--split-seed", 4],
+        ["--noise", chance.choice([0.3, -1]), "--noise-seed", 5],
+        ["--lr-step", 2, "--lr-decay", 0.5],
+        ["--train-acc"],
+    ):
+        options += more if chance.random() < 0.5 else []
+    if "--split-seed" in options and "--shuffle" not in options:
+        options.append("--shuffle")
+    return options
+
+
+def same(first, second) -> bool:
+    """Whether what two files hold is the same, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+@pytest.mark.parametrize("number", range(14))
+def test_killed_run_ends_as_the_undisturbed_one(number, warm, torture, count):
+    if number > 0 and not torture:
+        pytest.skip("only with --torture")
+    chance = random.Random(number)
+    epochs = 20 if torture else 5
+    options = [*options_of(number, chance), "--epochs", epochs]
+    undisturbed, killed = Run("undisturbed", options), Run("killed", options)
+    warm.start(undisturbed.folder, undisturbed.options)
+    assert warm.wait() == 0
+
+    moments = ["any time", "a file is being written", "a file is complete"]
+    moments = [chance.choice(moments) for _ in range(9)] if torture else 2 * moments
+    survived = 0
+    for moment in [*moments, "the end", "the end"]:
+        status = kill_warm(warm, killed, moment, epochs, chance)
+        assert status in (0, -signal.SIGKILL), (killed.folder / "stderr.txt").read_text()
+        survived += status != 0
+        for path in killed.visible():
+            snapshots.load(path)
+        if chance.random() < 0.15:  # from the shell: during the imports, or after
+            survived += kill_from_shell(killed, chance.uniform(0, 6)) != 0
+    warm.start(killed.folder, killed.options)
+    assert warm.wait() == 0
+    assert (killed.folder / "stderr.txt").read_text() == ""
+    assert survived >= (7 if torture else 4)
+
+    assert killed.hidden() == []
+    assert files_below(killed.folder / "models") == files_below(undisturbed.folder / "models")
+    for name in files_below(undisturbed.snapshots):
+        expected, found = (torch.load(run.snapshots / name, weights_only=True) for run in (undisturbed, killed))
+        assert same(expected, found), name
+
+    expected, found = undisturbed.curves(), killed.curves()
+    assert set(found["images_per_second"]) == set(range(1, epochs + 1))
+    assert found == expected
+
+    seen = set()
+    for epoch, again in re.findall(rf" INFO epoch (\d+) \(\d+/{epochs}\)(, again)?: ", killed.logged()):
+        assert bool(again) == (epoch in seen)
+        seen.add(epoch)
+    assert len(seen) == epochs
+    count("kills survived", survived)
+    count("runs killed again and again")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_interrupted_at_any_moment_it_says_so_in_one_line_and_cleans_up(
+    number, status, word, warm, torture, count
+):
+    chance = random.Random(int(number))
+    run = Run("run", ["--subsample-classes", 2, "--epochs", 10_000])
+    for _ in range(50 if torture else 3):
+        pid = warm.start(run.folder, run.options)
+        time.sleep(chance.uniform(0, 1.5))
+        os.kill(pid, number)
+        assert warm.wait() == status
+        assert (run.folder / "stderr.txt").read_text() == f"train.py: {word}\n"
+        assert run.hidden() == []
+        for path in run.visible():
+            snapshots.load(path)
+        count("interruptions survived")
+
+
+def test_terminated_during_its_imports_it_says_nothing(torture, count):
+    chance = random.Random(0)
+    run = Run("run", ["--subsample-classes", 2, "--epochs", 10_000])
+    for _ in range(20 if torture else 1):
+        with subprocess.Popen(
+            command("train.py", *run.options), cwd=run.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            time.sleep(chance.uniform(0, 5))
+            process.terminate()
+            errors = process.stderr.read().decode()
+        assert (process.returncode, errors) in ((-signal.SIGTERM, ""), (143, "train.py: terminated\n"))
+        assert run.hidden() == []
+        count("interruptions survived")
