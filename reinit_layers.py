@@ -14,6 +14,8 @@ Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.js
 """
 
 import argparse
+import os
+import reprlib
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -247,7 +249,7 @@ def read_list(path: Path) -> list[Path]:
     paths = [Path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UsageError(f"--inits-from {path}: there is no path in it")
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [reprlib.repr(str(path)).strip("'") for path in paths if not os.path.isfile(path)]
     if missing:
         raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing)}")
     return paths
@@ -284,6 +286,7 @@ def read_initializations(
         differing = snapshots.describe_difference(expected, content["structure"])
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
+        snapshots.check_finite(path, content["model_state_dict"])
         if config and content.get("config"):
             differing = difference(config, content["config"], ignore={"seed_given"})
             if differing:
