@@ -15,8 +15,8 @@ Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.js
 
 import argparse
 import os
-import reprlib
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,9 +249,10 @@ def read_list(path: Path) -> list[Path]:
     paths = [Path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UsageError(f"--inits-from {path}: there is no path in it")
-    missing = [reprlib.repr(str(path)).strip("'") for path in paths if not os.path.isfile(path)]
+    missing = [textwrap.shorten(str(path), 300) for path in paths if not os.path.isfile(path)]
     if missing:
-        raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing)}")
+        more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
+        raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing[:5])}{more}")
     return paths
 
 

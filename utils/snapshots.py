@@ -17,6 +17,8 @@ import io
 import pickle
 import pickletools
 import re
+import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -43,7 +45,7 @@ OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, kind of mach
 LARGEST_REPEATED = (
     2**30
 )  #: numbers in a tensor that repeats fewer ones; few take no room in a file and much in memory
-DEEPEST, MOST = 16, 1_000_000  #: levels and values in a snapshot: far more than in any that was trained
+DEEPEST, MOST = 16, 200_000  #: levels and values in a snapshot: far more than in any that was trained
 
 
 class SnapshotError(ValueError):
@@ -346,7 +348,10 @@ def _check_pickle(path: Path, file: BinaryIO) -> None:
     try:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "GLOBAL" and not is_allowed(argument):
-                raise SnapshotError(f"{path} is refused: loading it would run code ({argument.replace(' ', '.')})")
+                name = argument.replace(" ", ".")
+                raise SnapshotError(
+                    f"{path} is refused: loading it would run code that no snapshot needs ({name})"
+                )
     except SnapshotError:
         raise
     except Exception as error:  # garbage can make it raise anything
@@ -356,7 +361,9 @@ def _check_pickle(path: Path, file: BinaryIO) -> None:
 def _torch_load(path: Path, **options) -> Any:
     """torch.load without code execution; whatever a broken file makes it raise becomes a SnapshotError."""
     try:
-        return torch.load(path, weights_only=True, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what PyTorch thinks of the file: what matters is said here
+            return torch.load(path, weights_only=True, **options)
     except pickle.UnpicklingError as error:
         # torch's message is several paragraphs of advice, with the name of what it would not call in between.
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
@@ -370,7 +377,7 @@ def _torch_load(path: Path, **options) -> Any:
     except UnicodeEncodeError:
         raise SnapshotError(f"{str(path)!a}: PyTorch opens no file whose path is not UTF-8") from None
     except Exception as error:  # garbage can make the unpickler raise anything
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
 
 
@@ -390,11 +397,14 @@ class _Archive:
                 ):  # PyTorch and zipfile would read different ones
                     raise SnapshotError(f"{path} is damaged: there is something before its first record")
                 is_tensor = re.compile(r"[^/]+/data/\d+").fullmatch
-                self.records = {
-                    self._offset(archive, record): record
-                    for record in records
-                    if is_tensor(record.filename) and record.file_size
-                }
+                self.records, end = {}, 0
+                for record in sorted(records, key=lambda record: record.header_offset):
+                    offset = self._offset(archive, record)
+                    if record.header_offset < end:  # bytes of one would pass for another's
+                        raise SnapshotError(f"{path} is damaged: {record.filename} begins within another record")
+                    end = offset + record.compress_size
+                    if is_tensor(record.filename) and record.file_size:
+                        self.records[offset] = record
                 for record in records:
                     if record.compress_type != zipfile.ZIP_STORED:
                         raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
@@ -404,7 +414,14 @@ class _Archive:
                             _check_pickle(path, io.BytesIO(content))
         except SnapshotError:
             raise
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        except (
+            zipfile.BadZipFile,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+            struct.error,
+        ) as error:
             raise SnapshotError(f"{path} is damaged or truncated: {error}") from None
 
         # torch.load hands every tensor's memory to map_location, and keeps it where it is.
@@ -421,16 +438,19 @@ class _Archive:
 
     @staticmethod
     def _offset(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> int:
-        """Where in the file a record's bytes begin; checks on the way that its local header is in order."""
+        """Where in the file a record's bytes begin; checks that what is said of it there is in order."""
         archive.open(record).close()
         archive.fp.seek(record.header_offset)
-        header = archive.fp.read(30)
-        return (
-            record.header_offset
-            + 30
-            + int.from_bytes(header[26:28], "little")
-            + int.from_bytes(header[28:], "little")
-        )
+        crc, *name_and_extra = struct.unpack("<14xI8xHH", archive.fp.read(30))
+        offset = record.header_offset + 30 + sum(name_and_extra)
+        if record.flag_bits & 8:  # the checksum follows the bytes
+            archive.fp.seek(offset + record.compress_size)
+            mark, crc = struct.unpack("<4sI", archive.fp.read(8))
+            if mark != b"PK\x07\x08":
+                raise zipfile.BadZipFile(f"no checksum follows {record.filename}")
+        if crc != record.CRC:  # the end of the file, where all checksums are listed, is of another file
+            raise zipfile.BadZipFile(f"{record.filename} has two different checksums")
+        return offset
 
     def check(self, tensor: Tensor, name: str) -> None:
         """Compare the memory behind a tensor with the checksum of its record."""
