@@ -16,6 +16,7 @@ Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.js
 import argparse
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,6 @@ from utils.results import write_json
 from utils.resume import difference, is_sound
 
 RAND = "rand"  #: the row of the fresh random initialization
-LONGEST_PATH = 4096  #: characters; what is longer is no path
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -269,11 +269,10 @@ def read_list(path: Path) -> list[Path]:
     paths = [Path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UsageError(f"--inits-from {path}: there is no path in it")
-    if max(len(str(path)) for path in paths) > LONGEST_PATH:
-        raise UsageError(f"--inits-from {path}: it is no list of paths, one a line")
-    missing = [str(path) for path in paths if not os.path.isfile(path)]
+    missing = [textwrap.shorten(str(path), 300) for path in paths if not os.path.isfile(path)]
     if missing:
-        raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing)}")
+        more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
+        raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing[:5])}{more}")
     return paths
 
 
@@ -308,6 +307,7 @@ def read_initializations(
         differing = snapshots.describe_difference(expected, content["structure"])
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
+        snapshots.check_finite(path, content["model_state_dict"])
         if config and content.get("config"):
             differing = difference(config, content["config"], ignore={"seed_given"})
             if differing:

@@ -271,9 +271,12 @@ def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any],
     kept = ours if override else [{key: group[key] for key in ("fused", "foreach")} for group in ours]
     try:
         state = snapshot["optimizer_state_dict"]
+        for group, mine in zip(state["param_groups"], ours, strict=True):
+            check_values(group, mine)
         groups = [{**group, **mine} for group, mine in zip(state["param_groups"], kept, strict=True)]
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
         if schedule is not None and not override:
+            check_values(snapshot["scheduler_state_dict"], schedule.state_dict())
             schedule.load_state_dict(snapshot["scheduler_state_dict"])
         if not override:
             check_optimizer_state(optimizer)
@@ -281,11 +284,28 @@ def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any],
         raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
 
 
+def check_values(recorded: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise ValueError where recorded values are not of the kinds of ours, as far as we have them."""
+
+    def kind(value):
+        if isinstance(value, (list, tuple)):
+            return [kind(item) for item in value]
+        return "a number" if type(value) in (int, float) and abs(value) < float("inf") else type(value)
+
+    for name, value in recorded.items():
+        if name in ours and name not in ("fused", "foreach") and kind(value) != kind(ours[name]):
+            raise ValueError(f"{name} is {value!r}")
+
+
 def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError where the optimizer's state is not one that steps have left behind."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
+            if any(value is not None and not torch.is_tensor(value) for value in state.values()):
+                raise ValueError("something in the state is no tensor")
+            if "betas" in group and not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
+                raise ValueError("a moment is missing")
             buffers = [value for value in state.values() if torch.is_tensor(value) and value.dim()]
             keeps_buffers = "betas" in group or group["momentum"] != 0
             if any(buffer.shape != parameter.shape for buffer in buffers) or (keeps_buffers and not buffers):

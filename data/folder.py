@@ -33,7 +33,7 @@ class Preparation:
             (3, 224, 224) uint8. An image that cannot be read is returned as the error to raise: raised here
             it would reach the main process as a page of traceback.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
         from torchvision.transforms import v2
 
         number, seed = key
@@ -47,8 +47,16 @@ class Preparation:
             return ImageError(f"{self.files[number]} cannot be read: it is not a file")
         try:
             with Image.open(self.files[number]) as image:
+                shorter, longer = sorted(image.size)
+                # Else resizing its shorter side would fill the memory, as a decompression bomb does.
+                if longer / shorter * (UPSCALED * 8 // 7) ** 2 > 2 * Image.MAX_IMAGE_PIXELS:
+                    raise ValueError(f"{image.width}x{image.height} pixels are too long and narrow")
+                if image.mode == "F":
+                    raise ValueError("its pixels are floating-point numbers, of no known range")
+                if image.mode.startswith("I"):  # 16 bits a pixel: `convert` would make all above 255 white
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 image = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a broken file can make PIL raise anything
             return ImageError(f"{self.files[number]} cannot be read: {(str(error).splitlines() or ['?'])[0]}")
         with torch.random.fork_rng(devices=[]):
             if seed is not None:

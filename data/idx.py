@@ -44,7 +44,10 @@ def read_idx(path: Path) -> np.ndarray:
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * len(shape))
     if values.size != math.prod(shape):
         raise DataError(f"{path} is damaged: {values.size} bytes for an array of shape {shape}")
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # more dimensions than numpy has
+        raise DataError(f"{path} is damaged: {error}") from None
 
 
 def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], num_classes: int) -> ArraySource:

@@ -99,8 +99,8 @@ def load(
     made = _Maker(
         spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
     )
-    train, class_names = spec.read(root, True)
-    test, test_class_names = spec.read(root, False)
+    train, class_names = _read(spec, root, True)
+    test, test_class_names = _read(spec, root, False)
     differing = sorted(set(class_names) ^ set(test_class_names))
     if differing:
         raise DataError(
@@ -177,7 +177,7 @@ def load_test(
     made = _Maker(
         spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
     )
-    test, class_names = spec.read(Path(root), False)
+    test, class_names = _read(spec, Path(root), False)
     if subsample_classes:
         kept = choose_classes(name, class_names, subsample_classes, class_sample_seed)
         test, class_names = _keep_classes(test, class_names, kept), kept
@@ -189,6 +189,14 @@ def load_test(
         class_names=list(class_names),
         notes=made.notes(),
     )
+
+
+def _read(spec: Spec, root: Path, train: bool) -> tuple[Source, Sequence[str]]:
+    """`spec.read`, with a DataError too where a folder on the way to a file cannot be entered."""
+    try:
+        return spec.read(root, train)
+    except OSError as error:
+        raise DataError(f"--data-path {root}: {error.filename or spec.name}: {error.strerror or error}") from None
 
 
 def choose_classes(name: str, class_names: Sequence[str], n: int, seed: int | None) -> list[str]:

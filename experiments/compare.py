@@ -76,8 +76,8 @@ def compare_bias(args: argparse.Namespace) -> None:
     number_of_seeds = ", ".join(sorted({str(len(paths)) for paths in seeds.values()}))
     explanation = (
         f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation "
-        "over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial test, "
-        f"p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| where signs are fair coins."
+        "over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial "
+        f"test, p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| where signs are fair coins."
     )
     files = [path for paths in seeds.values() for seed in paths for path in seed.glob("*.json")]
     write_table(args, explanation, [comparison.bias_table(groups, args.epoch)], files)

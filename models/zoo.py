@@ -1,6 +1,7 @@
 """AlexNet, VGG and ResNet: torchvision's, with torchvision's initialization and ImageNet weights."""
 
 import sys
+import zipfile
 from pathlib import Path
 
 import torch
@@ -47,6 +48,12 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
 
     weights = get_model_weights(TORCHVISION_NAMES[name]).IMAGENET1K_V1
     file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[1])
+    if file.exists() and not file.is_file():  # a pipe or a device might be read for ever
+        raise ModelError(f"--pretrained: {file} is not a file")
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if len(archive.namelist()) == 1:  # torch.hub would unpack it beside, whatever its size and name
+                raise ModelError(f"--pretrained: {file} is no file of weights; without it they are downloaded")
     try:
         state_dict = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     except Exception as error:  # of a damaged file torch.load raises whatever its content leads it to

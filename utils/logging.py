@@ -67,6 +67,7 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logger.addFilter(_make_printable)
     close_log(logger)
     to_file = _File(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -92,6 +93,22 @@ def epochs_logged(folder: Path, name: str, configuration: str) -> set[int]:
     return found
 
 
+def printable(text: str) -> str:
+    """Text as a terminal may have it.
+
+    Names of files, and what damaged ones hold, can be anything: sequences that a terminal obeys, or bytes that
+    are no text, which no stream takes.
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
+
+
 def close_log(logger: logging.Logger | None = None) -> None:
     """Close the log file; does nothing where none is open."""
     logger = logger or logging.getLogger(LOGGER)
@@ -102,7 +119,7 @@ def close_log(logger: logging.Logger | None = None) -> None:
 
 def last_words(line: str) -> None:
     """Say on standard error, and in the log file where one is open, why the program stops."""
-    line = " ".join(line.splitlines())  # a line, whatever names of files or parameters are in it
+    line = printable(" ".join(line.splitlines()))  # a line, whatever names of files or parameters are in it
     logger = logging.getLogger(LOGGER)
     if any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.error(line)
