@@ -1,10 +1,16 @@
 """What the benchmarks share: where the numbers come from, medians with their spread, the plain way to images."""
 
+import contextlib
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from torch.utils.data import DataLoader
@@ -31,6 +37,72 @@ def header(device: torch.device) -> str:
 def spread(values: Sequence[float], form: str = ",.0f") -> str:
     """The median, and the smallest and the largest value in brackets."""
     return f"{statistics.median(values):{form}} [{min(values):{form}} to {max(values):{form}}]"
+
+
+def measure(
+    ways: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds that each way takes, several times, in turn, so that a busy machine disturbs all alike.
+
+    The first round warms up and is not counted. What is still under way on the GPU is waited for.
+    """
+    seconds = {name: [] for name in ways}
+    for repetition in range(repetitions + 1):
+        for name, way in ways.items():
+            synchronize(device)
+            start = time.perf_counter()
+            way()
+            synchronize(device)
+            if repetition:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def report(seconds: Mapping[str, Sequence[float]], num_images: int) -> None:
+    """A line for each way: images a second, and how many times as long as ours it takes."""
+    ours = statistics.median(seconds["ours"])
+    width = max(map(len, seconds))
+    for name, values in seconds.items():
+        rates = [num_images / value for value in values]
+        ratio = statistics.median(values) / ours
+        print(f"  {name:<{width}} {spread(rates):>34} images/s   {ratio:6.2f} x the time of ours")
+
+
+@contextlib.contextmanager
+def dataset_folder(name: str, data_path: str | None):
+    """The folder of the datasets; without one, a temporary one with random images in the form of the dataset.
+
+    How long it takes does not depend on what is on them.
+    """
+    if data_path is not None:
+        yield Path(data_path)
+        return
+    spec, random = data.info(name), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "cifar10":
+            files = Path(folder, "cifar-10-batches-bin")
+            files.mkdir()
+            for file in [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]:
+                records = random.integers(256, size=(10_000, 3073), dtype=np.uint8)
+                records[:, 0] %= 10
+                (files / file).write_bytes(records.tobytes())
+        elif name in ("mnist", "fashion_mnist"):
+            files = Path(folder, {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name], "raw")
+            files.mkdir(parents=True)
+            for part, count in (("train", 60_000), ("t10k", 10_000)):
+                pixels = random.integers(256, size=(count, *spec.image_size), dtype=np.uint8)
+                labels = random.integers(10, size=count, dtype=np.uint8)
+                head = struct.pack(">4I", 0x803, *pixels.shape)
+                (files / f"{part}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+                (files / f"{part}-labels-idx1-ubyte").write_bytes(
+                    struct.pack(">2I", 0x801, count) + labels.tobytes()
+                )
+        yield Path(folder)
 
 
 class PlainDataset(torch.utils.data.Dataset):

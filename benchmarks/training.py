@@ -1,8 +1,8 @@
 """Training throughput: the epoch loop of train.py beside its limit and beside the plain PyTorch way.
 
-    python benchmarks/training.py --data-path DIR                   LeNet on MNIST, the CPU
-    python benchmarks/training.py --dataset fashion_mnist_mini      without a download
-    python benchmarks/training.py --arch vgg11 --dataset cifar10 --augmentation --cuda --data-path DIR
+    python benchmarks/training.py                                   LeNet on images of MNIST's form, the CPU
+    python benchmarks/training.py --data-path DIR                   LeNet on MNIST itself
+    python benchmarks/training.py --arch vgg11 --dataset cifar10 --augmentation --cuda
 
 All are measured in one run, in turn, with the same network and batch size:
 
@@ -14,8 +14,10 @@ All are measured in one run, in turn, with the same network and batch size:
 """
 
 import argparse
+import functools
+import statistics
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
-from benchmarks.common import header, plain_loader, spread
+from benchmarks.common import dataset_folder, header, measure, plain_loader, report
+from data.memory import MemoryLoader
 from train import train_epoch
 from utils import devices
 
@@ -60,28 +63,36 @@ class ConstantBatches:
             yield images[:count], labels[:count]
 
 
+def first_images(loader: MemoryLoader, count: int | None) -> MemoryLoader:
+    """The loader with fewer images: a smaller epoch."""
+    return replace(loader, images=loader.images[:count], labels=loader.labels[:count])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
     parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--data-path", default="./datasets")
+    parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--augmentation", action="store_true")
-    parser.add_argument("--workers", type=int, default=1, help="of the plain way")
+    parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
     device = devices.choose(args.cuda)
     layout = devices.memory_format(device)
-    dataset = data.load(
-        args.dataset,
-        args.data_path,
-        args.batch_size,
-        device=device,
-        shuffle=True,
-        augmentation=args.augmentation,
-        memory_format=layout,
-    )
+    with dataset_folder(args.dataset, args.data_path) as folder:
+        dataset = data.load(
+            args.dataset,
+            folder,
+            args.batch_size,
+            device=device,
+            shuffle=True,
+            augmentation=args.augmentation,
+            memory_format=layout,
+        )
+    images = first_images(dataset.train, args.images)
 
     def network(memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -91,47 +102,34 @@ def main() -> None:
         return net, torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
     ours, constant, plain = network(layout), network(layout), network(torch.contiguous_format)
-    batches = ConstantBatches(dataset.train)
-    loader = plain_loader(
-        args.dataset, dataset.train, args.batch_size, args.augmentation, args.workers, shuffle=True
-    )
+    batches = ConstantBatches(images)
 
     def supply():
-        for images, _ in dataset.train:
-            last = images
+        for batch, _ in images:
+            last = batch
         return last
 
     ways = {
-        "ours": lambda: train_epoch(*ours, dataset.train, 0),
+        "ours": lambda: train_epoch(*ours, images, 0),
         "constant": lambda: train_epoch(*constant, batches, 0),
-        f"plain, {args.workers} worker{'s' if args.workers != 1 else ''}": lambda: plain_epoch(
-            *plain, loader, device
-        ),
         "supply": supply,
     }
-    seconds = {name: [] for name in ways}
-    for repetition in range(args.repetitions + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repetition:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
+    for workers in args.workers:
+        loader = plain_loader(args.dataset, images, args.batch_size, args.augmentation, workers, shuffle=True)
+        name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
+        ways[name] = functools.partial(plain_epoch, *plain, loader, device)
+    seconds = measure(ways, args.repetitions, device)
 
-    n = dataset.train.num_images
     augmented = ", augmented" if args.augmentation else ""
     print(header(device))
-    print(f"{args.arch} on {args.dataset}{augmented}, batch {args.batch_size}, epochs of {n:,} images,")
+    print(
+        f"{args.arch} on {args.dataset}{augmented}, batch {args.batch_size}, epochs of {images.num_images:,} images,"
+    )
     print(f"median [least to most] of {args.repetitions}")
-    median = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
-    for name, values in seconds.items():
-        rates = [n / value for value in values]
-        print(
-            f"  {name:<18} {spread(rates):>34} images/s   {median[name] / median['ours']:6.2f} x the time of ours"
-        )
-    share = 100 * median["supply"] / median["constant"]
-    print(f"  data handling      {share:.1f} % of the time of the training step")
+    report(seconds, images.num_images)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"  of the constant-batch step: {100 * median['constant'] / median['ours']:.1f} %")
+    print(f"  data handling: {100 * median['supply'] / median['constant']:.1f} % of the time of the training step")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""Batch supply alone: augmented, normalized batches of CIFAR-10, without a network.
+
+    python benchmarks/supply.py             random images of CIFAR-10's form, the CPU
+    python benchmarks/supply.py --cuda
+
+Measured in one run, in turn:
+
+    ours    an epoch of data.load's training batches
+    plain   a dataset of PIL images as torchvision's, RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, a
+            DataLoader with one worker and with four
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import data
+from benchmarks.common import dataset_folder, header, measure, plain_loader, report
+from utils import devices
+
+
+def take_all(batches, device) -> None:
+    for images, labels in batches:
+        images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-path", help="where CIFAR-10 is (default: random images of the same form)")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--cuda", action="store_true")
+    args = parser.parse_args()
+    device = devices.choose(args.cuda)
+    layout = devices.memory_format(device)
+    options = {"device": device, "shuffle": True, "augmentation": True, "memory_format": layout}
+    with dataset_folder("cifar10", args.data_path) as folder:
+        train = data.load("cifar10", folder, args.batch_size, **options).train
+
+    ways = {"ours": functools.partial(take_all, train, device)}
+    for workers in args.workers:
+        loader = plain_loader("cifar10", train, args.batch_size, True, workers, shuffle=True)
+        name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
+        ways[name] = functools.partial(take_all, loader, device)
+    seconds = measure(ways, args.repetitions, device)
+
+    print(header(device))
+    print(f"{train.num_images:,} augmented, normalized images of 32x32, batch {args.batch_size}")
+    print(f"median [least to most] of {args.repetitions}")
+    report(seconds, train.num_images)
+
+
+if __name__ == "__main__":
+    main()
