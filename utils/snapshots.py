@@ -16,6 +16,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,9 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
     differing = describe_difference(expected, weights)
     if differing:
         raise SnapshotError(f"{path} is no snapshot of this {arch}: {differing}")
-    net.load_state_dict(weights, assign=assign)
+    versioned = OrderedDict(weights)
+    versioned._metadata = {"": expected._metadata[""]}  # MNASNet takes no weights that do not tell its version
+    net.load_state_dict(versioned, assign=assign)
 
 
 def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor], most: int = 4) -> str:
