@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from models.registry import ModelError, register, register_others
 
@@ -39,17 +40,25 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
     if name in ("googlenet", "inception_v3"):
         # init_weights: their own initialization, which torchvision announces to replace where it is not asked for.
         options = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3}
-    torchvision_name = TORCHVISION_NAMES.get(name, name)
+    options["num_classes"] = IMAGENET_CLASSES if pretrained else num_classes
+    with _CountOnTheCPU():
+        net = get_model(TORCHVISION_NAMES.get(name, name), **options)
     if pretrained:
-        net = get_model(torchvision_name, num_classes=IMAGENET_CLASSES, **options)
         _load_imagenet_weights(net, name)
         if num_classes != IMAGENET_CLASSES:
             _replace_last_layer(net, num_classes)
-    else:
-        net = get_model(torchvision_name, num_classes=num_classes, **options)
     if in_channels != 3:
         _replace_first_convolution(net, in_channels)
     return net
+
+
+class _CountOnTheCPU(TorchFunctionMode):
+    """RegNet computes its widths with tensors: they must have values where the network is built without any."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.arange, torch.tensor):
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return function(*args, **(kwargs or {}))
 
 
 def other_networks() -> list[str]:
