@@ -11,10 +11,14 @@ import pytest
 from programs import ROOT
 
 
-def in_the_copy(program, *options):
-    return subprocess.run(
-        [sys.executable, program, *map(str, options)], capture_output=True, text=True, timeout=300
+def in_the_copy(*commands):
+    """Run programs of the working directory, in one process; its exit status is that of the first that fails."""
+    main = "import sys; from importlib import import_module as program; sys.exit(next(filter(None, ("
+    main += (
+        ", ".join(f"program({name!r}).main({list(map(str, options))!r})" for name, *options in commands)
+        + ")), 0))"
     )
+    return subprocess.run([sys.executable, "-c", main], capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -34,9 +38,6 @@ def copy_with_the_files_shown():
 
 def test_added_network_is_trained_on_added_dataset_measured_and_reset(copy_with_the_files_shown):
     both = ("--arch", "tiny", "--dataset", "shapes", "--seed", 1)
-    missing = in_the_copy("train.py", *both, "--data-path", ".")
-    assert missing.returncode == 2
-    assert len(missing.stderr.splitlines()) == 1
     random = np.random.default_rng(0)
     Path("shapes").mkdir()
     for part, n in (("train", 300), ("test", 60)):
@@ -44,15 +45,19 @@ def test_added_network_is_trained_on_added_dataset_measured_and_reset(copy_with_
         images = random.integers(0, 80, (n, 32, 32)) + 80 * labels[:, None, None]
         np.savez(f"shapes/{part}.npz", images=images.astype(np.uint8), labels=labels)
     options = ("--data-path", ".", "--lr", 0.1, "--batch-size", 10, "--shuffle", "--epochs", 2)
-    trained = in_the_copy("train.py", *both, *options)
-    assert trained.returncode == 0, trained.stderr
-    assert float(re.search(r"^test set: .* top-1 ([\d.]+) %", trained.stdout, re.MULTILINE)[1]) > 60
-    weights = "models/shapes/tiny/1/tiny_2.pt"
-    measured = in_the_copy("compute_projections.py", *both, "--load-from", weights)
-    assert re.findall(r"^features\.\d+ +\d+", measured.stdout, re.MULTILINE) == [
+    from_weights = (*both, "--load-from", "models/shapes/tiny/1/tiny_2.pt")
+    done = in_the_copy(
+        ("train", *both, *options),
+        ("compute_projections", *from_weights),
+        ("reinit_layers", *from_weights, "--data-path", ".", "--rand"),
+        ("train", *both, "--data-path", "nowhere"),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("train.py: error: --data-path: nowhere/shapes/train.npz")
+    assert float(re.search(r"^test set: .* top-1 ([\d.]+) %", done.stdout, re.MULTILINE)[1]) > 60
+    assert re.findall(r"^features\.\d+ +\d+", done.stdout, re.MULTILINE) == [
         "features.0       16",
         "features.3       32",
         "features.6       64",
     ]
-    reset = in_the_copy("reinit_layers.py", *both, "--data-path", ".", "--load-from", weights, "--rand")
-    assert reset.returncode == 0, reset.stderr
+    assert Path("results/shapes/tiny/1/reinit_tiny_2.json").exists()
