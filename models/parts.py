@@ -119,7 +119,7 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
     names = {id(module): name for name, module in net.named_modules()}
     parts = segments(net)
     if len(parts) == 1:  # nothing is known of what runs after what, but the order of registration
-        parts = [module for module in net.modules() if not any(module.children())]
+        parts = [module for module in net.modules() if next(module.children(), None) is None]
     found: list[Layer] = []
     stage = 0
     for part in parts:
