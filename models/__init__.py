@@ -1,6 +1,7 @@
 """The networks that can be trained and measured, by name.
 
-    names()                          which architectures there are
+    names()                          which architectures there are: those of the papers
+    other_names()                    which further ones can be built: torchvision's ConvNets
     check(arch, pretrained)          raises ModelError where there is no such architecture
     build(arch, num_classes, ...)    one of them, freshly initialized or with ImageNet weights
     segments(net)                    the network as modules that are run one after another
@@ -13,10 +14,11 @@ with the decorator `register`: an architecture is added by adding one file.
 import importlib
 import pkgutil
 
-from models.registry import Layer, ModelError, build, check, layers, names, register, segments
+from models.parts import Layer, layers, segments
+from models.registry import ModelError, build, check, names, other_names, register
 
 for _module in pkgutil.iter_modules(__path__, prefix="models."):
     if not _module.ispkg:
         importlib.import_module(_module.name)
 
-__all__ = ["Layer", "ModelError", "build", "check", "layers", "names", "register", "segments"]
+__all__ = ["Layer", "ModelError", "build", "check", "layers", "names", "other_names", "register", "segments"]

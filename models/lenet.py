@@ -37,6 +37,9 @@ class LeNet(nn.Module):
                 nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2))
                 nn.init.zeros_(module.bias)
 
+    def segments(self) -> list[nn.Module]:
+        return [*self.features, self.avgpool, nn.Flatten(), *self.classifier]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 

@@ -1,14 +1,17 @@
-"""The registry behind `models`: builders by name, and the questions asked of every network."""
+"""The registry behind `models`: builders by name."""
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
-_builders: dict[str, Callable[..., nn.Module]] = {}
+Builder = Callable[..., nn.Module]
+
+_builders: dict[str, Builder] = {}
 _with_weights: set[str] = set()
+_others: list[tuple[Callable[[], list[str]], Builder]] = []
+_called_here: dict[str, str] = {}
 
 
 class ModelError(ValueError):
@@ -35,9 +38,26 @@ def register(*names: str, pretrained: bool = False):
     return decorate
 
 
+def register_others(builder: Builder, find_names: Callable[[], list[str]], called_here: Mapping[str, str]) -> None:
+    """Register a builder of further architectures with ImageNet weights, which `names()` does not list.
+
+    Args:
+        find_names: their names; asked only for a name that nothing is registered under, so it may take its time.
+        called_here: other names of registered architectures -> their names here. A network has one name, so that
+            its snapshots and results are in one place: under the other it is refused.
+    """
+    _others.append((find_names, builder))
+    _called_here.update(called_here)
+
+
 def names() -> list[str]:
-    """The names of the architectures."""
+    """The names of the architectures of the papers, and of those added to them."""
     return list(_builders)
+
+
+def other_names() -> list[str]:
+    """The names of further architectures that can be built: torchvision's, which is imported to tell them."""
+    return [name for find_names, _ in _others for name in find_names()]
 
 
 def build(
@@ -53,7 +73,7 @@ def build(
     seed's initial weights.
 
     Args:
-        arch: one of `names()`.
+        arch: one of `names()` or `other_names()`.
         num_classes: size of the prediction head.
         in_channels: channels of the images. Where the network was made for another number, its first
             convolution is replaced by one with Kaiming-normal weights (fan_out, ReLU).
@@ -67,7 +87,7 @@ def build(
             be had.
     """
     check(arch, pretrained)
-    builder = _builders[arch]
+    builder = _builder(arch)
     if image_size is not None:
         with torch.device("meta"):
             structure = builder(arch, num_classes, in_channels, image_size)
@@ -79,11 +99,24 @@ def build(
 
 def check(arch: str, pretrained: bool = False) -> None:
     """Raise ModelError where `build` would for the name alone: no such architecture, or none with weights."""
-    if arch not in _builders:
-        raise ModelError(f"--arch {arch}: no such architecture; there are {', '.join(names())}")
-    if pretrained and arch not in _with_weights:
+    if arch in _called_here:
+        raise ModelError(f"--arch {arch}: it is called {_called_here[arch]} here")
+    if _builder(arch) is None:
+        raise ModelError(
+            f"--arch {arch}: no such architecture; there are {', '.join(names())}; "
+            f"and of torchvision {', '.join(other_names())}"
+        )
+    if pretrained and arch in _builders and arch not in _with_weights:
         having = ", ".join(name for name in names() if name in _with_weights)
-        raise ModelError(f"--pretrained: there are no ImageNet weights for {arch}; there are for {having}")
+        raise ModelError(
+            f"--pretrained: there are no ImageNet weights for {arch}; there are for {having} and torchvision's others"
+        )
+
+
+def _builder(arch: str) -> Builder | None:
+    if arch in _builders:
+        return _builders[arch]
+    return next((builder for find_names, builder in _others if arch in find_names()), None)
 
 
 def _check_image_size(arch: str, structure: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
@@ -98,55 +131,3 @@ def _check_image_size(arch: str, structure: nn.Module, in_channels: int, image_s
             f"images of {height}x{width} pixels are too small for {arch}: "
             "--upscale or --upscale-padding makes them 224x224"
         ) from None
-
-
-def segments(net: nn.Module) -> list[nn.Module]:
-    """The network cut into modules of its own that, run one after another, are the network.
-
-    A network that says nothing about its parts (by a method `segments`) is one segment.
-    """
-    if hasattr(net, "segments"):
-        return net.segments()
-    # torchvision's classes, told by their parts: this must not import torchvision for the other networks.
-    if all(hasattr(net, part) for part in ("features", "avgpool", "classifier")):  # AlexNet, VGG
-        return [*net.features, net.avgpool, nn.Flatten(), *net.classifier]
-    if all(hasattr(net, part) for part in ("conv1", "bn1", "relu", "maxpool", "layer4", "fc")):  # ResNet
-        stem = [net.conv1, net.bn1, net.relu, net.maxpool]
-        blocks = [*net.layer1, *net.layer2, *net.layer3, *net.layer4]
-        return [*stem, *blocks, net.avgpool, nn.Flatten(), net.fc]
-    return [net]
-
-
-class Layer(NamedTuple):
-    """A layer whose filters are measured, and where it stands."""
-
-    name: str  #: name of the module in the network, such as "features.0"
-    module: nn.Module  #: nn.Conv2d or nn.Linear
-    stage: int  #: max-pooling layers passed on the way to it; for residual networks the resolution stage
-    block: int  #: position within the stage, from 0
-
-
-def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
-    """The convolutional layers in network order, without 1x1 convolutions.
-
-    A final pool opens a stage of its own for the fully connected layers. Residual networks have their
-    resolution stages: the stem is stage 0, `layer1` to `layer4` are 1 to 4, the fully connected layer is in 5.
-
-    Args:
-        with_linear: also the fully connected layers.
-    """
-    found: list[Layer] = []
-    stage = 0
-    for name, module in net.named_modules():
-        if isinstance(module, nn.MaxPool2d):
-            stage += 1
-        residual_stage = re.match(r"layer(\d+)\.", name)
-        if residual_stage:
-            stage = int(residual_stage[1])
-        elif name == "fc":
-            stage += 1
-        is_filter_bank = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-        if is_filter_bank or (with_linear and isinstance(module, nn.Linear)):
-            block = sum(layer.stage == stage for layer in found)
-            found.append(Layer(name, module, stage, block))
-    return found

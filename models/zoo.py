@@ -1,17 +1,35 @@
-"""AlexNet, VGG and ResNet: torchvision's, with torchvision's initialization and ImageNet weights."""
+"""torchvision's ConvNets, with torchvision's initialization and ImageNet weights.
 
+AlexNet, VGG and ResNet are those of the papers. The others go by torchvision's names; they have no auxiliary heads.
+
+Most expect images as they are normalized for ImageNet. GoogLeNet and Inception v3 were trained on pixel values in
+[-1, 1], and so get them: images of three channels are taken as normalized for ImageNet and converted inside the
+network, as torchvision does it for the pretrained ones. Here it is done whether or not ImageNet weights are loaded,
+because the snapshots of a fine-tuned network do not tell.
+"""
+
+import re
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from models.registry import ModelError, register
+from models.registry import ModelError, register, register_others
 
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
 TORCHVISION_NAMES = {"alexnet": "alexnet", **VGG, **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}}
 IMAGENET_CLASSES = 1000
+
+#: torchvision's other families of ConvNets: what it may add to them is there too, transformers are not.
+FAMILIES = (
+    *("convnext_*", "densenet*", "efficientnet_*", "googlenet", "inception_v3", "mnasnet*", "mobilenet_v*"),
+    *("regnet_*", "resnet*", "resnext*", "shufflenet_v2_*", "squeezenet*", "wide_resnet*"),
+)
+AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 @register(*TORCHVISION_NAMES, pretrained=True)
@@ -19,16 +37,44 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
     # torchvision takes as long to import as torch: the other architectures do without.
     from torchvision.models import get_model
 
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # init_weights: their own initialization, which torchvision announces to replace where it is not asked for.
+        options = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3}
+    options["num_classes"] = IMAGENET_CLASSES if pretrained else num_classes
+    with _CountOnTheCPU():
+        net = get_model(TORCHVISION_NAMES.get(name, name), **options)
     if pretrained:
-        net = get_model(TORCHVISION_NAMES[name], num_classes=IMAGENET_CLASSES)
         _load_imagenet_weights(net, name)
         if num_classes != IMAGENET_CLASSES:
             _replace_last_layer(net, num_classes)
-    else:
-        net = get_model(TORCHVISION_NAMES[name], num_classes=num_classes)
     if in_channels != 3:
         _replace_first_convolution(net, in_channels)
     return net
+
+
+class _CountOnTheCPU(TorchFunctionMode):
+    """RegNet computes its widths with tensors: they must have values where the network is built without any."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.arange, torch.tensor):
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return function(*args, **(kwargs or {}))
+
+
+def other_networks() -> list[str]:
+    """The names of torchvision's ConvNets that are not among the papers'."""
+    import torchvision
+
+    found = torchvision.models.list_models(torchvision.models, include=FAMILIES)
+    return [name for name in found if name not in TORCHVISION_NAMES]
+
+
+register_others(
+    torchvision_net,
+    other_networks,
+    called_here={theirs: ours for ours, theirs in TORCHVISION_NAMES.items() if theirs != ours},
+)
 
 
 @register("vgg19_orig")
@@ -46,7 +92,8 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
     """Load the original ImageNet weights of torchvision (IMAGENET1K_V1; for ResNet-50 there are later ones)."""
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(TORCHVISION_NAMES[name]).IMAGENET1K_V1
+    versions = get_model_weights(TORCHVISION_NAMES.get(name, name))
+    weights = getattr(versions, "IMAGENET1K_V1", None) or versions.DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[1])
     if file.exists() and not file.is_file():  # a pipe or a device might be read for ever
         raise ModelError(f"--pretrained: {file} is not a file")
@@ -66,14 +113,24 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
             f"--pretrained: {file} is damaged or holds more than weights; without it they are downloaded again"
         ) from None
     try:
+        for key in list(state_dict):
+            if key.startswith(AUXILIARY_HEADS):
+                del state_dict[key]
+            else:  # DenseNet's weights have the names of an old version: denselayer1.norm.1 is denselayer1.norm1
+                renamed = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", key)
+                state_dict[renamed] = state_dict.pop(key)
         net.load_state_dict(state_dict)
-    except (RuntimeError, TypeError, AttributeError):  # the latter two: it holds no dictionary of names
+    except (RuntimeError, TypeError, AttributeError, ValueError):  # all but the first: no weights with their names
         raise ModelError(f"--pretrained: {file} does not hold the weights of {name}") from None
 
 
 def _replace_last_layer(net: nn.Module, num_classes: int) -> None:
-    name, last = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
-    net.set_submodule(name, nn.Linear(last.in_features, num_classes))
+    """Initialized as torch does by default."""
+    name, last = [(name, m) for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    if isinstance(last, nn.Linear):
+        net.set_submodule(name, nn.Linear(last.in_features, num_classes))
+    else:  # SqueezeNet's
+        net.set_submodule(name, nn.Conv2d(last.in_channels, num_classes, kernel_size=1))
 
 
 def _replace_first_convolution(net: nn.Module, in_channels: int) -> None:

@@ -503,7 +503,7 @@ def test_program_runs_from_the_shell():
     assert "results: results/mnist/lenet/lenet_2.json" in done.stdout
 
 
-@pytest.mark.parametrize("options", [("--help",), ("--arch", "lenet"), (*LENET, "--load-from", str(TRAINED))])
+@pytest.mark.parametrize("options", [("--help",), (), ("--arch", "lenet"), (*LENET, "--load-from", str(TRAINED))])
 def test_neither_help_nor_measuring_waits_for_slow_imports(options):
     program = f"""
 import sys, compute_projections

@@ -21,6 +21,10 @@ FAMILIES = {
     "vgg11bn": (3, 32),
     "resnet18": (3, 32),
     "resnet50": (3, 32),
+    "densenet121": (3, 32),
+    "googlenet": (3, 32),
+    "mobilenet_v3_small": (3, 32),
+    "squeezenet1_1": (3, 32),
 }
 
 

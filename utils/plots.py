@@ -34,6 +34,7 @@ STYLE = {
     "pdf.fonttype": 42,  # text stays text
     "savefig.dpi": 150,
 }
+LONG_NAME = 22  #: characters; with more, a panel has two lines of title
 NON_POSITIVE, POSITIVE, CHANCE = "#c8553d", "#3d7ea6", "#dcdcdc"  # told apart also by the colour-blind
 
 Layers = Mapping[str, Mapping[str, Any]]  #: name of a layer -> its statistics, as utils.projections.measure gives
@@ -201,7 +202,11 @@ def _grid(layers: Layers, title: str, share_x: bool = False, share_y: bool = Fal
     grid = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False)
     panels = list(grid.flat)
     for axes, (name, layer) in zip(panels, layers.items(), strict=False):
-        axes.set_title(f"{name} ({layer['filters']} filter{'s' if layer['filters'] != 1 else ''})")
+        filters = f"({layer['filters']} filter{'s' if layer['filters'] != 1 else ''})"
+        if len(name) > LONG_NAME:  # features.denseblock1.denselayer1.conv2
+            axes.set_title(f"{name}\n{filters}", fontsize=8)
+        else:
+            axes.set_title(f"{name} {filters}")
     for index in range(len(layers), len(panels)):
         panels[index].set_axis_off()
         panels[index - columns].tick_params(labelbottom=True)

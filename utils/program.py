@@ -273,6 +273,10 @@ def list_choices(args: argparse.Namespace) -> bool:
         raise UsageError(f"--dataset {args.dataset}: no such dataset; there are {', '.join(data.names())}")
     if args.arch is None:
         print("architectures (--arch):", *models.names(), sep="\n  ")
+        print(
+            "  and torchvision's other ConvNets by its names, such as densenet121, mobilenet_v2, resnext50_32x4d,"
+        )
+        print("  efficientnet_b0 (a name that does not exist is answered with all of them)")
     if args.dataset is None:
         print("datasets (--dataset):", *data.names(), sep="\n  ")
     return args.arch is None or args.dataset is None

@@ -22,6 +22,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -234,7 +235,9 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
     if differing:
         raise SnapshotError(f"{path} is no snapshot of this {arch}: {differing}")
     check_finite(path, weights)
-    net.load_state_dict(weights, assign=assign)
+    versioned = OrderedDict(weights)
+    versioned._metadata = {"": expected._metadata[""]}  # MNASNet takes no weights that do not tell its version
+    net.load_state_dict(versioned, assign=assign)
 
 
 def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
