@@ -122,9 +122,7 @@ def main() -> None:
 
     augmented = ", augmented" if args.augmentation else ""
     print(header(device))
-    print(
-        f"{args.arch} on {args.dataset}{augmented}, batch {args.batch_size}, {images.num_images:,} images an epoch,"
-    )
+    print(f"{args.arch} on {args.dataset}{augmented}, batch {args.batch_size}, {images.num_images:,} images,")
     print(f"median [least to most] of {args.repetitions}")
     report(seconds, images.num_images)
     median = {name: statistics.median(values) for name, values in seconds.items()}

@@ -55,6 +55,7 @@ def test_results_and_snapshots_say_what_made_them():
 
 def test_commit_is_that_of_the_checkout_and_none_without_one(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance._program_version.__wrapped__() == {"version": None, "commit": None}
     (tmp_path / "pyproject.toml").write_text('version = "7.8"\n')
     ask = provenance._program_version.__wrapped__
     assert ask() == {"version": "7.8", "commit": None}

@@ -1,6 +1,7 @@
 """What produced a result: program, arguments, versions, device. A file found years later explains itself."""
 
 import argparse
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -47,8 +48,9 @@ def provenance(program: str, args: argparse.Namespace, device: torch.device) -> 
 @functools.cache
 def _program_version() -> dict[str, str | None]:
     """The version of these programs, and the git commit where they are in a checkout (`-dirty`: with changes)."""
-    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    commit = None
+    version = commit = None
+    with contextlib.suppress(OSError):  # where only the programs were copied
+        version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if (ROOT / ".git").exists():  # not where they lie within a repository of something else
         git = ["git", "--no-optional-locks", "-C", str(ROOT)]
         command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
