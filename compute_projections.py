@@ -16,6 +16,7 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 
 import argparse
 import functools
+import glob
 import math
 import os
 import re
@@ -325,6 +326,8 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
     """
     content = snapshots.load(path, wanted)
     config = content.setdefault("config", {})  # a bare state_dict or a file of the authors has none
+    if not config and "subsample_classes" not in args.given:
+        config |= classes_recorded_beside(path.parent, args.arch)
     for option in ("arch", "dataset", "seed"):
         given, recorded = getattr(args, option), config.get(option)
         if given is not None and recorded is not None and given != recorded:
@@ -353,6 +356,18 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
             + ("" if "num_classes" in config else " (--subsample-classes gives the number of classes)")
         )
     return content, f"{num_classes} ({'recorded' if 'num_classes' in config else said_by_options(args)})"
+
+
+@functools.cache
+def classes_recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
+    """How many classes the training states in a folder record: bare weights beside them are of the same run."""
+    for path in sorted(folder.glob(f"{glob.escape(arch)}_*.tar")):
+        try:
+            config = snapshots.load(path, wanted=lambda name: False).get("config", {})
+        except SnapshotError:
+            continue
+        return {name: config[name] for name in ("num_classes", "subsample_classes") if name in config}
+    return {}
 
 
 def said_by_options(args) -> str:

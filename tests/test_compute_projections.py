@@ -224,6 +224,19 @@ def test_distance_from_a_zero_initialization_is_null(tmp_path):
         assert layer["l_inf_dist"] is None
 
 
+def test_classes_of_bare_weights_are_those_of_the_training_states_beside_them(capsys):
+    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
+    assert shell("train.py", *options, "--subsample-classes", 2, "--epochs", 1).returncode == 0
+    folder = Path("models/fashion_mnist_mini_2/lenet/1")
+    assert run(*options, "--load-from", folder, "--init-from", folder / "lenet_init_0.pt") == 0
+    names = {path.name for path in Path("results/fashion_mnist_mini_2/lenet/1").iterdir()}
+    assert names == {"lenet_init_0.json", "lenet_0.json", "lenet_1.json"}
+    (folder / "lenet_0.tar").unlink()
+    compute_projections.classes_recorded_beside.cache_clear()
+    assert run(*options, "--load-from", folder) == 2
+    assert "--subsample-classes gives the number of classes" in capsys.readouterr().err
+
+
 def test_random_initialization_is_that_of_its_seed():
     assert run(*LENET, "--seed", 1) == 0
     content = results("results/mnist/lenet/1/init_lenet.json")
