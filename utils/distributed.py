@@ -5,6 +5,8 @@ In a process that torchrun has not started, or has started alone, there is no gr
 
 import contextlib
 import os
+import re
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,12 +30,32 @@ def group(device: torch.device):
     if WORLD_SIZE == 1:
         yield
         return
-    _store, rank, size = next(distributed.rendezvous("env://"))
+    store, rank, size = next(distributed.rendezvous("env://"))
+    _store = distributed.PrefixStore(_agree_on_a_name(store), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    of_the_group = distributed.PrefixStore("group", _store)
-    distributed.init_process_group(backend, store=of_the_group, rank=rank, world_size=size)
+    distributed.init_process_group(backend, store=_store, rank=rank, world_size=size)
     yield
     distributed.destroy_process_group()  # not when the block fails: it would wait for the others
+
+
+def _agree_on_a_name(store) -> str:
+    """A name for this start of the group, of rank 0's choice.
+
+    The store outlives the processes: after a restart it still holds the addresses of those that were killed, and
+    to connect to one of these is to wait for ever.
+    """
+    mine = secrets.token_hex(8)
+    if RANK > 0:
+        store.set(f"asks/{RANK}", mine)
+        name = store.get(f"answer/{mine}").decode()
+        store.add(f"here/{name}", 1)
+        return name
+    while store.add(f"here/{mine}", 0) < WORLD_SIZE - 1:
+        for rank in range(1, WORLD_SIZE):  # perhaps one that was killed, until its successor asks
+            if store.check([f"asks/{rank}"]):
+                store.set(f"answer/{store.get(f'asks/{rank}').decode()}", mine)
+        time.sleep(0.02)
+    return mine
 
 
 def sum_(tensor: Tensor) -> Tensor:
@@ -89,8 +111,9 @@ def fail(status: int) -> tuple[bool, int]:
         return True, status
 
 
-def lost_another(error: Exception) -> bool:
-    """Whether an error says that the connection to another process of the group is broken."""
-    if _store is None:
-        return False
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+def connection_lost(error: Exception) -> str | None:
+    """What an error says of a broken connection to another process; None: it is about something else."""
+    if WORLD_SIZE == 1 or not (isinstance(error, distributed.DistError) or "/gloo/" in str(error)):
+        return None
+    first_sentence = str(error).splitlines()[0].split(". ")[0]
+    return re.sub(r"^\[[^]]*\] ", "", first_sentence)  # without the place in PyTorch's source

@@ -120,8 +120,9 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return WRONG_USE, str(error)
     if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
         return FAILED, str(error)
-    if distributed.lost_another(error):
-        return FAILED, f"another process of this run is gone ({str(error).splitlines()[0]})"
+    lost = distributed.connection_lost(error)
+    if lost is not None:
+        return FAILED, f"another process of this run is gone ({lost})"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"
