@@ -135,11 +135,10 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 
-    in_turn, memory = (
+    with (
         distributed.one_a_machine_first(),
         memory_for("the dataset", "keep fewer classes with --subsample-classes"),
-    )
-    with in_turn, memory:
+    ):
         test_set = data.load_test(
             args.dataset,
             args.data_path,

@@ -296,17 +296,20 @@ def test_snapshot_of_before_there_was_sync_bn_is_one_without(capsys):
     assert f"weights from {folder}/lenet_0.tar" in capsys.readouterr().out
 
 
-def test_sync_bn_is_recorded_where_it_has_an_effect_and_refused_where_pytorch_has_none(capsys):
-    batch_norm = ("--arch", "mlp_bn", "--dataset", "fashion_mnist_mini", "--epochs", 0, "--sync-bn")
-    assert run_main(train, *batch_norm) == 0
-    assert "--sync-bn has no effect in one process" in capsys.readouterr().err
-    assert run_main(train, *LENET, "--epochs", 0, "--sync-bn") == 0
-    assert "--sync-bn has no effect with lenet" in capsys.readouterr().err
-    for arch, recorded in (("mlp_bn", True), ("resnet18", True), ("vgg11bn", True), ("vgg11", False)):
-        args = train.parse_arguments(["--arch", arch, "--dataset", "cifar10", "--sync-bn"])
-        args.started_from = None
-        assert resume.configuration(args)["sync_bn"] is recorded
-    first, second = on_ranks(train, *batch_norm, "--models-path", "other")
+@pytest.mark.parametrize(
+    ("arch", "recorded", "why"),
+    [("mlp_bn", True, "in one process"), ("resnet18", True, "in one process"), ("vgg11", False, "with vgg11")],
+)
+def test_sync_bn_is_recorded_where_there_is_batch_norm_and_has_no_effect_in_one_process(arch, recorded, why):
+    args = train.parse_arguments(["--arch", arch, "--dataset", "cifar10", "--sync-bn"])
+    start = resume.find_start(args, training=True)
+    assert resume.configuration(args)["sync_bn"] is recorded
+    (warning,) = train.check_arguments(args, True, start)
+    assert warning.startswith(f"--sync-bn has no effect {why}")
+
+
+def test_sync_bn_is_refused_where_pytorch_has_none():
+    first, second = on_ranks(train, "--arch", "mlp_bn", "--dataset", "fashion_mnist_mini", "--sync-bn")
     assert (first.status, second) == (2, (2, "", ""))
     assert first.err == "train.py: error: --sync-bn: PyTorch has it on GPUs only; give --cuda too\n"
 
