@@ -31,7 +31,7 @@ from torch import Tensor
 
 import data
 import models
-from utils import devices, projections, seeds, snapshots
+from utils import devices, distributed, projections, seeds, snapshots
 from utils.logging import close_log, open_log, progress
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
 from utils.program import (
@@ -132,6 +132,8 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     if list_choices(args):
         return DONE
+    if distributed.WORLD_SIZE > 1:
+        raise UsageError("torchrun: measuring is the work of one process; start it with python instead")
     check_arguments(args)
     device = devices.choose(args.cuda)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import data
 import models
-from utils import devices, projections, reinit, seeds, snapshots
+from utils import devices, distributed, projections, reinit, seeds, snapshots
 from utils.files import make_writable
 from utils.logging import open_log, progress
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
@@ -120,7 +120,12 @@ def main(argv=None) -> int:
     if args.inits_from is None and not args.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(args.cuda)
+    with distributed.group(device):
+        return run(args, device)
 
+
+def run(args: argparse.Namespace, device: torch.device) -> int:
+    """Read what is needed, measure, write the results; of several ranks each has its share of the images."""
     paths = read_list(args.inits_from) if args.inits_from is not None else []
     snapshot = snapshots.load(args.load_from)
     recorded = snapshots.beside(args.load_from, snapshot) or {**snapshot, "path": args.load_from}
@@ -130,7 +135,10 @@ def main(argv=None) -> int:
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 
-    with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
+    with (
+        distributed.one_a_machine_first(),
+        memory_for("the dataset", "keep fewer classes with --subsample-classes"),
+    ):
         test_set = data.load_test(
             args.dataset,
             args.data_path,
@@ -143,6 +151,7 @@ def main(argv=None) -> int:
             unnormalize=config.get("unnormalize", False),
             workers=args.workers,
             memory_format=devices.memory_format(device),
+            share=(distributed.RANK, distributed.WORLD_SIZE),
         )
     snapshots.check_class_names(args.load_from, recorded, test_set.class_names)
 
@@ -162,7 +171,9 @@ def main(argv=None) -> int:
     rand_seed = None
     if args.rand:
         trained_with = args.seed if args.seed is not None else config.get("seed")
-        rand_seed = seeds.derive(seeds.draw() if trained_with is None else trained_with, "reinitialization")
+        if trained_with is None:
+            trained_with = distributed.from_main(seeds.draw)
+        rand_seed = seeds.derive(trained_with, "reinitialization")
         torch.manual_seed(rand_seed)
         initializations.append(Initialization(None, f"random weights of seed {rand_seed}", build().state_dict()))
 
@@ -191,6 +202,8 @@ def main(argv=None) -> int:
     batches = progress(test_set.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
         measured = reinit.accuracies(net, replacements, batches, log.info)
+    if distributed.RANK > 0:
+        return DONE
     rows = dict(
         zip(
             (initialization.row for initialization in initializations),
@@ -338,6 +351,8 @@ def announce(log, args, recorded, test_set: data.TestSet, initializations, devic
     log.info(f"classes and image size {source}; pixel values are {values}")
     for initialization in initializations:
         log.info(f"reset to {initialization.row}: {initialization.source}")
+    if distributed.WORLD_SIZE > 1:
+        log.info(f"{distributed.WORLD_SIZE} processes, each with its share of every batch")
     log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
 
 

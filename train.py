@@ -3,6 +3,8 @@
     python train.py --arch lenet --dataset mnist --shuffle --lr 0.02 --epochs 3 --seed 1 --snapshot-every 1
     python train.py --arch vgg11 --dataset cifar10 --augmentation --split 0.1 --stratified --shuffle --cuda
 
+    torchrun --nproc-per-node 4 train.py --arch resnet50 --dataset imagenet --shuffle --augmentation --cuda
+
 Snapshots go to <models-path>/<dataset>/<arch>/<seed>/: the initialization, training states after the epochs
 asked for, the final weights. A run that is preempted goes on where it was, with the same final weights, when the
 same command is given again with `--resume-from latest`; give it from the start:
@@ -23,11 +25,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 import data
 import models
-from utils import devices, projections, resume, seeds, snapshots
-from utils.board import Board
+from utils import devices, distributed, projections, resume, seeds, snapshots
+from utils.board import Board, NoBoard
 from utils.lock import FolderLock
 from utils.logging import epochs_logged, open_log, progress
 from utils.metrics import Evaluation, NotFiniteError, evaluate
@@ -116,7 +119,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="in all (20); 0: write the initialization",
     )
     add("--start-epoch", type=number(int, 0), default=0, metavar="N", help="first epoch, from 0 (0)")
-    add("--batch-size", type=number(int, 1, 2**31 - 1), default=128, metavar="N", help="images a step (128)")
+    add(
+        "--batch-size",
+        type=number(int, 1, 2**31 - 1),
+        default=128,
+        metavar="N",
+        help="images a step, on all GPUs together (128)",
+    )
     add("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
     add(
         "--lr", type=number(float, above=0, most=LARGEST), default=0.001, metavar="F", help="learning rate (0.001)"
@@ -126,7 +135,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--weight-decay", type=number(float, 0, LARGEST), default=1e-4, metavar="F", help="(1e-4)")
     add("--momentum", type=number(float, 0, LARGEST), default=0.9, metavar="F", help="of sgd (0.9)")
     add("--seed", type=seed, metavar="S", help="of initialization, order, augmentation, dropout (default: drawn)")
-    add("--cuda", action="store_true", help="use the GPU")
+    add("--cuda", action="store_true", help="use the GPU; under torchrun each process has one")
+    add(
+        "--sync-bn",
+        action="store_true",
+        help="under torchrun, batch norm over the whole batch instead of each GPU's share",
+    )
     add(
         "--kill-plateaus",
         action="store_true",
@@ -195,6 +209,10 @@ def check_arguments(args: argparse.Namespace, training: bool, start: resume.Star
         )
 
     without_effect = {**unused(args, training, start), **resume.ineffective(args), **check_dataset(args)}
+    if distributed.WORLD_SIZE == 1:
+        without_effect.setdefault("sync_bn", "in one process: batch norm is over the whole batch there")
+    elif args.sync_bn and "sync_bn" not in without_effect and training and not args.cuda:
+        raise UsageError("--sync-bn: PyTorch has it on GPUs only; give --cuda too")
     if args.resume_from is None:
         without_effect["override"] = "without --resume-from"
     elif bare_weights:
@@ -215,6 +233,7 @@ def unused(args: argparse.Namespace, training: bool, start: resume.Start) -> dic
         "momentum",
         "override",
         "kill_plateaus",
+        "sync_bn",
     )
     of_training += ("snapshot_every", "snapshot_all_until", "train_acc", "tb_logdir")
     of_images = ("class_sample_seed", "noise_seed", "split", "stratified", "split_seed", "shuffle", "unnormalize")
@@ -315,6 +334,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
+    Each of several ranks computes on its share of every batch, perhaps on no image of the last one.
+
     Returns:
         mean loss, and accuracy in percent, as they were while the weights changed and with dropout.
 
@@ -325,16 +346,25 @@ def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     device = next(net.parameters()).device
     losses = torch.zeros(len(batches), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    sizes = torch.full((len(batches),), batches.batch_size, dtype=torch.float64)
+    sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
     for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
         logits = net(images)
-        loss = functional.cross_entropy(logits, labels)
+        if distributed.WORLD_SIZE == 1:
+            loss = functional.cross_entropy(logits, labels)
+        else:  # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
+            weight = distributed.WORLD_SIZE / sizes[step].item()
+            loss = functional.cross_entropy(logits, labels, reduction="sum") * weight
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses[step] = loss.detach()
         correct += (logits.argmax(1) == labels).sum()
 
-    losses = losses.double().cpu()
+    losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
+    correct = distributed.sum_(correct)
+    # Batch norm's running statistics, which each rank has of its shares.
+    distributed.average_(buffer for buffer in net.buffers() if buffer.is_floating_point())
     broken = (~losses.isfinite()).nonzero()
     if len(broken):
         step = int(broken[0])
@@ -342,8 +372,6 @@ def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
             f"the loss is {losses[step].item()} in epoch {epoch}, batch {step} (both counted from 0): "
             "no snapshot is written; try a smaller --lr"
         )
-    sizes = torch.full_like(losses, batches.batch_size)
-    sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
     return (losses @ sizes).item() / batches.num_images, 100 * correct.item() / batches.num_images
 
 
@@ -352,13 +380,17 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     if list_choices(args):
         return DONE
-    with FolderLock() as lock:
-        return run(args, devices.choose(args.cuda), lock)
+    device = devices.choose(args.cuda)
+    with distributed.group(device), FolderLock() as lock:
+        return run(args, device, lock)
 
 
-def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
-    """Find where to begin, read the data, build the network; then train or evaluate."""
-    training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
+def begin(args: argparse.Namespace, training: bool, lock: FolderLock):
+    """Find where to begin, and complete the arguments by what a snapshot records and by seeds.
+
+    Returns:
+        the arguments, the start, what to tell the user and what to warn about; None: training is finished.
+    """
     locked = []
     if training and args.resume_from == "latest":  # before looking for it: another run might be about to end
         locked = resume.hold_folder(args, lock)
@@ -370,7 +402,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     finished = start.first_epoch > args.epochs or (start.first_epoch == args.epochs and files.final.exists())
     if training and start.snapshot is not None and finished:
         print(f"training is finished: {start.path} is after {start.first_epoch} epochs, --epochs is {args.epochs}")
-        return DONE
+        return None
 
     if training:
         locked += resume.hold_folder(args, lock)
@@ -380,24 +412,39 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         if needed and getattr(args, name) is None:
             setattr(args, name, seeds.draw())
             drawn.append(f"{option(name)} was not given: drawn {getattr(args, name)}")
+    return args, start, [*start.notes, *drawn], [*dict.fromkeys(locked), *warned]
 
-    with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
-        dataset = load_data(args, device)
-    torch.manual_seed(args.seed or 0)  # None: evaluation of a snapshot, with nothing random in it
-    net = models.build(
-        args.arch,
-        dataset.num_classes,
-        dataset.in_channels,
-        dataset.image_size,
-        pretrained=args.pretrained and start.snapshot is None,
-    )
+
+def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
+    """Find where to begin, read the data, build the network; then train or evaluate."""
+    training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
+    # Rank 0 finds it for all: machines need not share a file system, but seeds and weights.
+    begun = distributed.from_main(lambda: begin(args, training, lock))
+    if begun is None:
+        return DONE
+    args, start, notes, warned = begun
+    files = RunFiles(args)
+    with distributed.one_a_machine_first():
+        with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
+            dataset = load_data(args, device)
+        torch.manual_seed(args.seed or 0)  # None: evaluation of a snapshot, with nothing random in it
+        net = models.build(
+            args.arch,
+            dataset.num_classes,
+            dataset.in_channels,
+            dataset.image_size,
+            pretrained=args.pretrained and start.snapshot is None,
+        )
     if start.snapshot is not None:
         snapshots.check_class_names(start.path, start.snapshot, dataset.class_names)
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     if training:
         check_last_batch(args, dataset)
-        resume.refuse_to_overwrite(args, dataset.class_names, net, start)
-        files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
+        distributed.from_main(lambda: resume.refuse_to_overwrite(args, dataset.class_names, net, start))
+        if distributed.RANK == 0:
+            files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
+    if args.sync_bn and distributed.WORLD_SIZE > 1:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     with memory_for("the network"):
         net.to(device, memory_format=devices.memory_format(device))
     optimizer = make_optimizer(net, args)
@@ -410,9 +457,9 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         done_before = epochs_logged(files.log_folder, args.log, describe_configuration(args))
     log, log_path = open_log(files.log_folder, args.log)
     announce(log, args, dataset, net, device, start.path, log_path)
-    for line in [*start.notes, *drawn]:
+    for line in notes:
         log.info(line)
-    for line in [*dict.fromkeys(locked), *warned, *dataset.notes]:
+    for line in [*warned, *dataset.notes]:
         log.warning(line)
     if training:
         return train(args, net, optimizer, schedule, dataset, files, start, done_before, log)
@@ -446,8 +493,10 @@ def train(
 
     `done_before`: epochs that an interrupted process has logged, but not left a snapshot of.
     """
+    is_main = distributed.RANK == 0  # the rank that writes files
     if start.snapshot is None:
-        snapshots.save(snapshots.bare_weights(net), files.initial)
+        if is_main:
+            snapshots.save(snapshots.bare_weights(net), files.initial)
         log.info(f"initial weights: {files.initial}")
         if args.epochs == 0:
             return DONE
@@ -463,21 +512,27 @@ def train(
         "seed_given": files.seed is not None,
     }
     made_by = provenance("train.py", args, next(net.parameters()).device)
+    model = net
+    if distributed.WORLD_SIZE > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
+            model = DistributedDataParallel(net, broadcast_buffers=False)
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
     final = None  # the evaluation on the test set after the last epoch
-    with Board(files.board_folder, first_step, config, FINAL_METRICS) as board:
+    with (Board if is_main else NoBoard)(files.board_folder, first_step, config, FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
         for epoch in range(start.first_epoch, args.epochs):
-            torch.manual_seed(seeds.derive(args.seed, "dropout", epoch))
+            stream = [epoch] if is_main else [epoch, distributed.RANK]
+            torch.manual_seed(seeds.derive(args.seed, "dropout", *stream))
             dataset.train.epoch = epoch
             lr = optimizer.param_groups[0]["lr"]
             if not lr <= LARGEST:
                 raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
             began = time.perf_counter()
-            loss, accuracy = train_epoch(net, optimizer, dataset.train, epoch)
+            loss, accuracy = train_epoch(model, optimizer, dataset.train, epoch)
             seconds = time.perf_counter() - began
             if schedule is not None:
                 schedule.step()
@@ -525,14 +580,16 @@ def train(
                     "tensorboard_step": epoch + 1,
                     "provenance": made_by,
                 }
-                snapshots.save(state, path)
+                if is_main:
+                    snapshots.save(state, path)
                 log.info(f"  snapshot: {path}")
 
         if final is None:  # there was no epoch left to train
             final = evaluate(net, dataset.test, "test set")
         log.info(f"test set: {final}")
         board.finish()
-    snapshots.save(snapshots.bare_weights(net), files.final)
+    if is_main:
+        snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE
 
@@ -570,13 +627,16 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
         device=device,
         seed=args.seed or 0,
         memory_format=devices.memory_format(device),
+        share=(distributed.RANK, distributed.WORLD_SIZE),
         **{name: getattr(args, name) for name in names},
     )
 
 
 def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
     """Refuse a batch size that leaves a single image to a batch norm that needs more, at the end of an epoch."""
-    if args.batch_size > 1 and dataset.train.num_images % args.batch_size != 1:
+    ranks = 1 if args.sync_bn else distributed.WORLD_SIZE
+    sizes = (min(args.batch_size, dataset.train.num_images), dataset.train.num_images % args.batch_size)
+    if not any(1 in (size // ranks, -(-size // ranks)) for size in sizes):
         return
     with torch.device("meta"):
         net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
@@ -584,8 +644,8 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
             net.train()(torch.empty(1, dataset.in_channels, *dataset.image_size))
         except ValueError:
             raise UsageError(
-                f"--batch-size {args.batch_size}: a batch, the last one at least, would hold a single image, "
-                "of which batch norm has no variance; choose another"
+                f"--batch-size {args.batch_size}: a {'batch' if ranks == 1 else 'share of a batch'}, the last "
+                "one at least, would hold a single image, of which batch norm has no variance; choose another"
             ) from None
 
 
@@ -613,6 +673,8 @@ def announce(log, args, dataset: data.Dataset, net, device, snapshot_path, log_p
     elif args.evaluate or args.evaluate_train or args.eval_regularization_loss:
         log.warning("without --resume-from or --pretrained these are random initial weights")
     log.info(describe_configuration(args))
+    if distributed.WORLD_SIZE > 1:
+        log.info(f"{distributed.WORLD_SIZE} processes, each with its share of every batch")
     log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from data.corruption import pixel_permutation
 from data.memory import PreparedBatch
 from data.registry import ImageError
+from data.subsets import batch_slices
 from data.transforms import UPSCALED, UPSCALED_PADDED, permute_pixels, zero_pad
 from utils.seeds import derive
 
@@ -88,7 +89,8 @@ class FolderLoader:
     """Batches of images in files, an epoch at each iteration.
 
     What is random in epoch e, the order and the augmentation of each image, is derived from (seed, e, image
-    number): it does not depend on the number of workers. Iterating counts the epochs; set `epoch` for another.
+    number): it does not depend on the number of workers, or of ranks that share each batch. Iterating counts the
+    epochs; set `epoch` for another.
     """
 
     preparation: Preparation
@@ -100,6 +102,7 @@ class FolderLoader:
     seed: int = 0
     random_order: bool = False
     augmentation: bool = False
+    share: tuple[int, int] = (0, 1)  #: (rank, number of ranks) that each batch is shared among
     epoch: int = 0
     _keys: _Keys = field(default_factory=_Keys, init=False, repr=False)
     _loader: DataLoader | None = field(default=None, init=False, repr=False)
@@ -127,7 +130,7 @@ class FolderLoader:
             random = np.random.Generator(np.random.PCG64(derive(self.seed, "augmentation", epoch)))
             seeds = random.integers(2**63, size=n).tolist()
         keys = [(int(number), seeds[number]) for number in order]
-        self._keys.batches = [keys[start : start + self.batch_size] for start in range(0, n, self.batch_size)]
+        self._keys.batches = [keys[part] for part in batch_slices(n, self.batch_size, self.share)]
         if self._loader is None:
             self._loader = DataLoader(
                 self.preparation,
@@ -151,6 +154,8 @@ class FolderLoader:
 
 
 def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
+    if not images:  # of a batch with fewer images than there are ranks
+        return torch.empty(0, 3, UPSCALED, UPSCALED, dtype=torch.uint8)
     return next((image for image in images if isinstance(image, ImageError)), None) or torch.stack(images)
 
 

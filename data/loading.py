@@ -62,6 +62,7 @@ def load(
     unnormalize: bool = False,
     workers: int = 1,
     memory_format: torch.memory_format = torch.contiguous_format,
+    share: tuple[int, int] = (0, 1),
 ) -> Dataset:
     """Read a dataset and make its batches.
 
@@ -85,6 +86,7 @@ def load(
         unnormalize: pixel values in [0, 1].
         workers: processes that decode the images of a folder; of no effect on datasets in memory.
         memory_format: layout of the batches.
+        share: (rank, number of ranks); each batch holds the share of this rank, perhaps no image at all.
 
     Raises:
         DataError: the dataset is not there or damaged, or cannot be had as asked.
@@ -97,7 +99,15 @@ def load(
     if split and shuffle and split_seed is None:
         raise DataError(f"--split {split:g} with --shuffle needs a seed: --split-seed")
     made = _Maker(
-        spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
+        spec,
+        batch_size,
+        torch.device(device),
+        upscale,
+        upscale_padding,
+        unnormalize,
+        workers,
+        memory_format,
+        share,
     )
     train, class_names = _read(spec, root, True)
     test, test_class_names = _read(spec, root, False)
@@ -167,6 +177,7 @@ def load_test(
     unnormalize: bool = False,
     workers: int = 1,
     memory_format: torch.memory_format = torch.contiguous_format,
+    share: tuple[int, int] = (0, 1),
 ) -> TestSet:
     """The test images alone, as `load` gives them; the training images are not read.
 
@@ -175,7 +186,15 @@ def load_test(
     """
     spec = info(name)
     made = _Maker(
-        spec, batch_size, torch.device(device), upscale, upscale_padding, unnormalize, workers, memory_format
+        spec,
+        batch_size,
+        torch.device(device),
+        upscale,
+        upscale_padding,
+        unnormalize,
+        workers,
+        memory_format,
+        share,
     )
     test, class_names = _read(spec, Path(root), False)
     if subsample_classes:
@@ -249,6 +268,7 @@ class _Maker:
     unnormalize: bool
     workers: int
     memory_format: torch.memory_format
+    share: tuple[int, int]
 
     def __post_init__(self):
         if self.upscale and self.padded:
@@ -280,7 +300,7 @@ class _Maker:
         shuffle_seed: int | None = None,
     ) -> Loader:
         """The batches of some images. shuffle_seed: of the pixels; None: they stay in place."""
-        common = {"seed": seed, "random_order": random_order, "augmentation": augmentation}
+        common = {"seed": seed, "random_order": random_order, "augmentation": augmentation, "share": self.share}
         labels = torch.from_numpy(source.labels)
         if isinstance(source, FolderSource):
             preparation = Preparation(source.files, self.padded, self.spec.flip, shuffle_seed)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data import transforms
 from data.corruption import pixel_permutation
+from data.subsets import batch_slices
 from utils.seeds import derive
 
 PreparedBatch = tuple[Tensor, Tensor]  #: images (B, C, H, W) float32, labels (B,) int64
@@ -19,8 +19,8 @@ class MemoryLoader:
     """Batches made on the device where the images lie, an epoch at each iteration.
 
     What is random in epoch e, the order and the augmentation, is derived from (seed, e) on the CPU, once for the
-    whole epoch: it does not depend on the device or the batch size. Iterating counts the epochs; set `epoch` for
-    another one.
+    whole epoch: it does not depend on the device, the batch size or the number of ranks that share each batch.
+    Iterating counts the epochs; set `epoch` for another one.
     """
 
     images: Tensor  #: (n, C, H, W) uint8
@@ -35,6 +35,7 @@ class MemoryLoader:
     flip: bool = False  #: whether augmentation mirrors images
     permutations: Tensor | None = None  #: (n, H * W) of the pixels, on the device
     permutation_seed: int | None = None  #: of permutations that would need gigabytes, made when needed instead
+    share: tuple[int, int] = (0, 1)  #: (rank, number of ranks) that each batch is shared among
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -62,8 +63,8 @@ class MemoryLoader:
             corners = corners.to(device, non_blocking=True)
             if self.flip:
                 mirrored = torch.rand(n, generator=random).to(device, non_blocking=True) < 0.5
-        for start in range(0, n, self.batch_size):
-            chosen = order_on_device[start : start + self.batch_size]
+        for part in batch_slices(n, self.batch_size, self.share):
+            chosen = order_on_device[part]
             images = self.images[chosen]
             if self.upscaled_side is not None:
                 images = transforms.zero_pad(transforms.upscale(images, self.upscaled_side), self.padding)
@@ -74,7 +75,7 @@ class MemoryLoader:
             if self.permutations is not None:
                 images = transforms.permute_pixels(images, self.permutations[chosen])
             elif self.permutation_seed is not None:
-                permutations = self._make_permutations(order[start : start + self.batch_size])
+                permutations = self._make_permutations(order[part])
                 images = transforms.permute_pixels(images, permutations)
             yield self.finish(images), self.labels[chosen]
 
@@ -84,8 +85,9 @@ class MemoryLoader:
     def _make_permutations(self, numbers: Tensor) -> Tensor:
         """The pixel permutations of a few images, (B, H * W)."""
         num_pixels = (self.upscaled_side + 2 * self.padding) ** 2
-        rows = [pixel_permutation(number, num_pixels, self.permutation_seed) for number in numbers.tolist()]
-        permutations = torch.from_numpy(np.stack(rows))
+        permutations = torch.empty(len(numbers), num_pixels, dtype=torch.int64)
+        for row, number in zip(permutations, numbers.tolist(), strict=True):
+            row[:] = torch.from_numpy(pixel_permutation(number, num_pixels, self.permutation_seed))
         if self.images.device.type == "cuda":  # from pinned memory the host need not wait for the copy
             permutations = permutations.pin_memory()
         return permutations.to(self.images.device, non_blocking=True)

@@ -33,6 +33,23 @@ def relabel(labels: np.ndarray, class_names: Sequence[str], kept: Sequence[str])
     return indices, new_labels[indices]
 
 
+def batch_slices(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[slice]:
+    """Where the images of each batch stand in the order of an epoch.
+
+    Args:
+        n: number of images.
+        batch_size: of all ranks together.
+        share: (rank, number of ranks); of each batch these are the images of the rank, one more or less than those
+            of another one, and none where the batch holds fewer images than there are ranks.
+    """
+    rank, ranks = share
+    slices = []
+    for start in range(0, n, batch_size):
+        size = min(batch_size, n - start)
+        slices.append(slice(start + size * rank // ranks, start + size * (rank + 1) // ranks))
+    return slices
+
+
 def split_indices(
     n: int, size: float, shuffle: bool, seed: int | None, labels: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@
     other_names()                    which further ones can be built: torchvision's ConvNets
     check(arch, pretrained)          raises ModelError where there is no such architecture
     build(arch, num_classes, ...)    one of them, freshly initialized or with ImageNet weights
+    has_batch_norm(arch)             whether it has batch norm layers
     segments(net)                    the network as modules that are run one after another
     layers(net, with_linear)         the layers whose filters are measured, with their place in the network
 
@@ -15,10 +16,13 @@ import importlib
 import pkgutil
 
 from models.parts import Layer, layers, segments
-from models.registry import ModelError, build, check, names, other_names, register
+from models.registry import ModelError, build, check, has_batch_norm, names, other_names, register
 
 for _module in pkgutil.iter_modules(__path__, prefix="models."):
     if not _module.ispkg:
         importlib.import_module(_module.name)
 
-__all__ = ["Layer", "ModelError", "build", "check", "layers", "names", "other_names", "register", "segments"]
+__all__ = [
+    *("Layer", "ModelError", "build", "check", "has_batch_norm", "layers", "names", "other_names", "register"),
+    "segments",
+]

@@ -119,6 +119,13 @@ def _builder(arch: str) -> Builder | None:
     return next((builder for find_names, builder in _others if arch in find_names()), None)
 
 
+def has_batch_norm(arch: str) -> bool:
+    """Whether an architecture has batch norm layers."""
+    with torch.device("meta"):
+        net = _builder(arch)(arch, 10, 3, (224, 224))
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+
+
 def _check_image_size(arch: str, structure: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
     """Send an image without content through the network on the meta device, where only shapes are computed."""
     height, width = image_size

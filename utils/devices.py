@@ -1,6 +1,10 @@
 """The device that a program computes on."""
 
+import os
+
 import torch
+
+from utils import distributed
 
 
 class DeviceError(ValueError):
@@ -8,17 +12,23 @@ class DeviceError(ValueError):
 
 
 def choose(cuda: bool) -> torch.device:
-    """The GPU where asked for, else the CPU.
+    """The GPU where asked for, else the CPU; each of several processes on a machine has a GPU of its own.
 
     Raises:
-        DeviceError: there is no GPU that PyTorch can use.
+        DeviceError: there is no GPU that PyTorch can use, or there are not enough.
     """
     if not cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         built = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
         raise DeviceError(f"--cuda: there is no GPU that PyTorch can use (PyTorch {torch.__version__} {built})")
-    return torch.device("cuda")
+    if distributed.WORLD_SIZE == 1:
+        return torch.device("cuda")
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > gpus:
+        raise DeviceError(f"--cuda: torchrun started {processes} processes where there are {gpus} GPUs")
+    torch.cuda.set_device(distributed.LOCAL_RANK)
+    return torch.device("cuda", distributed.LOCAL_RANK)
 
 
 def describe(device: torch.device) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils import distributed
+
 LOGGER = "hyperplanes"
 
 
@@ -46,7 +48,8 @@ class _Console(logging.Handler):
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     """A logger that writes to the console and to `<folder>/<date>-<time>_<name>`.
 
-    Two programs that start within the same second get files of their own (`<date>-<time>-2_<name>`).
+    Two programs that start within the same second get files of their own (`<date>-<time>-2_<name>`). Of several
+    processes rank 0 alone has a log: the logger of the others says nothing, and there is no file.
 
     Returns:
         the logger and the path of the file.
@@ -54,6 +57,13 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     Raises:
         OSError: the folder or the file cannot be made.
     """
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addFilter(_make_printable)
+    if distributed.RANK > 0:
+        logger.addHandler(logging.NullHandler())
+        return logger, folder / name
     folder.mkdir(parents=True, exist_ok=True)
     now = f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
     copy = 1
@@ -64,10 +74,6 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
             break
         except FileExistsError:
             copy += 1
-    logger = logging.getLogger(LOGGER)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addFilter(_make_printable)
     close_log(logger)
     to_file = _File(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -130,4 +136,6 @@ def last_words(line: str) -> None:
 def progress(iterable, **options):
     """A progress bar on standard error that is there only on a terminal, and goes when it is done."""
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(iterable, disable=not on_terminal, leave=False, dynamic_ncols=True, **options)
+    return tqdm(
+        iterable, disable=not on_terminal or distributed.RANK > 0, leave=False, dynamic_ncols=True, **options
+    )

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from utils import distributed
+
 
 class NotFiniteError(ArithmeticError):
     """A loss that is NaN or infinite: no accuracy can be told from such outputs; the message is one line."""
@@ -45,7 +47,8 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], what: str
     """Evaluate a network in evaluation mode; sums stay on the device until the end.
 
     Args:
-        batches: of images (B, C, H, W) and labels (B,), on the device of the network.
+        batches: of images (B, C, H, W) and labels (B,), on the device of the network; of several ranks each has
+            its share of them, and all get the result.
         what: the name of the dataset, for the error message.
 
     Raises:
@@ -61,6 +64,8 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], what: str
         loss_sum = batch_loss if loss_sum is None else loss_sum + batch_loss
         correct = batch_correct if correct is None else correct + batch_correct
         count += len(labels)
+    loss_sum, correct = distributed.sum_(loss_sum), distributed.sum_(correct)
+    count = distributed.sum_(torch.tensor(count)).item()
     loss = (loss_sum / count).item()
     if not abs(loss) < float("inf"):
         raise NotFiniteError(f"the loss on the {what} is {loss}: the network's weights or the images are broken")

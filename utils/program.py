@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ import torch
 import data
 import models
 from data.transforms import UPSCALED
+from utils import distributed
 from utils.devices import DeviceError
 from utils.logging import close_log, last_words
 from utils.metrics import NotFiniteError
@@ -43,24 +45,24 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         name = Path(sys.modules[main.__module__].__file__).name
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
+        if (
+            in_main_thread and distributed.WORLD_SIZE > 1
+        ):  # Python's handlers would wait until what waits for other processes ends
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if distributed.RANK > 0:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
         try:
             return main(argv)
-        except (UsageError, models.ModelError, data.DataError, DeviceError, SnapshotError) as error:
-            last_words(f"{name}: error: {error}")
-            return WRONG_USE
-        except (RunError, NotFiniteError, data.ImageError) as error:
-            last_words(f"{name}: failed: {error}")
-            return FAILED
-        except (MemoryError, RuntimeError) as error:
-            reason = _out_of_memory(error)
+        except Exception as error:
+            status, reason = _explain(error)
             if reason is None:
                 raise
-            last_words(f"{name}: failed: {reason}")
-            return FAILED
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            last_words(f"{name}: failed: {where}{error.strerror or error}")
-            return FAILED
+            says_why, status = distributed.fail(status)
+            if says_why:
+                rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
+                last_words(f"{name}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
+            return status
         except KeyboardInterrupt:
             _say_no_more()
             last_words(f"{name}: interrupted")
@@ -112,6 +114,21 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
+def _explain(error: Exception) -> tuple[int, str | None]:
+    """The exit status that an error ends a program with, and what to say of it; None: nobody expected it."""
+    if isinstance(error, (UsageError, models.ModelError, data.DataError, DeviceError, SnapshotError)):
+        return WRONG_USE, str(error)
+    if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
+        return FAILED, str(error)
+    lost = distributed.connection_lost(error)
+    if lost is not None:
+        return FAILED, f"another process of this run is gone ({lost})"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return FAILED, f"{where}{error.strerror or error}"
+    return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
+
+
 def _out_of_memory(error: Exception) -> str | None:
     """What to say of an error that came of too little memory; None of any other."""
     if _is_out_of_gpu_memory(error):
@@ -145,7 +162,8 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str):
-        last_words(f"{self.prog}: error: {message}")
+        if distributed.LOCAL_RANK == 0:
+            last_words(f"{self.prog}: error: {message}")
         self.exit(WRONG_USE)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from utils import distributed
 from utils.metrics import NotFiniteError, count_correct
 
 
@@ -124,7 +125,7 @@ def accuracies(
     Args:
         net: on the device of the batches; it is put in evaluation mode.
         replacements: of layers of the network.
-        batches: images (B, C, H, W) and labels (B,).
+        batches: images (B, C, H, W) and labels (B,); of several ranks each has its share, and all get the result.
         say: told in one line when a GPU runs out of memory, and batches are cut in half from there on.
 
     Raises:
@@ -157,7 +158,8 @@ def accuracies(
             say(f"out of GPU memory with {stop - start} images: going on with batches of {largest}")
         num_images += len(labels)
 
-    counts = counts.cpu()
+    counts = distributed.sum_(counts).cpu()
+    num_images = distributed.sum_(torch.tensor(num_images)).item()
     for row, broken in enumerate(counts[:, 2].tolist()):
         if broken:
             what = f"with {replacements[row - 1].layer} replaced" if row else "as it is"

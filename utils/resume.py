@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+import models
 from utils import snapshots
 from utils.lock import FolderLock
 from utils.paths import RunFiles
@@ -23,7 +24,7 @@ IDENTITY: dict[str, type] = {
     **dict.fromkeys(("noise", "split"), float),
     **dict.fromkeys(("stratified", "shuffle", "augmentation", "upscale", "upscale_padding", "unnormalize"), bool),
     **dict.fromkeys(("noise_seed", "split_seed", "batch_size", "seed"), int),
-    "pretrained": bool,
+    **dict.fromkeys(("pretrained", "sync_bn"), bool),
 }
 #: Those that `--override` replaces, and with them the batch size where it is given.
 HYPERPARAMETERS: dict[str, type] = {
@@ -59,24 +60,31 @@ def ineffective(args: argparse.Namespace) -> dict[str, str]:
         found["split_seed"] = "without --split and --shuffle"
     if args.optimizer == "adam":
         found["momentum"] = "with --optimizer adam"
+    if args.sync_bn and not models.has_batch_norm(args.arch):
+        found["sync_bn"] = f"with {args.arch}, which has no batch norm"
     return found
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
-    """What determines the weights: the options, None where one has no effect, and the weights started from."""
+    """What determines the weights: the options, off or None where without effect, and the weights started from."""
     without_effect = ineffective(args)
     options = {
-        name: None if name in without_effect else getattr(args, name) for name in (*IDENTITY, *HYPERPARAMETERS)
+        name: getattr(args, name) if name not in without_effect else False if kind is bool else None
+        for name, kind in {**IDENTITY, **HYPERPARAMETERS}.items()
     }
     return {**options, "started_from": args.started_from}
 
 
 def difference(mine: dict[str, Any], recorded: dict[str, Any], ignore: set[str] = frozenset()) -> str:
-    """The first thing in which two configurations differ, in words; "" where they do not."""
+    """The first thing in which two configurations differ, in words; "" where they do not.
+
+    A switch that is not recorded was not there yet when the snapshot was written: off.
+    """
     for name, value in mine.items():
-        if name not in ignore and recorded.get(name) != value:
+        theirs = recorded.get(name, False if isinstance(value, bool) else None)
+        if name not in ignore and theirs != value:
             what = "started from" if name == "started_from" else option(name)
-            return f"{what} {recorded.get(name)}, not {value}"
+            return f"{what} {theirs}, not {value}"
     return ""
 
 
@@ -193,6 +201,8 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any], traini
     for name in {**IDENTITY, **HYPERPARAMETERS}:
         if name in recorded and not is_sound(name, recorded[name]):
             raise snapshots.SnapshotError(f"{path} is no snapshot: it records {option(name)} {recorded[name]!r}")
+    if "config" in snapshot:  # a switch that is not recorded was not there yet: off
+        recorded = {**{name: False for name, kind in IDENTITY.items() if kind is bool}, **recorded}
     warnings = []
     for name in IDENTITY:
         kept_as_given = name in args.given and (
