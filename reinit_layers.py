@@ -72,6 +72,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
     add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
     add("--batch-size", type=number(int, 1, 2**31 - 1), default=128, metavar="N", help="images a batch (128)")
+    add("--amp", action="store_true", help="compute in bfloat16 (autocast); changes the numbers")
+    add("--tf32", action="store_true", help="let the GPU round the factors of products to 10 bits (TF32)")
     add("--cuda", action="store_true", help="use the GPU")
 
     add = parser.add_argument_group("weights").add_argument
@@ -120,12 +122,15 @@ def main(argv=None) -> int:
     if args.inits_from is None and not args.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(args.cuda)
+    if args.amp:
+        devices.check_bfloat16(device)
     with distributed.group(device):
         return run(args, device)
 
 
 def run(args: argparse.Namespace, device: torch.device) -> int:
     """Read what is needed, measure, write the results; of several ranks each has its share of the images."""
+    devices.set_precision(device, args.tf32)
     paths = read_list(args.inits_from) if args.inits_from is not None else []
     snapshot = snapshots.load(args.load_from)
     recorded = snapshots.beside(args.load_from, snapshot) or {**snapshot, "path": args.load_from}
@@ -150,7 +155,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
             upscale_padding=args.upscale_padding,
             unnormalize=config.get("unnormalize", False),
             workers=args.workers,
-            memory_format=devices.memory_format(device),
+            memory_format=devices.memory_format(device, args.amp),
             share=(distributed.RANK, distributed.WORLD_SIZE),
         )
     snapshots.check_class_names(args.load_from, recorded, test_set.class_names)
@@ -165,7 +170,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
     with memory_for("the network"):
-        net.to(device, torch.float32, memory_format=devices.memory_format(device))
+        net.to(device, torch.float32, memory_format=devices.memory_format(device, args.amp))
 
     initializations = read_initializations(paths, args, net, layers, config, warnings)
     rand_seed = None
@@ -201,7 +206,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     ]
     batches = progress(test_set.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
-        measured = reinit.accuracies(net, replacements, batches, log.info)
+        measured = reinit.accuracies(net, replacements, batches, log.info, args.amp)
     if distributed.RANK > 0:
         return DONE
     rows = dict(
@@ -264,6 +269,8 @@ def check_arguments(args: argparse.Namespace) -> list[str]:
     if not args.subsample_classes:
         without_effect["class_sample_seed"] = "without --subsample-classes"
         args.class_sample_seed = None
+    if not args.cuda:
+        without_effect["tf32"] = "without --cuda"
     return warn_of(without_effect, args)
 
 

@@ -141,6 +141,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         action="store_true",
         help="under torchrun, batch norm over the whole batch instead of each GPU's share",
     )
+    add("--amp", action="store_true", help="compute in bfloat16 (autocast); changes the numbers")
+    add("--tf32", action="store_true", help="let the GPU round the factors of products to 10 bits (TF32)")
+    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, slower")
+    add("--compile", action="store_true", help="compile the training step (torch.compile)")
     add(
         "--kill-plateaus",
         action="store_true",
@@ -209,6 +213,8 @@ def check_arguments(args: argparse.Namespace, training: bool, start: resume.Star
         )
 
     without_effect = {**unused(args, training, start), **resume.ineffective(args), **check_dataset(args)}
+    if not args.cuda:
+        without_effect |= dict.fromkeys(("tf32", "deterministic"), "without --cuda")
     if distributed.WORLD_SIZE == 1:
         without_effect.setdefault("sync_bn", "in one process: batch norm is over the whole batch there")
     elif args.sync_bn and "sync_bn" not in without_effect and training and not args.cuda:
@@ -234,6 +240,7 @@ def unused(args: argparse.Namespace, training: bool, start: resume.Start) -> dic
         "override",
         "kill_plateaus",
         "sync_bn",
+        "compile",
     )
     of_training += ("snapshot_every", "snapshot_all_until", "train_acc", "tb_logdir")
     of_images = ("class_sample_seed", "noise_seed", "split", "stratified", "split_seed", "shuffle", "unnormalize")
@@ -331,6 +338,19 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError("a parameter has no buffer, or one of another shape")
 
 
+def compile_step(net: nn.Module, device: torch.device) -> nn.Module:
+    """Compile the forward and backward pass; on a GPU into CUDA graphs, which need one launch instead of hundreds.
+
+    Dropout draws what it draws without.
+    """
+    import torch._inductor.config
+
+    torch._inductor.config.fallback_random = True
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none
+    # Not dynamic: the last batch of an epoch, which is smaller, gets a graph of its own.
+    return torch.compile(net, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")
+
+
 def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
@@ -349,7 +369,7 @@ def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     sizes = torch.full((len(batches),), batches.batch_size, dtype=torch.float64)
     sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
     for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
-        logits = net(images)
+        logits = net(images).float()  # they are bfloat16 with --amp
         if distributed.WORLD_SIZE == 1:
             loss = functional.cross_entropy(logits, labels)
         else:  # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
@@ -381,6 +401,8 @@ def main(argv=None) -> int:
     if list_choices(args):
         return DONE
     device = devices.choose(args.cuda)
+    if args.amp:
+        devices.check_bfloat16(device)
     with distributed.group(device), FolderLock() as lock:
         return run(args, device, lock)
 
@@ -423,6 +445,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if begun is None:
         return DONE
     args, start, notes, warned = begun
+    devices.set_precision(device, args.tf32, args.deterministic)
     files = RunFiles(args)
     with distributed.one_a_machine_first():
         with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
@@ -446,7 +469,11 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if args.sync_bn and distributed.WORLD_SIZE > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     with memory_for("the network"):
-        net.to(device, memory_format=devices.memory_format(device))
+        net.to(device, memory_format=devices.memory_format(device, args.amp))
+    if args.amp:
+        devices.use_bfloat16(net, device)
+    if args.deterministic and device.type == "cuda":
+        devices.make_deterministic(net)
     optimizer = make_optimizer(net, args)
     schedule = make_schedule(optimizer, args, start.first_epoch) if training else None
     if training and start.snapshot is not None and "epoch" in start.snapshot:
@@ -517,6 +544,8 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
             model = DistributedDataParallel(net, broadcast_buffers=False)
+    if args.compile:
+        model = compile_step(model, device=next(net.parameters()).device)
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
@@ -626,7 +655,7 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
         args.batch_size,
         device=device,
         seed=args.seed or 0,
-        memory_format=devices.memory_format(device),
+        memory_format=devices.memory_format(device, args.amp),
         share=(distributed.RANK, distributed.WORLD_SIZE),
         **{name: getattr(args, name) for name in names},
     )

@@ -58,7 +58,7 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], what: str
     loss_sum = correct = None
     count = 0
     for images, labels in batches:
-        logits = net(images)
+        logits = net(images).float()  # of a network in bfloat16
         batch_loss = functional.cross_entropy(logits, labels, reduction="sum").double()
         batch_correct = count_correct(logits, labels)
         loss_sum = batch_loss if loss_sum is None else loss_sum + batch_loss

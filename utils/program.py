@@ -126,7 +126,15 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return FAILED, f"--compile: {_first_line(error)}: give no --compile, or mend the compiler"
+    if "deterministic implementation" in str(error):
+        return FAILED, f"--deterministic: {_first_line(error)}"
     return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _out_of_memory(error: Exception) -> str | None:

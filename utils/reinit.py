@@ -108,6 +108,7 @@ def accuracies(
     replacements: Sequence[Replacement],
     batches: Iterable[tuple[Tensor, Tensor]],
     say: Callable[[str], None] = print,
+    amp: bool = False,
 ) -> Accuracies:
     """Measure a network as it is and with each replacement in turn, in one pass over the batches.
 
@@ -126,6 +127,7 @@ def accuracies(
         net: on the device of the batches; it is put in evaluation mode.
         replacements: of layers of the network.
         batches: images (B, C, H, W) and labels (B,); of several ranks each has its share, and all get the result.
+        amp: compute in bfloat16 where autocast takes that to be safe.
         say: told in one line when a GPU runs out of memory, and batches are cut in half from there on.
 
     Raises:
@@ -145,7 +147,8 @@ def accuracies(
         while start < len(labels):
             stop = len(labels) if largest is None else min(start + largest, len(labels))
             try:
-                counts += _count(segments, branches, images[start:stop], labels[start:stop], len(counts))
+                with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                    counts += _count(segments, branches, images[start:stop], labels[start:stop], len(counts))
             except torch.OutOfMemoryError:
                 if stop - start == 1:
                     raise
@@ -210,7 +213,7 @@ def _count(
     counts = torch.zeros(num_rows, 3, dtype=torch.int64, device=labels.device)
 
     def count(row: int, logits: Tensor) -> None:
-        counts[row, :2] = count_correct(logits, labels)
+        counts[row, :2] = count_correct(logits.float(), labels)
         counts[row, 2] = (~logits.isfinite()).any(1).sum()
 
     trunk = images

@@ -24,7 +24,7 @@ IDENTITY: dict[str, type] = {
     **dict.fromkeys(("noise", "split"), float),
     **dict.fromkeys(("stratified", "shuffle", "augmentation", "upscale", "upscale_padding", "unnormalize"), bool),
     **dict.fromkeys(("noise_seed", "split_seed", "batch_size", "seed"), int),
-    **dict.fromkeys(("pretrained", "sync_bn"), bool),
+    **dict.fromkeys(("pretrained", "sync_bn", "amp", "tf32"), bool),
 }
 #: Those that `--override` replaces, and with them the batch size where it is given.
 HYPERPARAMETERS: dict[str, type] = {

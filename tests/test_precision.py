@@ -1,0 +1,146 @@
+"""bfloat16, TF32, deterministic algorithms and compiled training steps."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from programs import run_main, shell
+from torch import nn
+
+import reinit_layers
+import train
+from utils import devices, snapshots
+
+MINI = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
+QUICK = (*MINI, "--subsample-classes", 2, "--lr", 0.02, "--epochs", 1)
+FOLDER = Path("fashion_mnist_mini_2/lenet/1")
+
+
+def load(path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def test_bfloat16_changes_the_numbers_a_little_and_is_recorded(capsys):
+    assert run_main(train, *QUICK, "--models-path", "full") == 0
+    assert run_main(train, *QUICK, "--models-path", "half", "--amp") == 0
+    full, half = (load(Path(folder, FOLDER, "lenet_0.tar")) for folder in ("full", "half"))
+    assert (full["config"]["amp"], half["config"]["amp"]) == (False, True)
+    first, second = (
+        float(loss) for loss in re.findall(r"^epoch 0 .*: loss ([\d.]+)", capsys.readouterr().out, re.M)
+    )
+    assert first == pytest.approx(second, rel=0.05)
+    for name, weight in half["model_state_dict"].items():
+        assert weight.dtype == torch.float32
+        assert not torch.equal(weight, full["model_state_dict"][name])
+        assert torch.allclose(weight, full["model_state_dict"][name], atol=0.02)
+
+
+def test_run_in_bfloat16_is_another_run_and_goes_on_as_such(capsys):
+    assert run_main(train, *QUICK, "--models-path", ".", "--amp") == 0
+    assert run_main(train, *QUICK, "--models-path", ".") == 2
+    assert "lenet_0.tar is of another run (--amp True, not False)" in capsys.readouterr().err
+    assert run_main(train, *MINI, "--resume-from", FOLDER / "lenet_0.tar", "--epochs", 2) == 0
+    assert load(Path("models", FOLDER, "lenet_1.tar"))["config"]["amp"] is True
+
+
+def test_layers_are_reset_in_bfloat16_where_asked_for():
+    assert run_main(train, *MINI, "--shuffle", "--lr", 0.03, "--epochs", 3) == 0
+    final = "models/fashion_mnist_mini/lenet/1/lenet_3.pt"
+    results = {}
+    for amp in (False, True):
+        assert run_main(reinit_layers, *MINI, "--load-from", final, "--rand", *(["--amp"] if amp else [])) == 0
+        results[amp] = json.loads(Path("results/fashion_mnist_mini/lenet/1/reinit_lenet_3.json").read_text())
+        assert results[amp]["provenance"]["arguments"]["amp"] is amp
+    assert results[True]["init_from_epoch"] != results[False]["init_from_epoch"]
+    assert results[True]["top1_test"] == pytest.approx(results[False]["top1_test"], abs=1.5)
+
+
+@pytest.mark.parametrize(("size", "output"), [((1, 1), 7), ((7, 7), (7, 7)), ((28, 20), (3, 7)), ((5, 3), (3, 2))])
+def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size, output):
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(output))
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(net(x))
+    (expected_gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
+    expected = net(x)
+    devices.make_deterministic(net)
+    assert isinstance(net[0], devices.MatrixAveragePool2d)
+    torch.testing.assert_close(net(x), expected)
+    (gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.fixture
+def settings():
+    """How products and convolutions on a GPU round their factors; put back afterwards."""
+    both = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [one.fp32_precision for one in both], torch.backends.cudnn.benchmark
+    for one in both:
+        one.fp32_precision = "tf32"
+    yield both
+    for one, precision in zip(both, before[0], strict=True):
+        one.fp32_precision = precision
+    torch.backends.cudnn.benchmark = before[1]
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_rounding_of_factors_is_decided_for_products_and_convolutions(tf32, settings):
+    devices.set_precision(torch.device("cuda"), tf32)
+    assert [one.fp32_precision for one in settings] == [("tf32" if tf32 else "ieee")] * 2
+    assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+def test_compiled_step_computes_the_same_with_the_same_dropout():
+    for folder, options in (("plain", ()), ("compiled", ("--compile",))):
+        finished = shell("train.py", *QUICK, "--batch-size", 900, "--models-path", folder, *options)
+        assert (finished.returncode, finished.stderr) == (0, "")
+    plain, compiled = (snapshots.load(Path(folder, FOLDER, "lenet_0.tar")) for folder in ("plain", "compiled"))
+    plain, compiled = plain["model_state_dict"], compiled["model_state_dict"]
+    for name, weight in compiled.items():
+        torch.testing.assert_close(weight, plain[name], atol=1e-6, rtol=1e-4)
+    # That it has not simply run the uncompiled step shows in the last bits.
+    assert any(not torch.equal(weight, plain[name]) for name, weight in compiled.items())
+
+
+def test_compiler_that_does_not_work_is_one_line():
+    environment = {**os.environ, "CXX": "/nowhere/compiler", "TORCHINDUCTOR_CACHE_DIR": "cache"}
+    finished = shell("train.py", *QUICK, "--compile", env=environment)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("train.py: failed: --compile: ")
+    assert "/nowhere/compiler" in line
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", [(), ("--amp",), ("--compile",)], ids=str)
+def test_deterministic_run_on_a_gpu_is_repeatable_and_resumed_equals_uninterrupted(options):
+    options = (*MINI, "--cuda", "--deterministic", "--shuffle", "--snapshot-every", 1, *options)
+    for folder, parts in (("first", [2]), ("second", [2]), ("parts", [1, 2])):
+        for epochs in parts:  # as processes: what is set in one stays set
+            resume = ("--resume-from", "latest", "--epochs", epochs, "--models-path", folder)
+            finished = shell("train.py", *options, *resume)
+            assert finished.returncode == 0, finished.stderr
+    first, second, parts = (
+        snapshots.load(Path(folder, "fashion_mnist_mini/lenet/1/lenet_2.pt"))["model_state_dict"]
+        for folder in ("first", "second", "parts")
+    )
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name])
+        assert torch.equal(weight, parts[name])
+
+
+@pytest.mark.cuda
+def test_float32_on_a_gpu_is_not_rounded_unless_asked_for():
+    x = torch.randn(64, 64, 8, 8, device="cuda")
+    convolution = nn.Conv2d(64, 64, 3, padding=1).cuda()
+    exact = nn.functional.conv2d(x.double(), convolution.weight.double(), convolution.bias.double(), padding=1)
+    errors = {}
+    for tf32 in (False, True):
+        devices.set_precision(torch.device("cuda"), tf32)
+        errors[tf32] = (convolution(x).double() - exact).abs().max().item()
+    devices.set_precision(torch.device("cuda"))
+    assert errors[False] < 1e-5 < 1e-4 < errors[True]
