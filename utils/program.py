@@ -45,9 +45,8 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         name = Path(sys.modules[main.__module__].__file__).name
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
-        if (
-            in_main_thread and distributed.WORLD_SIZE > 1
-        ):  # Python's handlers would wait until what waits for other processes ends
+        if in_main_thread and distributed.WORLD_SIZE > 1:
+            # Python's handlers would have their turn only when waiting for another process is over.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if distributed.RANK > 0:
