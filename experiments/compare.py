@@ -5,6 +5,8 @@
     python experiments/compare.py criticality --title "LeNet on MNIST" --epoch 10 \\
         --output criticality_lenet_mnist results/mnist/lenet
 
+    python experiments/compare.py networks --title "Model zoo" --output model_zoo results/imagenet/*/*.json
+
 Each folder holds one subfolder a seed, as compute_projections.py and reinit_layers.py write them with --seed.
 Figures go to <output>_mass and <output>_mean, or to <output>_map and <output>_points (.png and .pdf); the table to
 <output>.md, with the device and the versions that the results were made with.
@@ -40,6 +42,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     criticality = kinds.add_parser("criticality", parents=[common], help="bias and the accuracy lost, over seeds")
     criticality.add_argument("folder", type=Path, help="of the seeds")
+    networks = kinds.add_parser("networks", help="the bias of the layers of several trained networks")
+    networks.add_argument("--title", required=True, help="which networks these are")
+    networks.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="of the files, without suffix"
+    )
+    networks.add_argument("files", type=Path, nargs="+", help="results of compute_projections.py, one a network")
     args = parser.parse_args(argv)
     if args.kind == "bias" and len(args.groups) % 2:
         parser.error("LABEL FOLDER: give each folder a label")
@@ -49,7 +57,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     args = parse_arguments(argv)
     try:
-        compare_bias(args) if args.kind == "bias" else compare_criticality(args)
+        {"bias": compare_bias, "criticality": compare_criticality, "networks": compare_networks}[args.kind](args)
     except (ResultError, OSError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         return 2
@@ -118,6 +126,20 @@ def compare_criticality(args: argparse.Namespace) -> None:
     )
     tables = [comparison.criticality_table(results), comparison.correlation_table(results)]
     write_table(args, explanation, tables, files)
+
+
+def compare_networks(args: argparse.Namespace) -> None:
+    results = {}
+    for path in args.files:
+        content = comparison.read(path)
+        results[content["arch"]] = content
+    save(plots.masses_of_networks(results, args.title), args.output, "mass")
+    explanation = (
+        "A layer is biased where an exact binomial test over its filters, those of zeros left out, rejects "
+        f"fair coins at {comparison.LEVEL}; by chance that would be 5 % of the layers or fewer. Bias is "
+        "|mass - 1/2|, its mean over layers; chance: its expectation where signs are fair coins."
+    )
+    write_table(args, explanation, [comparison.network_table(results)], args.files)
 
 
 def save(figure, output: Path, what: str) -> None:

@@ -134,6 +134,19 @@ def test_criticality_is_compared_over_seeds():
     assert table.index("seed 2") < table.index("seed 10")
 
 
+def test_networks_are_compared():
+    for name, p_values in (("one", (0.01, 0.2, None)), ("two", (0.001, 0.001, 0.001))):
+        blocks = {str(i): {**layer(f"l{i}", 0.75), "p_value_without_zeros": p} for i, p in enumerate(p_values)}
+        net = {"filters": 24, "zero_filters": 1, "mass": 0.625}
+        Path(f"{name}.json").write_text(json.dumps({"0": blocks, "net": net, "arch": name, "epoch": "-1"}))
+    finished = compare("networks", "--title", "Zoo", "--output", "out/zoo", "one.json", "two.json")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    table = Path("out/zoo.md").read_text()
+    assert row(table, "one") == ["one", "3", "24", "1", "1 (33 %)", "0.250", "0.137", "0.625"]
+    assert row(table, "two")[4] == "3 (100 %)"
+    assert Path("out/zoo_mass.png").exists()
+
+
 @pytest.mark.parametrize("wrong", ["nowhere", "no seeds", "no results", "not JSON"])
 def test_results_that_are_not_there_are_named(wrong):
     folder = Path(wrong)

@@ -224,6 +224,28 @@ def criticality_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def network_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many layers of several networks are biased, and how strongly, in Markdown.
+
+    Args:
+        results: architecture -> results of compute_projections.py.
+    """
+    lines = [
+        "| network | layers | filters | zero filters | biased layers | mean bias | chance | mass of all filters |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for arch, content in results.items():
+        layers, net = layers_of(content), content["net"]
+        p_values = [layer["p_value_without_zeros"] for layer in layers.values()]
+        biased = sum(p_value is not None and p_value < LEVEL for p_value in p_values)
+        chance = statistics.fmean(expected_bias(layer["filters"]) for layer in layers.values())
+        lines.append(
+            f"| {arch} | {len(layers)} | {net['filters']:,} | {net['zero_filters']:,} | {biased} "
+            f"({100 * biased / len(layers):.0f} %) | {bias(layers):.3f} | {chance:.3f} | {net['mass']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def mean_of_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Results of reinit_layers.py averaged over runs, as far as the heat map needs them."""
     first = results[0]

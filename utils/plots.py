@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from utils import projections, reinit
+from utils import comparison, projections, reinit
 from utils.files import atomic_write
 
 STYLE = {
@@ -375,4 +375,30 @@ def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: st
     _label_beside(axes, list(bias.mean(0)), list(drops.mean(0)), names)
     axes.set_title(told)
     figure.suptitle(f"{title}: bias and criticality, {len(results)} seeds (large: mean; grey: critical)")
+    return figure
+
+
+@styled
+def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+    """The mass of every layer of several networks: a row a network, a point a layer, coloured by its depth.
+
+    Args:
+        results: architecture -> results of compute_projections.py.
+        title: which networks these are.
+    """
+    figure = Figure(figsize=(8, 1.6 + 0.28 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0.5, color="black", linewidth=0.8)
+    for row, content in enumerate(results.values()):
+        masses = [layer["mass"] for layer in comparison.layers_of(content).values()]
+        depth = np.linspace(0, 1, len(masses))
+        points = axes.scatter(
+            masses, [row] * len(masses), s=22, c=depth, cmap="viridis", vmin=0, vmax=1, alpha=0.8
+        )
+    axes.set_yticks(range(len(results)), results)
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel("mass of a layer (share of filters with projection \u2264 0)")
+    figure.colorbar(points, label="place of the layer (0: first, 1: last)")
+    figure.suptitle(f"{title}: mass of each layer")
     return figure

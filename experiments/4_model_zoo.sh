@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Finding 4: is the bias there in everybody's networks?
+#
+# The ImageNet weights that torchvision publishes, for every architecture that has them: they are downloaded to TORCH_HOME
+# where they are not there yet (about 10 GB for all), so this one needs the internet. ARCHS="resnet18 vgg11" takes fewer.
+# An architecture without convolutions larger than 1x1 is not among them. No images are needed.
+source "$(dirname "$0")/common.sh"
+
+ARCHS=${ARCHS:-$("$PYTHON" -c '
+import models
+for arch in [*models.names(), *models.other_names()]:
+    try:
+        models.check(arch, pretrained=True)
+    except models.ModelError:
+        continue
+    print(arch)')}
+for arch in $ARCHS; do
+    [[ -e $RUNS/results/imagenet/$arch/pretrained_$arch.json ]] ||
+        "$PYTHON" compute_projections.py --arch "$arch" --dataset imagenet --pretrained --normalize ${CUDA:+--cuda} \
+            --results $RUNS/results --plots $RUNS/plots
+done
+results=()
+for arch in $ARCHS; do
+    results+=("$RUNS/results/imagenet/$arch/pretrained_$arch.json")
+done
+"$PYTHON" experiments/compare.py networks --title "Networks of torchvision's model zoo" --output $RESULTS/model_zoo \
+    "${results[@]}"
