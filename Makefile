@@ -2,6 +2,7 @@
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests
 # make torture  the tests with the long versions of the attacks on the programs, and what they came to
+# make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes
 # make lint     ruff
 #
 # Each creates .venv where it is missing, and installs what is needed.
@@ -13,7 +14,7 @@ DEMO := --arch lenet --dataset fashion_mnist_mini --seed 1 $(if $(CUDA),--cuda)
 DEMO_RUN := demo/models/fashion_mnist_mini/lenet/1
 DEMO_FIGURES := demo/plots/fashion_mnist_mini/lenet/1
 
-.PHONY: demo test torture lint clean
+.PHONY: demo test torture bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py $(DEMO) --shuffle --augmentation --lr 0.02 --epochs 15 --snapshot-every 1 \
@@ -33,6 +34,15 @@ test: $(VENV)/.installed-dev
 
 torture: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --torture
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/training.py --augmentation --images 20000
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --augmentation --images 512 --workers 1 --repetitions 2
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --augmentation --images 512 --workers 1 --repetitions 2
+	$(BIN)/python benchmarks/supply.py --repetitions 1
+	$(BIN)/python benchmarks/folder.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/reinit.py --dataset fashion_mnist_mini
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
