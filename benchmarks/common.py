@@ -22,14 +22,8 @@ from utils import devices
 
 def header(device: torch.device) -> str:
     """The machine and the versions, in one line."""
-    processor = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            processor = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
     return (
-        f"{processor}, {os.cpu_count()} cores; {devices.describe(device)}; Python {platform.python_version()}, "
+        f"{devices.processor()}, {os.cpu_count()} cores; {devices.describe(device)}; Python {platform.python_version()}, "
         f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
     )
 

@@ -15,7 +15,7 @@ import compute_projections
 import data
 import reinit_layers
 import train
-from utils import provenance, snapshots
+from utils import devices, provenance, snapshots
 
 QUICK = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", 2, "--seed", 1)
 FOLDER = Path("models/fashion_mnist_mini_2/lenet/1")
@@ -43,7 +43,7 @@ def test_results_and_snapshots_say_what_made_them():
         assert f'version = "{by["version"]}"' in (ROOT / "pyproject.toml").read_text()
         assert by["torch"] == torch.__version__
         assert by["data_protocol"] == data.PROTOCOL
-        assert by["device"] == "CPU, 1 thread"
+        assert by["device"] == f"CPU, 1 thread ({devices.processor()})"
         assert (by["arguments"]["arch"], by["arguments"]["seed"]) == ("lenet", 1)
     assert made["train.py"]["arguments"]["lr"] == 0.02
     assert made["train.py"]["arguments"]["momentum"] == 0.9  # in effect, though not given

@@ -1,6 +1,9 @@
 """The device that a program computes on."""
 
+import contextlib
+import functools
 import os
+import platform
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +36,21 @@ def choose(cuda: bool) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the number of CPU threads."""
+    """The device in words: the GPU's name, or the number of CPU threads and the processor's name."""
     if device.type == "cuda":
         return f"GPU {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads != 1 else ''}"
+    return f"CPU, {threads} thread{'s' if threads != 1 else ''} ({processor()})"
+
+
+@functools.cache
+def processor() -> str:
+    """The name of the processor, as far as the operating system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def memory_format(device: torch.device, amp: bool = False) -> torch.memory_format:
