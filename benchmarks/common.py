@@ -22,8 +22,9 @@ from utils import devices
 
 def header(device: torch.device) -> str:
     """The machine and the versions, in one line."""
+    host = f" ({devices.processor()})" if device.type == "cuda" else ""
     return (
-        f"{devices.processor()}, {os.cpu_count()} cores; {devices.describe(device)}; Python {platform.python_version()}, "
+        f"{devices.describe(device)}; {os.cpu_count()} cores{host}; Python {platform.python_version()}, "
         f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
     )
 
