@@ -13,7 +13,7 @@ for dataset in mnist fashion_mnist; do
         train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
         project $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"
     done
-    "$PYTHON" experiments/compare.py bias --title "LeNet on $dataset" --epoch "$EPOCHS" --output $RESULTS/bias_lenet_$dataset \
+    "$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" --output $RESULTS/bias_lenet_$dataset \
         "trained on true labels" $RUNS/results/$dataset/lenet
 done
 
@@ -22,6 +22,6 @@ if [[ -n "${CUDA:-}" ]]; then
         train --arch vgg11 --dataset cifar10 --seed "$seed" --shuffle --augmentation --lr 0.01
         project cifar10/vgg11/"$seed" --dataset cifar10 --seed "$seed"
     done
-    "$PYTHON" experiments/compare.py bias --title "VGG-11 on cifar10" --epoch "$EPOCHS" --output $RESULTS/bias_vgg11_cifar10 \
+    "$PYTHON" experiments/compare.py bias --title "vgg11 on cifar10" --epoch "$EPOCHS" --output $RESULTS/bias_vgg11_cifar10 \
         "trained on true labels" $RUNS/results/cifar10/vgg11
 fi

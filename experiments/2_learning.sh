@@ -21,7 +21,7 @@ for seed in $SEEDS; do
         project $folder/"$seed" --dataset $dataset --seed "$seed"
     done
 done
-"$PYTHON" experiments/compare.py bias --title "LeNet on $dataset" --epoch "$EPOCHS" --output $RESULTS/learning_lenet_$dataset \
+"$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" --output $RESULTS/learning_lenet_$dataset \
     "true labels" $RUNS/results/$dataset/lenet \
     "20 % corrupted" $RUNS/results/$dataset/noise_20/lenet \
     "60 % corrupted" $RUNS/results/$dataset/noise_60/lenet \

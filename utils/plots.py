@@ -216,8 +216,9 @@ def _grid(layers: Layers, title: str, share_x: bool = False, share_y: bool = Fal
 def _label_below(figure: Figure, label: str, colors: Mapping[str, str]) -> None:
     """The label of the x axes, and below it a line that explains colours: text -> colour."""
     patches = [Patch(color=color, label=text, linewidth=0) for text, color in colors.items()]
+    columns = len(patches) if len(patches) <= 4 else math.ceil(len(patches) / 2)
     # The label is the legend's title: the layout would put a supxlabel on top of the legend.
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), title=label, title_fontsize=11)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, title=label, title_fontsize=11)
 
 
 @styled
@@ -311,16 +312,13 @@ def _label_beside(axes: Axes, xs: list[float], ys: list[float], labels: list[str
 
 
 @styled
-def compare_runs(
-    groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic: str, title: str, chance: bool = True
-) -> Figure:
-    """Mass or mean of each layer against epoch in several groups of runs: the mean over seeds and all of them.
+def compare_runs(groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic: str, title: str) -> Figure:
+    """Mass or mean of each layer against epoch in one or more groups of runs: the mean over seeds, and the spread.
 
     Args:
         groups: label -> of each run: epochs trained -> layers, with `mass`, `mean` and `filters`.
         statistic: "mass" or "mean" (of normalized projections).
         title: which network this is.
-        chance: whether to show the band in which a mass stays with probability 95 % where signs are fair coins.
     """
     first = next(iter(groups.values()))[0]
     layers = first[max(first)]
@@ -329,22 +327,29 @@ def compare_runs(
         layers, f"{title}: {statistic} of each layer", share_x=True, share_y=statistic == "mass"
     )
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
-        if statistic == "mass" and chance:
+        if statistic == "mass":
             axes.axhspan(*projections.chance_of_mass(layer["filters"]), color=CHANCE, linewidth=0)
         axes.axhline(0.5 if statistic == "mass" else 0, color="black", linewidth=0.6)
         for label, runs in groups.items():
             epochs = sorted(set.intersection(*(set(run) for run in runs)))
             values = np.array([[run[epoch][name][statistic] for epoch in epochs] for run in runs])
-            axes.plot(epochs, values.T, color=colors[label], linewidth=0.6, alpha=0.45)
-            axes.plot(epochs, values.mean(0), "o-", color=colors[label], clip_on=False)
+            mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
+            if len(groups) == 1:
+                axes.plot(epochs, values.T, color=colors[label], linewidth=0.6, alpha=0.45)
+            else:
+                axes.fill_between(
+                    epochs, mean - spread, mean + spread, color=colors[label], alpha=0.12, linewidth=0
+                )
+            axes.plot(epochs, mean, "o-", color=colors[label], clip_on=False)
         if statistic == "mass":
             axes.set_ylim(0, 1)
             axes.set_yticks([0, 0.5, 1])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     figure.supylabel("mass (share of filters)" if statistic == "mass" else f"mean {_quantity(True)}")
-    band = {"chance (95 %)": CHANCE} if statistic == "mass" and chance else {}
+    band = {"chance (95 %)": CHANCE} if statistic == "mass" else {}
     number = max(map(len, groups.values()))
-    _label_below(figure, f"training (epochs); thick: mean of {number} seeds, thin: each", {**colors, **band})
+    spread = "thin: each" if len(groups) == 1 else "band: one standard deviation"
+    _label_below(figure, f"training (epochs); line: mean of {number} seeds, {spread}", {**colors, **band})
     return figure
 
 
