@@ -31,6 +31,7 @@ from torch import Tensor
 
 import data
 import models
+from data.transforms import UPSCALED
 from utils import devices, distributed, projections, seeds, snapshots
 from utils.logging import close_log, open_log, progress
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
@@ -55,7 +56,6 @@ from utils.snapshots import SnapshotError
 
 #: Of a training state, in percent: on the images that training was watched with, and on the batches trained on.
 ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_train_running")
-UPSCALED = (224, 224)  #: pixels of the images that --upscale and --upscale-padding give
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -346,10 +346,11 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
         raise UsageError(
             f"--subsample-classes {args.subsample_classes}: contradicts {path}, which has {num_classes} classes"
         )
+    upscaled = (UPSCALED, UPSCALED)
     if "upscale" in config:
-        sizes = [UPSCALED if config["upscale"] or config.get("upscale_padding") else spec.image_size]
+        sizes = [upscaled if config["upscale"] or config.get("upscale_padding") else spec.image_size]
     else:
-        sizes = [spec.image_size, UPSCALED]  # not recorded: what fits
+        sizes = [spec.image_size, upscaled]  # not recorded: what fits
     networks = [structure(args.arch, num_classes, in_channels, size) for size in sizes]
     differing = [snapshots.describe_difference(net.state_dict(), content["structure"]) for net in networks]
     if all(differing):

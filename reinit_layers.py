@@ -137,6 +137,10 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     config = recorded.get("config") or {}
     adopt(args, config)
     warnings = check_arguments(args)
+    for name in ("amp", "tf32"):
+        if config and config.get(name, False) != getattr(args, name):
+            trained, measured = ("with", "without") if config.get(name) else ("without", "with")
+            warnings.append(f"{args.load_from} was trained {trained} --{name} and is measured {measured}")
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 

@@ -214,7 +214,9 @@ def check_arguments(args: argparse.Namespace, training: bool, start: resume.Star
 
     without_effect = {**unused(args, training, start), **resume.ineffective(args), **check_dataset(args)}
     if not args.cuda:
-        without_effect |= dict.fromkeys(("tf32", "deterministic"), "without --cuda")
+        without_effect["deterministic"] = "without --cuda"
+        if "tf32" in args.given:
+            raise UsageError("--tf32 is about a GPU: give --cuda too")
     if distributed.WORLD_SIZE == 1:
         without_effect.setdefault("sync_bn", "in one process: batch norm is over the whole batch there")
     elif args.sync_bn and "sync_bn" not in without_effect and training and not args.cuda:
@@ -242,6 +244,7 @@ def unused(args: argparse.Namespace, training: bool, start: resume.Start) -> dic
         "sync_bn",
         "compile",
     )
+    of_computing = ("amp", "tf32", "deterministic")
     of_training += ("snapshot_every", "snapshot_all_until", "train_acc", "tb_logdir")
     of_images = ("class_sample_seed", "noise_seed", "split", "stratified", "split_seed", "shuffle", "unnormalize")
     of_images += ("batch_size", "workers")
@@ -249,11 +252,11 @@ def unused(args: argparse.Namespace, training: bool, start: resume.Start) -> dic
         if start.first_epoch >= PLATEAU_EPOCHS:
             return {"kill_plateaus": f"after the first {PLATEAU_EPOCHS} epochs"}
         if args.epochs == 0 and start.snapshot is None:
-            return dict.fromkeys((*of_training, *of_images, "weight_decay"), "with --epochs 0")
+            return dict.fromkeys((*of_training, *of_images, *of_computing, "weight_decay"), "with --epochs 0")
         return {}
     found = dict.fromkeys((*of_training, "epochs", "start_epoch", "models_path"), "without training")
     if args.eval_regularization_loss:
-        return {**found, **dict.fromkeys((*of_images, "noise"), "with --eval-regularization-loss")}
+        return {**found, **dict.fromkeys((*of_images, *of_computing, "noise"), "with --eval-regularization-loss")}
     found["weight_decay"] = "without training"
     if args.evaluate:
         found |= dict.fromkeys(("noise", "noise_seed"), "on the images that --evaluate evaluates")
@@ -306,6 +309,11 @@ def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any],
             schedule.load_state_dict(snapshot["scheduler_state_dict"])
         if not override:
             check_optimizer_state(optimizer)
+        # In the layout of the parameters, which a fused step asks for: it is another one on another device.
+        for parameter, buffers in optimizer.state.items():
+            for name, buffer in buffers.items():
+                if torch.is_tensor(buffer) and buffer.dim() and buffer.shape == parameter.shape:
+                    buffers[name] = torch.empty_like(parameter, dtype=buffer.dtype).copy_(buffer)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
 
@@ -401,8 +409,6 @@ def main(argv=None) -> int:
     if list_choices(args):
         return DONE
     device = devices.choose(args.cuda)
-    if args.amp:
-        devices.check_bfloat16(device)
     with distributed.group(device), FolderLock() as lock:
         return run(args, device, lock)
 
@@ -445,6 +451,8 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if begun is None:
         return DONE
     args, start, notes, warned = begun
+    if args.amp:
+        devices.check_bfloat16(device)
     devices.set_precision(device, args.tf32, args.deterministic)
     files = RunFiles(args)
     with distributed.one_a_machine_first():
@@ -480,7 +488,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         restore_optimizer(optimizer, schedule, start.path, start.snapshot, args.override)
 
     done_before = set()
-    if args.resume_from is not None:
+    if args.resume_from is not None and distributed.RANK == 0:
         done_before = epochs_logged(files.log_folder, args.log, describe_configuration(args))
     log, log_path = open_log(files.log_folder, args.log)
     announce(log, args, dataset, net, device, start.path, log_path)
@@ -518,7 +526,7 @@ def train(
 ) -> int:
     """The training run, from its first epoch or from a snapshot to the final weights.
 
-    `done_before`: epochs that an interrupted process has logged, but not left a snapshot of.
+    `done_before`: epochs that earlier processes of this run have logged.
     """
     is_main = distributed.RANK == 0  # the rank that writes files
     if start.snapshot is None:
@@ -539,6 +547,7 @@ def train(
         "seed_given": files.seed is not None,
     }
     made_by = provenance("train.py", args, next(net.parameters()).device)
+    made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
     model = net
     if distributed.WORLD_SIZE > 1:
         with warnings.catch_warnings():
@@ -679,7 +688,11 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
 
 
 def describe_configuration(args: argparse.Namespace) -> str:
-    options = {name: value for name, value in resume.configuration(args).items() if value not in (None, False)}
+    options = {
+        name: value
+        for name, value in resume.configuration(args).items()
+        if value is not None and value is not False
+    }
     return "configuration: " + ", ".join(f"{name} {value}" for name, value in options.items())
 
 

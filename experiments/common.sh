@@ -7,15 +7,15 @@
 # is there already is not done again: give the same command after an interruption.
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 DATA=./datasets
 if [[ "${1:-}" == --data-path && $# -eq 2 ]]; then
-    DATA=$2
+    DATA=$(realpath "$2")
 elif [[ $# -ne 0 ]]; then
     echo "usage: [CUDA=1] $0 [--data-path DIR]" >&2
     exit 2
 fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
 RUNS=experiments/runs
@@ -40,19 +40,19 @@ project() {
             --load-from "$RUNS/models/$folder" --results $RUNS/results
 }
 
-# reset_layers FOLDER OPTIONS: the final weights of a run, with each layer put back to several epochs and to fresh weights.
+# reset_layers FOLDER OPTIONS: each layer of the final weights put back to several epochs and to fresh weights.
 reset_layers() {
-    local folder=$1 arch epoch
+    local folder=$1 arch epoch inits
     arch=$(basename "$(dirname "$folder")")
-    [[ -e $RUNS/results/$folder/reinit_${arch}_$EPOCHS.json ]] && return
+    inits=$RUNS/models/$folder/inits.txt
+    compgen -G "$RUNS/results/$folder/reinit_${arch}_$EPOCHS.*json" > /dev/null && return
     {
         echo "$RUNS/models/$folder/${arch}_init_0.pt"
         for epoch in 1 2 3 5 $((EPOCHS / 2)) "$EPOCHS"; do
-            ((epoch <= EPOCHS)) && echo "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar"
+            ((epoch >= 1 && epoch <= EPOCHS)) && echo "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar"
         done
-    } | sort -u > "$RUNS/inits.$$"
+    } | sort -u > "$inits"
     "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand \
-        --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$RUNS/inits.$$" \
+        --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$inits" \
         --results $RUNS/results --plots $RUNS/plots
-    rm "$RUNS/inits.$$"
 }

@@ -78,6 +78,9 @@ def compare_bias(args: argparse.Namespace) -> None:
     folders = dict(zip(args.groups[::2], map(Path, args.groups[1::2]), strict=True))
     seeds = {label: seeds_in(folder) for label, folder in folders.items()}
     groups = {label: [comparison.read_run(one, args.epoch) for one in paths] for label, paths in seeds.items()}
+    first, *others = (run.epochs[args.epoch].keys() for runs in groups.values() for run in runs)
+    if any(layers != first for layers in others):
+        raise ResultError("the runs are of different layers: give those of one architecture")
     for statistic in ("mass", "mean"):
         epochs = {label: [run.epochs for run in runs] for label, runs in groups.items()}
         save(plots.compare_runs(epochs, statistic, args.title), args.output, statistic)
@@ -85,22 +88,23 @@ def compare_bias(args: argparse.Namespace) -> None:
     explanation = (
         f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation "
         "over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial "
-        f"test, p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| where signs are fair coins."
+        f"test without filters of zeros, p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| where signs are fair coins."
     )
-    files = [path for paths in seeds.values() for seed in paths for path in seed.glob("*.json")]
+    files = [path for runs in groups.values() for run in runs for path in run.files]
     write_table(args, explanation, [comparison.bias_table(groups, args.epoch)], files)
 
 
 def compare_criticality(args: argparse.Namespace) -> None:
     files = []
     for seed in seeds_in(args.folder):
-        found = [path for path in seed.glob("reinit_*.json") if re.search(rf"_{args.epoch}\.json", path.name)]
-        if len(found) != 1:
-            raise ResultError(
-                f"{seed} has {len(found) or 'no'} results of resetting layers after {args.epoch} epochs"
-            )
+        of_epoch = re.compile(rf"reinit_.*_{args.epoch}(\.pt)?\.json").fullmatch
+        # Where a training state shares the name of the final weights, theirs has the suffix.
+        found = sorted((path for path in seed.glob("*.json") if of_epoch(path.name)), reverse=True)[:1]
+        if not found:
+            raise ResultError(f"{seed} has no results of resetting layers after {args.epoch} epochs")
         files += found
     results = {f"seed {path.parent.name}": comparison.read(path) for path in files}
+    comparison.check_resets(results)
     values = [value for value in comparison.correlations(results) if value is not None]
     told = "Spearman's rank correlation is not defined"
     if values:
@@ -132,12 +136,14 @@ def compare_networks(args: argparse.Namespace) -> None:
     results = {}
     for path in args.files:
         content = comparison.read(path)
+        if "net" not in content:
+            raise ResultError(f"{path} is no result of compute_projections.py")
         results[content["arch"]] = content
     save(plots.masses_of_networks(results, args.title), args.output, "mass")
     explanation = (
         "A layer is biased where an exact binomial test over its filters, those of zeros left out, rejects "
         f"fair coins at {comparison.LEVEL}; by chance that would be 5 % of the layers or fewer. Bias is "
-        "|mass - 1/2|, its mean over layers; chance: its expectation where signs are fair coins."
+        "|mass - 1/2| of those filters, its mean over layers; chance: its expectation where signs are fair coins."
     )
     write_table(args, explanation, [comparison.network_table(results)], args.files)
 

@@ -12,11 +12,19 @@ import pytest
 from programs import ROOT
 from scipy.stats import binom
 
+from experiments import compare
 from utils import comparison
 
 
 def layer(name: str, mass: float, filters: int = 8, p_value: float = 0.5) -> dict:
-    return {"name": name, "mass": mass, "mean": 0.25 - mass / 2, "filters": filters, "p_value": p_value}
+    return {
+        "name": name,
+        "mass": mass,
+        "mean": 0.25 - mass / 2,
+        "filters": filters,
+        "zero_filters": 0,
+        "p_value_without_zeros": p_value,
+    }
 
 
 def write_projections(folder: Path, stem: str, epoch: int, masses: dict[str, float], **more) -> None:
@@ -32,7 +40,7 @@ def write_reinit(folder: Path, masses: list[float], drops: list[float], spearman
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"layer{index}" for index in range(len(masses))]
     content = {
-        "init_from_epoch": {"0": [90 * (1 - drop) for drop in drops]},
+        "init_from_epoch": {"0": [90 * (1 - (drop or 0)) for drop in drops]},
         "relative_drop": {"0": drops},
         "layers": names,
         "arch": "lenet",
@@ -43,7 +51,7 @@ def write_reinit(folder: Path, masses: list[float], drops: list[float], spearman
     (folder / "reinit_lenet_2.json").write_text(json.dumps(content))
 
 
-def compare(*options) -> subprocess.CompletedProcess:
+def compared(*options) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "experiments/compare.py", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -102,7 +110,7 @@ def test_bias_is_compared_over_seeds_and_groups():
             write_projections(folder, "lenet_init_0", 0, {"a": 0.5, "b": 0.375})
             write_projections(folder, "lenet_0", 1, {"a": first, "b": second}, top1_acc=80.0 + seed)
     options = ("--title", "LeNet", "--epoch", 1, "--output", "out/bias")
-    finished = compare("bias", *options, "true labels", "true", "corrupted", "noise")
+    finished = compared("bias", *options, "true labels", "true", "corrupted", "noise")
     assert (finished.returncode, finished.stderr) == (0, "")
     table = Path("out/bias.md").read_text()
     # mass: mean and standard deviation of 0.75 and 0.875; one of the two has a p-value of 0.01
@@ -113,7 +121,10 @@ def test_bias_is_compared_over_seeds_and_groups():
         row(table, "**mean bias** /mass - 1/2/ after 1 epoch")[3]
         == f"{np.mean(bias):.3f} ± {np.std(bias, ddof=1):.3f}"
     )
-    assert row(table, "**test accuracy (%)**")[3] == f"81.50 ± {math.sqrt(0.5):.2f}"
+    assert (
+        row(table, "**accuracy (%)** on the test set, or the validation split where there is one")[3]
+        == f"81.50 ± {math.sqrt(0.5):.2f}"
+    )
     assert {path.name for path in Path("out").iterdir()} == {
         *("bias.md", "bias_mass.png", "bias_mass.pdf", "bias_mean.png", "bias_mean.pdf")
     }
@@ -123,7 +134,7 @@ def test_criticality_is_compared_over_seeds():
     write_reinit(Path("runs/1"), [1.0, 0.75, 0.5], [0.9, 0.5, 0.1], 1.0)
     write_reinit(Path("runs/2"), [0.5, 0.75, 0.5], [0.7, 0.1, 0.0], None)
     write_reinit(Path("runs/10"), [0.5, 0.75, 1.0], [0.2, 0.3, 0.3], 0.5)
-    finished = compare("criticality", "--title", "LeNet", "--epoch", 2, "--output", "out/c", "runs")
+    finished = compared("criticality", "--title", "LeNet", "--epoch", 2, "--output", "out/c", "runs")
     assert (finished.returncode, finished.stderr) == (0, "")
     table = Path("out/c.md").read_text()
     assert row(table, "layer0") == ["layer0", "0.67 ± 0.29", "0/3", "60 ± 36", "2/3"]
@@ -136,15 +147,39 @@ def test_criticality_is_compared_over_seeds():
 
 def test_networks_are_compared():
     for name, p_values in (("one", (0.01, 0.2, None)), ("two", (0.001, 0.001, 0.001))):
-        blocks = {str(i): {**layer(f"l{i}", 0.75), "p_value_without_zeros": p} for i, p in enumerate(p_values)}
+        blocks = {str(i): {**layer(f"l{i}", 0.75, p_value=p), "zero_filters": i} for i, p in enumerate(p_values)}
         net = {"filters": 24, "zero_filters": 1, "mass": 0.625}
         Path(f"{name}.json").write_text(json.dumps({"0": blocks, "net": net, "arch": name, "epoch": "-1"}))
-    finished = compare("networks", "--title", "Zoo", "--output", "out/zoo", "one.json", "two.json")
+    finished = compared("networks", "--title", "Zoo", "--output", "out/zoo", "one.json", "two.json")
     assert (finished.returncode, finished.stderr) == (0, "")
     table = Path("out/zoo.md").read_text()
-    assert row(table, "one") == ["one", "3", "24", "1", "1 (33 %)", "0.250", "0.137", "0.625"]
+    # The second layer has 5 of its 7 live filters on one side, the third 4 of 6.
+    bias, chance = (0.25 + 5 / 7 - 0.5 + 4 / 6 - 0.5) / 3, (0.13671875 + 0.15625 + 0.15625) / 3
+    assert row(table, "one") == ["one", "3", "24", "1", "1 (33 %)", f"{bias:.3f}", f"{chance:.3f}", "0.625"]
     assert row(table, "two")[4] == "3 (100 %)"
     assert Path("out/zoo_mass.png").exists()
+
+
+def test_results_that_do_not_belong_together_are_refused(capsys):
+    for folder, masses in (("first", {"a": 0.5}), ("second", {"b": 0.5}), ("no start", {"a": 0.5})):
+        write_projections(Path(folder, "1"), "lenet_0", 1, masses)
+        if folder != "no start":
+            write_projections(Path(folder, "1"), "lenet_init_0", 0, masses)
+    write_reinit(Path("other layers/1"), [0.5], [0.5], None)
+    write_reinit(Path("other layers/2"), [0.5, 0.5], [0.5, 0.5], None)
+    write_reinit(Path("nothing to lose/1"), [0.5], [None], None)
+    title = ("--title", "LeNet", "--output", "out/bias")
+    for options, told in (
+        (("bias", *title, "--epoch", 1, "one", "first", "two", "second"), "the runs are of different layers"),
+        (("bias", *title, "--epoch", 1, "one", "no start"), "no start/1 has no results of the initialization"),
+        (("criticality", *title, "--epoch", 2, "other layers"), "seed 1 and seed 2 have other layers"),
+        (("criticality", *title, "--epoch", 2, "nothing to lose"), "seed 1: the trained network has no accuracy"),
+        (("networks", *title, "other layers/1/reinit_lenet_2.json"), "is no result of compute_projections.py"),
+    ):
+        assert compare.main([str(option) for option in options]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("wrong", ["nowhere", "no seeds", "no results", "not JSON"])
@@ -156,7 +191,7 @@ def test_results_that_are_not_there_are_named(wrong):
         (folder / "1").mkdir()
     if wrong == "not JSON":
         (folder / "1/lenet_0.json").write_text("{")
-    finished = compare("bias", "--title", "LeNet", "--epoch", 1, "--output", "out/bias", "true labels", wrong)
+    finished = compared("bias", "--title", "LeNet", "--epoch", 1, "--output", "out/bias", "true labels", wrong)
     assert finished.returncode == 2
     (line,) = finished.stderr.splitlines()
     assert line.startswith(f"compare.py: error: {wrong}")

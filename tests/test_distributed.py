@@ -423,6 +423,15 @@ def test_run_whose_rank_is_killed_goes_on_under_torchrun_with_the_same_weights(t
     assert same(weights(f"killed/{name}"), weights(f"undisturbed/{name}"))
 
 
+def test_part_of_what_torchrun_sets_is_refused():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    finished = subprocess.run(command("train.py", *UNEVEN), capture_output=True, text=True, env=environment)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("train.py: error: RANK and WORLD_SIZE are set, but not all that torchrun sets")
+
+
 def _rank_1_of(agent: int) -> int:
     for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
         if "\0RANK=1\0" in Path(f"/proc/{child}/environ").read_text(errors="replace"):

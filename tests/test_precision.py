@@ -116,7 +116,9 @@ def test_compiler_that_does_not_work_is_one_line():
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("options", [(), ("--amp",), ("--compile",)], ids=str)
+@pytest.mark.parametrize(
+    "options", [(), ("--amp",), ("--compile",), ("--compile", "--tf32"), ("--compile", "--amp")], ids=str
+)
 def test_deterministic_run_on_a_gpu_is_repeatable_and_resumed_equals_uninterrupted(options):
     options = (*MINI, "--cuda", "--deterministic", "--shuffle", "--snapshot-every", 1, *options)
     for folder, parts in (("first", [2]), ("second", [2]), ("parts", [1, 2])):

@@ -254,6 +254,24 @@ def test_regularization_loss_is_weight_decay_times_norms_of_weights(capsys):
         assert told == pytest.approx(weight_decay * sum(norms), rel=1e-6)
 
 
+def test_optimizer_state_takes_the_layout_of_the_network(tmp_path):
+    """Fused steps on a GPU ask for it, and a network has another layout there than on the CPU."""
+    assert run(*QUICK, "--epochs", 1) == 0
+    path = QUICK_FOLDER / "lenet_0.tar"
+    snapshot = snapshots.load(path)
+    net = models.build("lenet", 2, 1)  # contiguous, as on a GPU
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    train.restore_optimizer(optimizer, None, path, snapshot, override=False)
+    expected = snapshot["optimizer_state_dict"]["state"]
+    strides_changed = 0
+    for number, parameter in enumerate(net.parameters()):
+        buffer, saved = optimizer.state[parameter]["momentum_buffer"], expected[number]["momentum_buffer"]
+        assert torch.equal(buffer, saved)
+        assert buffer.stride() == parameter.stride()
+        strides_changed += buffer.stride() != saved.stride()
+    assert strides_changed
+
+
 def test_override_gives_momentum_to_a_run_that_had_none():
     assert run(*QUICK, "--epochs", 1, "--momentum", 0) == 0
     options = ("--epochs", 2, "--resume-from", QUICK_FOLDER / "lenet_0.tar", "--override", "--momentum", 0.9)

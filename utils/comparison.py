@@ -21,6 +21,7 @@ class ResultError(ValueError):
 class Run(NamedTuple):
     """The projections of one training run."""
 
+    files: list[Path]  #: that this is from
     epochs: dict[int, Layers]  #: epochs trained -> its layers, in network order
     accuracy: float | None  #: top-1 in percent after the last of them, on the images that training is watched with
     accuracy_trained_on: float | None  #: in percent, on the batches of the last epoch as they were trained on
@@ -42,6 +43,7 @@ def read_run(folder: Path, last_epoch: int) -> Run:
         ResultError: there is nothing about that epoch, or what there is was measured in different ways.
     """
     found: dict[int, dict[str, Any]] = {}
+    files: dict[int, Path] = {}
     ways = set()
     for path in sorted(folder.glob("*.json")):
         content = read(path)
@@ -49,14 +51,18 @@ def read_run(folder: Path, last_epoch: int) -> Run:
             continue
         epoch = max(int(content["epoch"]), 0)
         if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # a final `.pt` knows no accuracy
-            found[epoch] = content
+            found[epoch], files[epoch] = content, path
             ways.add(content.get("provenance", {}).get("arguments", {}).get("normalize"))
-    if last_epoch not in found:
-        raise ResultError(f"{folder} has no results of {last_epoch} epochs of training")
+    for epoch, what in ((0, "the initialization"), (last_epoch, f"{last_epoch} epochs of training")):
+        if epoch not in found:
+            raise ResultError(f"{folder} has no results of {what}")
+    if len({tuple(layers_of(content)) for content in found.values()}) > 1:
+        raise ResultError(f"{folder} has results of different layers")
     if len(ways) > 1:
         raise ResultError(f"{folder} has results with and without --normalize")
     last = found[last_epoch]
     return Run(
+        [files[epoch] for epoch in sorted(found)],
         {epoch: layers_of(found[epoch]) for epoch in sorted(found)},
         last.get("top1_acc"),
         last.get("top1_acc_train_running"),
@@ -115,8 +121,8 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
     import numpy as np
     from scipy.stats import bootstrap
 
-    random = {"rng": np.random.default_rng(seed)}
-    interval = bootstrap((values,), np.mean, confidence_level=level, method="percentile", **random)
+    rng = np.random.default_rng(seed)
+    interval = bootstrap((values,), np.mean, confidence_level=level, method="percentile", rng=rng)
     return Interval(float(interval.confidence_interval.low), float(interval.confidence_interval.high))
 
 
@@ -137,7 +143,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
             of_seeds = [run.epochs[epoch][name] for run in runs]
             mass, spread = mean_and_spread([one["mass"] for one in of_seeds])
             projection, _ = mean_and_spread([one["mean"] for one in of_seeds])
-            biased = sum(one["p_value"] < LEVEL for one in of_seeds)
+            biased = sum(map(is_biased, of_seeds))
             cells.append(f"{mass:.2f} ± {spread:.2f}, {projection:+.3f}, {biased}/{len(runs)}")
         lines.append(
             f"| {name} | {layer['filters']} | {expected_bias(layer['filters']):.2f} | {' | '.join(cells)} |"
@@ -150,12 +156,27 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
             mean, spread = mean_and_spread([bias(run.epochs[when]) for run in runs])
             cells.append(f"{mean:.3f} ± {spread:.3f}")
         lines.append(f"| **mean bias** \\|mass - 1/2\\| {label} | | {chance:.3f} | {' | '.join(cells)} |")
-    for label, key in (("test accuracy (%)", "accuracy"), ("training accuracy (%)", "accuracy_trained_on")):
+    for label, key in (
+        ("accuracy (%)** on the test set, or the validation split where there is one", "accuracy"),
+        ("training accuracy (%)**", "accuracy_trained_on"),
+    ):
         values = [[getattr(run, key) for run in runs] for runs in groups.values()]
         if all(None not in of_seeds for of_seeds in values):
             cells = ["{:.2f} ± {:.2f}".format(*mean_and_spread(of_seeds)) for of_seeds in values]
-            lines.append(f"| **{label}** | | | {' | '.join(cells)} |")
+            lines.append(f"| **{label} | | | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def is_biased(layer: Mapping[str, Any]) -> bool:
+    """Whether the filters of a layer, without those that are all zero, lie to one side beyond chance."""
+    p_value = layer["p_value_without_zeros"]
+    return p_value is not None and p_value < LEVEL
+
+
+def without_zeros(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Filters and mass of a layer without the filters that are all zero, which count as non-positive."""
+    live = layer["filters"] - layer["zero_filters"]
+    return {"filters": live, "mass": (layer["mass"] * layer["filters"] - layer["zero_filters"]) / live}
 
 
 def bias(layers: Layers) -> float:
@@ -194,6 +215,23 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ResultError where results of reinit_layers.py cannot be averaged.
+
+    Args:
+        results: label of a run -> results.
+    """
+    first_label, first = next(iter(results.items()))
+    for label, result in results.items():
+        drops = result.get("relative_drop", {})
+        if reinit.initialization_row(drops) is None:
+            raise ResultError(f"{label}: layers were not reset to the initialization")
+        if result["layers"] != first["layers"] or drops.keys() != first["relative_drop"].keys():
+            raise ResultError(f"{first_label} and {label} have other layers, or were reset to other epochs")
+        if any(None in row for row in drops.values()):
+            raise ResultError(f"{label}: the trained network has no accuracy to lose")
+
+
 def correlations(results: Mapping[str, Mapping[str, Any]]) -> list[float | None]:
     return [result["correlation"]["spearman"] for result in results.values()]
 
@@ -215,7 +253,7 @@ def criticality_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     for index, name in enumerate(runs[0]["layers"]):
         layers = [run["projections"][name] for run in runs]
         mass = "{:.2f} ± {:.2f}".format(*mean_and_spread([layer["mass"] for layer in layers]))
-        cells = [mass, f"{sum(layer['p_value'] < LEVEL for layer in layers)}/{len(runs)}"]
+        cells = [mass, f"{sum(map(is_biased, layers))}/{len(runs)}"]
         for row in rows:
             drops = [run["relative_drop"][row][index] for run in runs]
             cells.append("{:.0f} ± {:.0f}".format(*mean_and_spread([100 * drop for drop in drops])))
@@ -236,12 +274,16 @@ def network_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for arch, content in results.items():
         layers, net = layers_of(content), content["net"]
-        p_values = [layer["p_value_without_zeros"] for layer in layers.values()]
-        biased = sum(p_value is not None and p_value < LEVEL for p_value in p_values)
-        chance = statistics.fmean(expected_bias(layer["filters"]) for layer in layers.values())
+        biased = sum(map(is_biased, layers.values()))
+        live = {
+            name: without_zeros(layer)
+            for name, layer in layers.items()
+            if layer["filters"] > layer["zero_filters"]
+        }
+        chance = statistics.fmean(expected_bias(layer["filters"]) for layer in live.values())
         lines.append(
             f"| {arch} | {len(layers)} | {net['filters']:,} | {net['zero_filters']:,} | {biased} "
-            f"({100 * biased / len(layers):.0f} %) | {bias(layers):.3f} | {chance:.3f} | {net['mass']:.3f} |"
+            f"({100 * biased / len(layers):.0f} %) | {bias(live):.3f} | {chance:.3f} | {net['mass']:.3f} |"
         )
     return "\n".join(lines)
 

@@ -112,9 +112,9 @@ class MatrixAveragePool2d(nn.Module):
     @staticmethod
     def _weights(size: int, count: int, like: Tensor) -> Tensor:
         """(count, size): row i averages from floor(i size / count) to ceil((i + 1) size / count)."""
-        windows = torch.arange(count)[:, None]
+        windows = torch.arange(count, device=like.device)[:, None]
         start, stop = windows * size // count, ((windows + 1) * size + count - 1) // count
-        places = torch.arange(size)
+        places = torch.arange(size, device=like.device)
         inside = (places >= start) & (places < stop)
         return (inside / (stop - start)).to(like)
 

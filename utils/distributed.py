@@ -23,6 +23,10 @@ PATIENCE = 1.0  #: seconds for rank 0 to fail as another rank has
 _store = None  # torchrun's, in which every process can leave a word at any time
 
 
+class GroupError(ValueError):
+    """The processes cannot become a group; the message is one line."""
+
+
 @contextlib.contextmanager
 def group(device: torch.device):
     """Be one of the group while the block runs: tensors on GPUs go by NCCL, all else by gloo."""
@@ -30,7 +34,10 @@ def group(device: torch.device):
     if WORLD_SIZE == 1:
         yield
         return
-    store, rank, size = next(distributed.rendezvous("env://"))
+    try:
+        store, rank, size = next(distributed.rendezvous("env://"))
+    except ValueError as error:
+        raise GroupError(f"RANK and WORLD_SIZE are set, but not all that torchrun sets: {error}") from None
     _store = distributed.PrefixStore(_agree_on_a_name(store), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=_store, rank=rank, world_size=size)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ import models
 from data.transforms import UPSCALED
 from utils import distributed
 from utils.devices import DeviceError
+from utils.distributed import GroupError
 from utils.logging import close_log, last_words
 from utils.metrics import NotFiniteError
 from utils.snapshots import SnapshotError
@@ -115,7 +117,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _explain(error: Exception) -> tuple[int, str | None]:
     """The exit status that an error ends a program with, and what to say of it; None: nobody expected it."""
-    if isinstance(error, (UsageError, models.ModelError, data.DataError, DeviceError, SnapshotError)):
+    if isinstance(error, (UsageError, models.ModelError, data.DataError, DeviceError, GroupError, SnapshotError)):
         return WRONG_USE, str(error)
     if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
         return FAILED, str(error)
@@ -127,7 +129,7 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return FAILED, f"{where}{error.strerror or error}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return FAILED, f"--compile: {_first_line(error)}: give no --compile, or mend the compiler"
-    if "deterministic implementation" in str(error):
+    if re.search("deterministic implementation|Deterministic behavior was enabled", str(error)):
         return FAILED, f"--deterministic: {_first_line(error)}"
     return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
 

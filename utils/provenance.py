@@ -53,9 +53,12 @@ def _program_version() -> dict[str, str | None]:
         version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if (ROOT / ".git").exists():  # not where they lie within a repository of something else
         git = ["git", "--no-optional-locks", "-C", str(ROOT)]
-        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
-            commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+            # Of the code alone: results that are kept in the repository change nothing.
+            changes = [*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.txt", "*.toml"]
+            changed = subprocess.run(changes, capture_output=True).returncode
+            commit = head.stdout.strip() + ("-dirty" if changed else "")
         except (OSError, subprocess.CalledProcessError):  # no git here, or none that may read this checkout
             commit = None
     return {"version": version, "commit": commit}
