@@ -7,6 +7,7 @@ import statistics
 import struct
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -131,4 +132,5 @@ def plain_loader(
             steps.insert(1, transforms.RandomHorizontalFlip())
     dataset = PlainDataset(loader.images.cpu(), loader.labels.cpu(), transforms.Compose(steps))
     pinned = torch.cuda.is_available()
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # that there are fewer cores
     return DataLoader(dataset, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=pinned)

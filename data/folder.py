@@ -1,5 +1,6 @@
 """Batches of a folder of images, decoded and cropped by worker processes and normalized on the device."""
 
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -35,15 +36,9 @@ class Preparation:
             it would reach the main process as a page of traceback.
         """
         from PIL import Image
-        from torchvision.transforms import v2
+        from torchvision.transforms.v2.functional import pil_to_tensor
 
         number, seed = key
-        side = UPSCALED_PADDED if self.padded else UPSCALED
-        if seed is None:
-            # The usual evaluation protocol: the smaller side to 8/7 of the crop, 256 for 224.
-            transform = v2.Compose([v2.Resize(side * 8 // 7), v2.CenterCrop(side)])
-        else:
-            transform = v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)])
         if not os.path.isfile(self.files[number]):
             return ImageError(f"{self.files[number]} cannot be read: it is not a file")
         try:
@@ -61,14 +56,29 @@ class Preparation:
             return ImageError(f"{self.files[number]} cannot be read: {(str(error).splitlines() or ['?'])[0]}")
         with torch.random.fork_rng(devices=[]):
             if seed is not None:
-                torch.manual_seed(seed)
-            pixels = v2.functional.pil_to_tensor(transform(image))
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too, and takes its time
+            pixels = pil_to_tensor(self._as_is(image) if seed is None else self._augmented(image))
         if self.padded:
             pixels = zero_pad(pixels, (UPSCALED - UPSCALED_PADDED) // 2)
         if self.shuffle_seed is not None:
             permutation = pixel_permutation(number, UPSCALED * UPSCALED, self.shuffle_seed)
             pixels = permute_pixels(pixels[None], torch.from_numpy(permutation)[None])[0]
         return pixels
+
+    @functools.cached_property
+    def _as_is(self) -> Callable:
+        """The usual evaluation protocol: the smaller side to 8/7 of the crop, 256 for 224, then the centre."""
+        from torchvision.transforms import v2
+
+        side = UPSCALED_PADDED if self.padded else UPSCALED
+        return v2.Compose([v2.Resize(side * 8 // 7), v2.CenterCrop(side)])
+
+    @functools.cached_property
+    def _augmented(self) -> Callable:
+        from torchvision.transforms import v2
+
+        side = UPSCALED_PADDED if self.padded else UPSCALED
+        return v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)])
 
 
 class _Keys:
