@@ -38,12 +38,8 @@ class FolderLock:
         self.release()
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         while True:
-            folder.mkdir(parents=True, exist_ok=True)
+            file = self._open(path)
             self._made = missing
-            try:
-                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:  # another process took the empty folder away again
-                continue
             try:
                 # Not flock: data workers would inherit that, and hold it for a while when this process is killed.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,6 +64,17 @@ class FolderLock:
             error.filename = str(path)
             raise
         return None
+
+    @staticmethod
+    def _open(path: Path, attempts: int = 100) -> int:
+        """Open the file, and create it and its folders where they are missing."""
+        for attempt in range(attempts):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except (FileNotFoundError, FileExistsError):  # another process took the empty folders away meanwhile
+                if attempt == attempts - 1:
+                    raise
 
     @staticmethod
     def _is_still_there(file: int, path: Path) -> bool:
