@@ -404,6 +404,6 @@ def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> 
     axes.set_ylim(len(results) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("mass of a layer (share of filters with projection \u2264 0)")
-    figure.colorbar(points, label="place of the layer (0: first, 1: last)")
+    figure.colorbar(points, label="depth (0: first, 1: last)")
     figure.suptitle(f"{title}: mass of each layer")
     return figure
