@@ -42,6 +42,7 @@ from utils.program import (
     RunError,
     UsageError,
     check_dataset,
+    check_signals,
     exit_status,
     file_name,
     folder,
@@ -377,6 +378,7 @@ def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     sizes = torch.full((len(batches),), batches.batch_size, dtype=torch.float64)
     sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
     for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
+        check_signals()
         logits = net(images).float()  # they are bfloat16 with --amp
         if distributed.WORLD_SIZE == 1:
             loss = functional.cross_entropy(logits, labels)

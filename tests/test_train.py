@@ -1,5 +1,7 @@
 """train.py run as a user runs it, on the dataset that is here."""
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -585,6 +587,22 @@ def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status
     for path in paths:
         assert path.suffix in (".tar", ".pt")
         snapshots.load(path)
+
+
+def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(monkeypatch, capsys):
+    original = train.make_optimizer
+
+    def lose_it(*args):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        return original(*args)
+
+    monkeypatch.setattr(train, "make_optimizer", lose_it)
+    assert run(*QUICK, "--epochs", 100) == 143
+    output = capsys.readouterr()
+    assert output.err == "train.py: terminated\n"
+    assert "epoch 0" not in output.out
 
 
 def test_progress_bar_only_on_a_terminal():

@@ -46,7 +46,12 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
         in_main_thread = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
+        before = {}
+        _asked_to_end.clear()
+        if in_main_thread:
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell has it ignored
+                before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
         if in_main_thread and distributed.WORLD_SIZE > 1:
             # Python's handlers would have their turn only when waiting for another process is over.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -74,8 +79,8 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             return TERMINATED
         finally:
             close_log()
-            if in_main_thread:
-                signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     return guarded
 
@@ -151,8 +156,23 @@ def _out_of_memory(error: Exception) -> str | None:
     return None
 
 
+_asked_to_end: list[type[BaseException]] = []  #: by signals, since the program began
+
+
 def _terminate(signum, frame):
+    _asked_to_end.append(Terminated)
     raise Terminated
+
+
+def _interrupt(signum, frame):
+    _asked_to_end.append(KeyboardInterrupt)
+    raise KeyboardInterrupt
+
+
+def check_signals() -> None:
+    """Raise again what a signal has raised, where that got lost: C code clears an exception now and then."""
+    if _asked_to_end:
+        raise _asked_to_end[0]
 
 
 class Parser(argparse.ArgumentParser):
