@@ -44,9 +44,8 @@ is_allowed = re.compile(
     r"collections (OrderedDict|Counter)|torch \w+Storage|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
 ).fullmatch
 OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, kind of machine, content, names of the storages
-LARGEST_REPEATED = (
-    2**30
-)  #: numbers in a tensor that repeats fewer ones; few take no room in a file and much in memory
+#: Numbers in a tensor that repeats fewer ones: those take no room in a file, and much in memory.
+LARGEST_REPEATED = 2**30
 DEEPEST, MOST = 16, 200_000  #: levels and values in a snapshot: far more than in any that was trained
 
 
@@ -396,9 +395,8 @@ class _Archive:
                 names = [record.filename.lower() for record in records]  # PyTorch finds them in either case
                 if len({name.split("/")[0] for name in names}) != 1 or len(set(names)) != len(names):
                     raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
-                if min(
-                    record.header_offset for record in records
-                ):  # PyTorch and zipfile would read different ones
+                # PyTorch and zipfile would read different records.
+                if min(record.header_offset for record in records):
                     raise SnapshotError(f"{path} is damaged: there is something before its first record")
                 is_tensor = re.compile(r"[^/]+/data/\d+").fullmatch
                 self.records, end = {}, 0
@@ -418,14 +416,7 @@ class _Archive:
                             _check_pickle(path, io.BytesIO(content))
         except SnapshotError:
             raise
-        except (
-            zipfile.BadZipFile,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            struct.error,
-        ) as error:
+        except (zipfile.BadZipFile, struct.error, EOFError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{path} is damaged or truncated: {error}") from None
 
         # torch.load hands every tensor's memory to map_location, and keeps it where it is.
