@@ -379,13 +379,13 @@ def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
     for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
         check_signals()
+        optimizer.zero_grad()  # before the forward pass: gradients and activations never fill the memory together
         logits = net(images).float()  # they are bfloat16 with --amp
         if distributed.WORLD_SIZE == 1:
             loss = functional.cross_entropy(logits, labels)
         else:  # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
             weight = distributed.WORLD_SIZE / sizes[step].item()
             loss = functional.cross_entropy(logits, labels, reduction="sum") * weight
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses[step] = loss.detach()
@@ -411,6 +411,7 @@ def main(argv=None) -> int:
     if list_choices(args):
         return DONE
     device = devices.choose(args.cuda)
+    devices.keep_freed_memory(device)
     with distributed.group(device), FolderLock() as lock:
         return run(args, device, lock)
 

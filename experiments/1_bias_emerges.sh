@@ -5,7 +5,7 @@
 # trained on MNIST and on Fashion-MNIST from five seeds, each with its own initialization and order of images; mass and
 # mean projection of every layer are measured at initialization and after each epoch.
 #
-# On a GPU (CUDA=1) the same for VGG-11 on CIFAR-10, whose eight layers have 64 to 512 filters.
+# The same for VGG-11, whose eight layers have 64 to 512 filters: on CIFAR-10 on a GPU (CUDA=1), else its small version.
 source "$(dirname "$0")/common.sh"
 
 for dataset in mnist fashion_mnist; do
@@ -17,11 +17,10 @@ for dataset in mnist fashion_mnist; do
         "trained on true labels" $RUNS/results/$dataset/lenet
 done
 
-if [[ -n "${CUDA:-}" ]]; then
-    for seed in $SEEDS; do
-        train --arch vgg11 --dataset cifar10 --seed "$seed" --shuffle --augmentation --lr 0.01
-        project cifar10/vgg11/"$seed" --dataset cifar10 --seed "$seed"
-    done
-    "$PYTHON" experiments/compare.py bias --title "vgg11 on cifar10" --epoch "$EPOCHS" --output $RESULTS/bias_vgg11_cifar10 \
-        "trained on true labels" $RUNS/results/cifar10/vgg11
-fi
+EPOCHS=$VGG_EPOCHS
+for seed in $SEEDS; do
+    train --arch vgg11 "${VGG_IMAGES[@]}" --seed "$seed" "${VGG_TRAINING[@]}"
+    project $VGG_FOLDER/vgg11/"$seed" "${VGG_IMAGES[@]}" --seed "$seed"
+done
+"$PYTHON" experiments/compare.py bias --title "vgg11 on $VGG_FOLDER" --epoch "$EPOCHS" \
+    --output $RESULTS/bias_vgg11_$VGG_FOLDER "trained on true labels" $RUNS/results/$VGG_FOLDER/vgg11

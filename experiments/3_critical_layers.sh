@@ -6,18 +6,19 @@
 # correlation over the layers of each network, its mean over seeds, and a bootstrap interval for that.
 source "$(dirname "$0")/common.sh"
 
-reset_all() { # ARCH DATASET OPTIONS OF TRAINING
-    local arch=$1 dataset=$2 seed
+for dataset in mnist fashion_mnist; do
     for seed in $SEEDS; do
-        train --arch "$arch" --dataset "$dataset" --seed "$seed" --shuffle "${@:3}"
-        reset_layers "$dataset/$arch/$seed" --dataset "$dataset" --seed "$seed"
+        train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
+        reset_layers $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"
     done
-    "$PYTHON" experiments/compare.py criticality --title "$arch on $dataset" --epoch "$EPOCHS" \
-        --output "$RESULTS/criticality_${arch}_$dataset" $RUNS/results/"$dataset/$arch"
-}
+    "$PYTHON" experiments/compare.py criticality --title "lenet on $dataset" --epoch "$EPOCHS" \
+        --output $RESULTS/criticality_lenet_$dataset $RUNS/results/$dataset/lenet
+done
 
-reset_all lenet mnist --lr 0.02
-reset_all lenet fashion_mnist --lr 0.02
-if [[ -n "${CUDA:-}" ]]; then
-    reset_all vgg11 cifar10 --augmentation --lr 0.01
-fi
+EPOCHS=$VGG_EPOCHS
+for seed in $SEEDS; do
+    train --arch vgg11 "${VGG_IMAGES[@]}" --seed "$seed" "${VGG_TRAINING[@]}"
+    reset_layers $VGG_FOLDER/vgg11/"$seed" "${VGG_IMAGES[@]}" --seed "$seed"
+done
+"$PYTHON" experiments/compare.py criticality --title "vgg11 on $VGG_FOLDER" --epoch "$EPOCHS" \
+    --output $RESULTS/criticality_vgg11_$VGG_FOLDER $RUNS/results/$VGG_FOLDER/vgg11

@@ -18,6 +18,13 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
+# VGG-11 on CIFAR-10; the small version for a CPU takes its first four classes, and half as many epochs. A snapshot has
+# a gigabyte: there are fewer of them.
+VGG_FOLDER=cifar10 VGG_IMAGES=(--dataset cifar10) VGG_EPOCHS=$EPOCHS
+VGG_TRAINING=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3)
+if [[ -z "${CUDA:-}" ]]; then
+    VGG_FOLDER=cifar10_4 VGG_IMAGES+=(--subsample-classes 4) VGG_EPOCHS=$(((EPOCHS + 1) / 2))
+fi
 RUNS=experiments/runs
 RESULTS=experiments/results
 if [[ -z "${PYTHON:-}" ]]; then
@@ -25,9 +32,9 @@ if [[ -z "${PYTHON:-}" ]]; then
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 
-# train OPTIONS: a run with a snapshot after every epoch.
+# train OPTIONS: a run with a snapshot after every epoch, if OPTIONS do not say otherwise.
 train() {
-    "$PYTHON" train.py "$@" --data-path "$DATA" ${CUDA:+--cuda} --epochs "$EPOCHS" --snapshot-every 1 \
+    "$PYTHON" train.py --data-path "$DATA" ${CUDA:+--cuda} --epochs "$EPOCHS" --snapshot-every 1 "$@" \
         --models-path $RUNS/models --tb-logdir $RUNS/tensorboard --resume-from latest
 }
 
@@ -49,7 +56,7 @@ reset_layers() {
     {
         echo "$RUNS/models/$folder/${arch}_init_0.pt"
         for epoch in 1 2 3 5 $((EPOCHS / 2)) "$EPOCHS"; do
-            ((epoch >= 1 && epoch <= EPOCHS)) && echo "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar"
+            ls "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar" 2> /dev/null || true
         done
     } | sort -u > "$inits"
     "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand \

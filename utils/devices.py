@@ -1,6 +1,7 @@
 """The device that a program computes on."""
 
 import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from utils import distributed
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # in glibc's malloc.h
 
 
 class DeviceError(ValueError):
@@ -82,6 +86,19 @@ def set_precision(device: torch.device, tf32: bool = False, deterministic: bool 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
         torch.utils.deterministic.fill_uninitialized_memory = False
         torch.use_deterministic_algorithms(True)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let the C library keep large blocks that are freed, for the next step; of no effect on a GPU.
+
+    PyTorch's CPU allocator is malloc, and glibc's gives each block of megabytes back to the system when it is freed:
+    every training step would be handed the pages of its activations and gradients anew, and wait for each page to
+    be zeroed (see benchmarks/NOTES.md).
+    """
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)  # blocks of any size are taken from the heap,
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks
 
 
 def check_bfloat16(device: torch.device) -> None:
