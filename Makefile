@@ -2,7 +2,7 @@
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests
 # make torture  the tests with the long versions of the attacks on the programs, and what they came to
-# make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes
+# make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
 # make lint     ruff
 #
 # Each creates .venv where it is missing, and installs what is needed.
@@ -36,13 +36,27 @@ torture: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --torture
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/training.py --augmentation --images 20000
-	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --augmentation --images 512 --workers 1 --repetitions 2
-	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --augmentation --images 512 --workers 1 --repetitions 2
+ifdef CUDA
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/training.py --compile --cuda
+	$(BIN)/python benchmarks/supply.py --cuda
+	$(BIN)/python benchmarks/evaluation.py --arch vgg11 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda --tf32
+	$(BIN)/python benchmarks/memory.py --cuda
+	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
+else
+	$(BIN)/python benchmarks/training.py --images 12800
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 384 --workers 1 --repetitions 2
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 1280 --workers 1 --repetitions 2
 	$(BIN)/python benchmarks/supply.py --repetitions 1
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/reinit.py --dataset fashion_mnist_mini
+	$(BIN)/python benchmarks/reinit.py --images 1000
+	$(BIN)/python benchmarks/memory.py --arch resnet18 --images 10000
+	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2
+endif
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

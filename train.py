@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -273,8 +273,8 @@ def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
 
 
 def make_optimizer(net: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay}
-    options["fused"] = next(net.parameters()).is_cuda or None
+    # Fused: one pass over the memory, and no temporary copies of gradients (see benchmarks/NOTES.md).
+    options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": True}
     if args.optimizer == "adam":
         return torch.optim.Adam(net.parameters(), **options)
     return torch.optim.SGD(net.parameters(), momentum=args.momentum, **options)
@@ -347,7 +347,22 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError("a parameter has no buffer, or one of another shape")
 
 
-def compile_step(net: nn.Module, device: torch.device) -> nn.Module:
+class TrainingStep(nn.Module):
+    """What a training step computes of a batch before it goes backward: what --compile compiles."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of a batch, its mean (of a share of a batch: its sum), and how many images are correct."""
+        logits = self.net(images).float()  # they are bfloat16 with --amp
+        reduction = "mean" if distributed.WORLD_SIZE == 1 else "sum"
+        loss = functional.cross_entropy(logits, labels, reduction=reduction)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+
+def compile_step(step: TrainingStep, device: torch.device) -> nn.Module:
     """Compile the forward and backward pass; on a GPU into CUDA graphs, which need one launch instead of hundreds.
 
     Dropout draws what it draws without.
@@ -356,14 +371,18 @@ def compile_step(net: nn.Module, device: torch.device) -> nn.Module:
 
     torch._inductor.config.fallback_random = True
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none
+    logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # of DDP's own profiling
     # Not dynamic: the last batch of an epoch, which is smaller, gets a graph of its own.
-    return torch.compile(net, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")
+    return torch.compile(step, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")
 
 
-def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
+def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
     Each of several ranks computes on its share of every batch, perhaps on no image of the last one.
+
+    Args:
+        step: a TrainingStep, compiled or not.
 
     Returns:
         mean loss, and accuracy in percent, as they were while the weights changed and with dropout.
@@ -371,35 +390,33 @@ def train_epoch(net, optimizer, batches, epoch: int) -> tuple[float, float]:
     Raises:
         NotFiniteError: the loss of a batch was not finite.
     """
-    net.train()
-    device = next(net.parameters()).device
+    step.train()
+    device = next(step.parameters()).device
     losses = torch.zeros(len(batches), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     sizes = torch.full((len(batches),), batches.batch_size, dtype=torch.float64)
     sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
-    for step, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
+    for index, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
         check_signals()
         optimizer.zero_grad()  # before the forward pass: gradients and activations never fill the memory together
-        logits = net(images).float()  # they are bfloat16 with --amp
-        if distributed.WORLD_SIZE == 1:
-            loss = functional.cross_entropy(logits, labels)
-        else:  # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
-            weight = distributed.WORLD_SIZE / sizes[step].item()
-            loss = functional.cross_entropy(logits, labels, reduction="sum") * weight
+        loss, correct_here = step(images, labels)
+        if distributed.WORLD_SIZE > 1:
+            # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
+            loss = loss * (distributed.WORLD_SIZE / sizes[index].item())
         loss.backward()
         optimizer.step()
-        losses[step] = loss.detach()
-        correct += (logits.argmax(1) == labels).sum()
+        losses[index] = loss.detach()
+        correct += correct_here
 
     losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
     correct = distributed.sum_(correct)
     # Batch norm's running statistics, which each rank has of its shares.
-    distributed.average_(buffer for buffer in net.buffers() if buffer.is_floating_point())
+    distributed.average_(buffer for buffer in step.buffers() if buffer.is_floating_point())
     broken = (~losses.isfinite()).nonzero()
     if len(broken):
-        step = int(broken[0])
+        first = int(broken[0])
         raise NotFiniteError(
-            f"the loss is {losses[step].item()} in epoch {epoch}, batch {step} (both counted from 0): "
+            f"the loss is {losses[first].item()} in epoch {epoch}, batch {first} (both counted from 0): "
             "no snapshot is written; try a smaller --lr"
         )
     return (losses @ sizes).item() / batches.num_images, 100 * correct.item() / batches.num_images
@@ -551,13 +568,13 @@ def train(
     }
     made_by = provenance("train.py", args, next(net.parameters()).device)
     made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
-    model = net
+    step = TrainingStep(net)
     if distributed.WORLD_SIZE > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
-            model = DistributedDataParallel(net, broadcast_buffers=False)
+            step.net = DistributedDataParallel(net, broadcast_buffers=False)
     if args.compile:
-        model = compile_step(model, device=next(net.parameters()).device)
+        step = compile_step(step, device=next(net.parameters()).device)
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
@@ -573,7 +590,7 @@ def train(
             if not lr <= LARGEST:
                 raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
             began = time.perf_counter()
-            loss, accuracy = train_epoch(model, optimizer, dataset.train, epoch)
+            loss, accuracy = train_epoch(step, optimizer, dataset.train, epoch)
             seconds = time.perf_counter() - began
             if schedule is not None:
                 schedule.step()
@@ -607,22 +624,23 @@ def train(
             board.add(epoch + 1, curves)  # before the snapshot: a run that goes on from it does not do them again
             if is_snapshot_epoch(epoch, args):
                 path = files.training_state(epoch)
-                state = {
-                    "epoch": epoch,
-                    "top1_acc": result.top1,
-                    "top5_acc": result.top5,
-                    "top1_acc_train_running": accuracy,
-                    "model_state_dict": snapshots.bare_weights(net),
-                    "optimizer_state_dict": optimizer.state_dict(),
-                    "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
-                    "format": snapshots.FORMAT,
-                    "config": config,
-                    "class_names": dataset.class_names,
-                    "tensorboard_step": epoch + 1,
-                    "provenance": made_by,
-                }
                 if is_main:
+                    state = {
+                        "epoch": epoch,
+                        "top1_acc": result.top1,
+                        "top5_acc": result.top5,
+                        "top1_acc_train_running": accuracy,
+                        "model_state_dict": snapshots.bare_weights(net),
+                        "optimizer_state_dict": optimizer.state_dict(),
+                        "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
+                        "format": snapshots.FORMAT,
+                        "config": config,
+                        "class_names": dataset.class_names,
+                        "tensorboard_step": epoch + 1,
+                        "provenance": made_by,
+                    }
                     snapshots.save(state, path)
+                    del state  # and the copies of weights in it
                 log.info(f"  snapshot: {path}")
 
         if final is None:  # there was no epoch left to train

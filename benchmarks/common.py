@@ -1,5 +1,6 @@
 """What the benchmarks share: where the numbers come from, medians with their spread, the plain way to images."""
 
+import argparse
 import contextlib
 import os
 import platform
@@ -19,6 +20,26 @@ from torch.utils.data import DataLoader
 import data
 from data.loading import normalization
 from utils import devices
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the programs that decide where and how it is computed."""
+    parser.add_argument("--cuda", action="store_true", help="measure on the GPU")
+    parser.add_argument("--amp", action="store_true", help="ours in bfloat16, as the programs with --amp")
+    parser.add_argument(
+        "--tf32", action="store_true", help="all with TF32 on the GPU, as the programs with --tf32"
+    )
+
+
+def prepare_device(
+    args: argparse.Namespace, default_malloc: bool = False
+) -> tuple[torch.device, torch.memory_format]:
+    """The device, set up as the programs do it, and the layout of their images and convolutions there."""
+    device = devices.choose(args.cuda)
+    if not default_malloc:
+        devices.keep_freed_memory(device)
+    devices.set_precision(device, args.tf32)
+    return device, devices.memory_format(device, args.amp)
 
 
 def header(device: torch.device) -> str:
@@ -70,10 +91,10 @@ def report(seconds: Mapping[str, Sequence[float]], num_images: int) -> None:
 
 
 @contextlib.contextmanager
-def dataset_folder(name: str, data_path: str | None):
+def dataset_folder(name: str, data_path: str | None, count: int | None = None):
     """The folder of the datasets; without one, a temporary one with random images in the form of the dataset.
 
-    How long it takes does not depend on what is on them.
+    How long it takes does not depend on what is on them. count: of training images; None: as many as it has.
     """
     if data_path is not None:
         yield Path(data_path)
@@ -84,19 +105,19 @@ def dataset_folder(name: str, data_path: str | None):
             files = Path(folder, "cifar-10-batches-bin")
             files.mkdir()
             for file in [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]:
-                records = random.integers(256, size=(10_000, 3073), dtype=np.uint8)
+                records = random.integers(256, size=((count or 50_000) // 5, 3073), dtype=np.uint8)
                 records[:, 0] %= 10
                 (files / file).write_bytes(records.tobytes())
         elif name in ("mnist", "fashion_mnist"):
             files = Path(folder, {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name], "raw")
             files.mkdir(parents=True)
-            for part, count in (("train", 60_000), ("t10k", 10_000)):
-                pixels = random.integers(256, size=(count, *spec.image_size), dtype=np.uint8)
-                labels = random.integers(10, size=count, dtype=np.uint8)
+            for part, number in (("train", count or 60_000), ("t10k", 10_000)):
+                pixels = random.integers(256, size=(number, *spec.image_size), dtype=np.uint8)
+                labels = random.integers(10, size=number, dtype=np.uint8)
                 head = struct.pack(">4I", 0x803, *pixels.shape)
                 (files / f"{part}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
                 (files / f"{part}-labels-idx1-ubyte").write_bytes(
-                    struct.pack(">2I", 0x801, count) + labels.tobytes()
+                    struct.pack(">2I", 0x801, number) + labels.tobytes()
                 )
         yield Path(folder)
 

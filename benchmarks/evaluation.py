@@ -22,7 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
-from benchmarks.common import dataset_folder, header, measure, plain_loader, report
+from benchmarks.common import (
+    add_device_options,
+    dataset_folder,
+    header,
+    measure,
+    plain_loader,
+    prepare_device,
+    report,
+)
 from benchmarks.training import ConstantBatches
 from utils import devices
 from utils.metrics import evaluate
@@ -48,10 +56,9 @@ def main() -> None:
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--cuda", action="store_true")
+    add_device_options(parser)
     args = parser.parse_args()
-    device = devices.choose(args.cuda)
-    layout = devices.memory_format(device)
+    device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         test_set = data.load_test(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
 
@@ -61,6 +68,8 @@ def main() -> None:
         return net.to(device, memory_format=memory_format)
 
     ours, plain = network(layout), network(torch.contiguous_format)
+    if args.amp:
+        devices.use_bfloat16(ours, device)
     constant = ConstantBatches(test_set.test)
     loader = plain_loader(args.dataset, test_set.test, args.batch_size, shuffle=False)
     ways = {

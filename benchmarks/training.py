@@ -2,15 +2,20 @@
 
     python benchmarks/training.py                                   LeNet on images of MNIST's form, the CPU
     python benchmarks/training.py --data-path DIR                   LeNet on MNIST itself
-    python benchmarks/training.py --arch vgg11 --dataset cifar10 --augmentation --cuda
+    python benchmarks/training.py --arch vgg11 --dataset cifar10 --cuda
+    python benchmarks/training.py --compile --cuda                  what --compile gains
 
-All are measured in one run, in turn, with the same network and batch size:
+All are measured in one run, in turn, with the same network, batch size and precision, on images as they are and on
+augmented ones:
 
     ours       an epoch as train.py runs it
     constant   the same training step on one batch that lies on the device: what data handling cannot beat
-    plain      a dataset of PIL images as torchvision's, ToTensor and Normalize, a DataLoader with workers, the
-               contiguous layout, loss.item() at every step
+    plain      a dataset of PIL images as torchvision's, ToTensor and Normalize (and RandomCrop and
+               RandomHorizontalFlip), a DataLoader with workers, the contiguous layout, loss.item() at every step
     supply     the batches alone, without a network
+
+On the CPU the memory allocator is set as train.py sets it, for the plain way too; --default-malloc leaves it as it
+is.
 """
 
 import argparse
@@ -28,10 +33,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
-from benchmarks.common import dataset_folder, header, measure, plain_loader, report
+from benchmarks.common import (
+    add_device_options,
+    dataset_folder,
+    header,
+    measure,
+    plain_loader,
+    prepare_device,
+    report,
+)
 from data.memory import MemoryLoader
-from train import train_epoch
+from train import TrainingStep, compile_step, make_optimizer, train_epoch
 from utils import devices
+
+# The step's cost does not depend on the learning rate, but a network that diverges may be slower.
+HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
 
 def plain_epoch(net, optimizer, loader, device) -> None:
@@ -63,9 +79,9 @@ class ConstantBatches:
             yield images[:count], labels[:count]
 
 
-def first_images(loader: MemoryLoader, count: int | None) -> MemoryLoader:
-    """The loader with fewer images: a smaller epoch."""
-    return replace(loader, images=loader.images[:count], labels=loader.labels[:count])
+def take_all(batches) -> None:
+    for _ in batches:
+        pass
 
 
 def main() -> None:
@@ -74,57 +90,66 @@ def main() -> None:
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--augmentation", action="store_true")
     parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="ours compiled, and beside it ours as it is")
+    parser.add_argument("--default-malloc", action="store_true", help="leave the CPU's memory allocator as it is")
+    add_device_options(parser)
     args = parser.parse_args()
-    device = devices.choose(args.cuda)
-    layout = devices.memory_format(device)
+    device, layout = prepare_device(args, args.default_malloc)
     with dataset_folder(args.dataset, args.data_path) as folder:
-        dataset = data.load(
-            args.dataset,
-            folder,
-            args.batch_size,
-            device=device,
-            shuffle=True,
-            augmentation=args.augmentation,
-            memory_format=layout,
-        )
-    images = first_images(dataset.train, args.images)
+        options = {"device": device, "shuffle": True, "memory_format": layout}
+        train = data.load(args.dataset, folder, args.batch_size, **options).train
+    train = replace(train, images=train.images[: args.images], labels=train.labels[: args.images])
 
-    def network(memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
+    print(header(device))
+    what = [f"{args.arch} on {args.dataset}", f"batch {args.batch_size}", f"{train.num_images:,} images"]
+    what += [f"--{name}" for name in ("amp", "tf32", "compile") if getattr(args, name)]
+    what += ["--default-malloc"] if args.default_malloc else []
+    print(", ".join(what))
+    print(f"median [least to most] of {args.repetitions}")
+    for augmentation in (False, True):
+        print("augmented" if augmentation else "as they are")
+        compare(args, replace(train, augmentation=augmentation), device, layout)
+
+
+def compare(
+    args: argparse.Namespace, train: MemoryLoader, device: torch.device, layout: torch.memory_format
+) -> None:
+    """Measure all ways to train an epoch on the batches of a loader of ours, and print the table."""
+
+    def network(memory_format: torch.memory_format) -> nn.Module:
         torch.manual_seed(0)
-        net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
-        net.to(device, memory_format=memory_format)
-        # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
-        return net, torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        spec = data.info(args.dataset)
+        net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
+        return net.to(device, memory_format=memory_format)
 
-    ours, constant, plain = network(layout), network(layout), network(torch.contiguous_format)
-    batches = ConstantBatches(images)
-
-    def supply():
-        for batch, _ in images:
-            last = batch
-        return last
+    def ours(compiled: bool = args.compile):
+        net = network(layout)
+        if args.amp:
+            devices.use_bfloat16(net, device)
+        step = TrainingStep(net)
+        if compiled:
+            step = compile_step(step, device)
+        return functools.partial(train_epoch, step, make_optimizer(net, HYPERPARAMETERS), epoch=0)
 
     ways = {
-        "ours": lambda: train_epoch(*ours, images, 0),
-        "constant": lambda: train_epoch(*constant, batches, 0),
-        "supply": supply,
+        "ours": functools.partial(ours(), train),
+        "constant": functools.partial(ours(), ConstantBatches(train)),
+        "supply": functools.partial(take_all, train),
     }
+    if args.compile:
+        ways["ours, not compiled"] = functools.partial(ours(compiled=False), train)
+    plain = network(torch.contiguous_format)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     for workers in args.workers:
-        loader = plain_loader(args.dataset, images, args.batch_size, args.augmentation, workers, shuffle=True)
+        loader = plain_loader(args.dataset, train, args.batch_size, train.augmentation, workers, shuffle=True)
         name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
-        ways[name] = functools.partial(plain_epoch, *plain, loader, device)
+        ways[name] = functools.partial(plain_epoch, plain, optimizer, loader, device)
     seconds = measure(ways, args.repetitions, device)
 
-    augmented = ", augmented" if args.augmentation else ""
-    print(header(device))
-    print(f"{args.arch} on {args.dataset}{augmented}, batch {args.batch_size}, {images.num_images:,} images,")
-    print(f"median [least to most] of {args.repetitions}")
-    report(seconds, images.num_images)
+    report(seconds, train.num_images)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"  of the constant-batch step: {100 * median['constant'] / median['ours']:.1f} %")
     print(f"  data handling: {100 * median['supply'] / median['constant']:.1f} % of the time of the training step")

@@ -33,8 +33,8 @@ def read_binary(files: list[Path], label_bytes: int, num_classes: int) -> ArrayS
         DataError: a file is missing, or is not a whole number of records with labels in range.
     """
     record_bytes = label_bytes + IMAGE_BYTES
-    parts = []
-    for file in files:
+    images = labels = None  # filled file by file: all of them need the memory once
+    for number, file in enumerate(files):
         if file.exists() and not file.is_file():
             raise DataError(f"{file} is not a file")
         try:
@@ -43,19 +43,20 @@ def read_binary(files: list[Path], label_bytes: int, num_classes: int) -> ArrayS
             raise DataError(f"{file}: {error.strerror}") from None
         if not content.size or content.size % record_bytes:
             raise DataError(f"{file} is damaged: {content.size} bytes are not records of {record_bytes} bytes")
-        parts.append(content.reshape(-1, record_bytes))
-        if len(parts[-1]) != len(parts[0]):
+        records = content.reshape(-1, record_bytes)
+        count = len(records)
+        if images is None:
+            images = np.empty((len(files), count, 3, 32, 32), np.uint8)
+            labels = np.empty((len(files), count), np.int64)
+        elif count != images.shape[1]:
+            raise DataError(f"{file} is damaged: it holds {count} images, {files[0].name} {images.shape[1]}")
+        labels[number] = records[:, label_bytes - 1]
+        if labels[number].max() >= num_classes:
             raise DataError(
-                f"{file} is damaged: it holds {len(parts[-1])} images, {files[0].name} {len(parts[0])}"
+                f"{file} is damaged: it holds the label {labels[number].max()}; there are {num_classes} classes"
             )
-        label = parts[-1][:, label_bytes - 1].max()
-        if label >= num_classes:
-            raise DataError(f"{file} is damaged: it holds the label {label}; there are {num_classes} classes")
-    records = np.concatenate(parts)
-    images = records[:, label_bytes:].reshape(-1, 3, 32, 32)
-    return ArraySource(
-        torch.from_numpy(np.ascontiguousarray(images)), records[:, label_bytes - 1].astype(np.int64)
-    )
+        images[number] = records[:, label_bytes:].reshape(count, 3, 32, 32)
+    return ArraySource(torch.from_numpy(images).flatten(0, 1), labels.reshape(-1))
 
 
 def read(root: Path, train: bool, name: str, class_names: tuple[str, ...]):

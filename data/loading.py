@@ -1,6 +1,7 @@
 """From a dataset's name to its batches: classes, split, noise, in this order, then the loaders."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from data.registry import ArraySource, DataError, FolderSource, Source, Spec, in
 
 Loader = MemoryLoader | FolderLoader
 
+#: Of images that are made at once on a GPU: what it computes of a small batch is over before the next launch.
+BYTES_AT_ONCE = 16 * 2**20
 PIXEL_SHUFFLE = -1  #: the value of `noise` that stands for shuffled pixels
 
 
@@ -317,6 +320,7 @@ class _Maker:
             height, width = self.spec.image_size
             permutations = torch.from_numpy(pixel_permutations(len(labels), height * width, shuffle_seed))
             permutations = permutations.to(self.device)
+        batch_bytes = 4 * self.batch_size * self.spec.in_channels * math.prod(self.image_size)
         return MemoryLoader(
             source.images.to(self.device),
             labels.to(self.device),
@@ -327,5 +331,6 @@ class _Maker:
             flip=self.spec.flip,
             permutations=permutations,
             permutation_seed=shuffle_seed if permutations is None else None,
+            batches_at_once=max(1, BYTES_AT_ONCE // batch_bytes) if self.device.type == "cuda" else 1,
             **common,
         )

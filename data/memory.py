@@ -36,6 +36,7 @@ class MemoryLoader:
     permutations: Tensor | None = None  #: (n, H * W) of the pixels, on the device
     permutation_seed: int | None = None  #: of permutations that would need gigabytes, made when needed instead
     share: tuple[int, int] = (0, 1)  #: (rank, number of ranks) that each batch is shared among
+    batches_at_once: int = 1  #: that are made together and handed out one by one
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -63,8 +64,10 @@ class MemoryLoader:
             corners = corners.to(device, non_blocking=True)
             if self.flip:
                 mirrored = torch.rand(n, generator=random).to(device, non_blocking=True) < 0.5
-        for part in batch_slices(n, self.batch_size, self.share):
-            chosen = order_on_device[part]
+        batches = batch_slices(n, self.batch_size, self.share)
+        for first in range(0, len(batches), self.batches_at_once):
+            parts = batches[first : first + self.batches_at_once]
+            chosen = torch.cat([order_on_device[part] for part in parts])
             images = self.images[chosen]
             if self.upscaled_side is not None:
                 images = transforms.zero_pad(transforms.upscale(images, self.upscaled_side), self.padding)
@@ -75,9 +78,10 @@ class MemoryLoader:
             if self.permutations is not None:
                 images = transforms.permute_pixels(images, self.permutations[chosen])
             elif self.permutation_seed is not None:
-                permutations = self._make_permutations(order[part])
+                permutations = self._make_permutations(torch.cat([order[part] for part in parts]))
                 images = transforms.permute_pixels(images, permutations)
-            yield self.finish(images), self.labels[chosen]
+            sizes = [part.stop - part.start for part in parts]
+            yield from zip(self.finish(images).split(sizes), self.labels[chosen].split(sizes), strict=True)
 
     def _generator(self, purpose: str, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, purpose, epoch))

@@ -5,6 +5,7 @@ import hashlib
 import io
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +392,35 @@ def test_augmentation_differs_between_epochs_and_images():
     keys = [[found_crop(images[i : i + 1], epoch[i], False) for i in range(30)] for epoch in (first, second)]
     assert keys[0] != keys[1]
     assert len(set(keys[0])) > 10
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shuffle": True, "augmentation": True},
+        {"noise": -1, "noise_seed": 1},
+        {"noise": -1, "noise_seed": 1, "upscale_padding": True, "subsample_classes": 1, "split": 0.95},
+    ],
+    ids=str,
+)
+def test_batches_made_several_at_once_are_those_made_one_by_one(options):
+    batch_size = 7 if "split" in options else 300
+    one_by_one = load_mini(batch_size=batch_size, **options).train
+    together = replace(one_by_one, batches_at_once=2, epoch=0)
+    for _ in range(2):  # epochs
+        for (images, labels), (expected_images, expected_labels) in zip(together, one_by_one, strict=True):
+            assert torch.equal(images, expected_images)
+            assert torch.equal(labels, expected_labels)
+
+
+@pytest.mark.cuda
+def test_small_batches_are_made_several_at_once_on_a_gpu():
+    options = {"shuffle": True, "augmentation": True}
+    on_cpu, on_gpu = load_mini(**options).train, load_mini(device="cuda", **options).train
+    assert on_cpu.batches_at_once == 1 < on_gpu.batches_at_once
+    for (images, labels), (expected_images, expected_labels) in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(images.cpu(), expected_images, rtol=1e-6, atol=1e-6)
+        assert torch.equal(labels.cpu(), expected_labels)
 
 
 def test_making_batches_leaves_the_global_generator_alone():

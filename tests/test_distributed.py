@@ -139,6 +139,7 @@ def test_ranks_see_their_share_of_the_very_batches_that_one_process_sees(options
         data.load("fashion_mnist_mini", "", batch_size, share=share, **options).train
         for share in ((0, 1), (0, 3), (1, 3), (2, 3))
     )
+    shares[1].batches_at_once = 2  # as on a GPU
     for _ in range(2):  # epochs
         assert len(whole) == len(shares[0]) == 3
         for (images, labels), *parts in zip(whole, *shares, strict=True):
@@ -226,7 +227,8 @@ def test_running_statistics_of_batch_norm_are_the_mean_over_ranks():
     def train_an_epoch() -> int:
         net = nn.Sequential(nn.BatchNorm2d(1, momentum=0.5), nn.Flatten(), nn.Linear(2, 2))
         with distributed.group(torch.device("cpu")):
-            train.train_epoch(net, torch.optim.SGD(net.parameters(), lr=0), Batches(), 0)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0)
+            train.train_epoch(train.TrainingStep(net), optimizer, Batches(), 0)
         torch.save(net[0].running_mean, f"mean_{distributed.RANK}.pt")
         return 0
 

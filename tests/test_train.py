@@ -153,14 +153,19 @@ def test_tensorboard_shows_the_bias_emerge():
 # The science: what a step computes
 
 
-def test_epoch_equals_plain_pytorch_loop():
-    """One epoch in file order, without dropout's randomness in play, against a loop written down here."""
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_epoch_equals_plain_pytorch_loop(kind):
+    """One epoch in file order against a loop written down here, with the optimizer that is not fused."""
     images, labels = _fashion_images("train")
-    assert run(*LENET, "--seed", 1, "--epochs", 1, "--batch-size", 500, "--lr", 0.01, "--weight-decay", 0.01) == 0
+    options = ("--optimizer", kind, "--lr", 0.01 if kind == "sgd" else 0.001, "--weight-decay", 0.01)
+    assert run(*LENET, "--seed", 1, "--epochs", 1, "--batch-size", 500, *options) == 0
     net = models.build("lenet", 10, 1)
     net.load_state_dict(weights(REFERENCE / "lenet_init_0.pt"))
     net.train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+    if kind == "sgd":
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+    else:
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.001, weight_decay=0.01)
     normalized = ((images.float() / 255) - 0.2860) / 0.3530
     from utils.seeds import derive
 
@@ -173,8 +178,10 @@ def test_epoch_equals_plain_pytorch_loop():
     ours = weights("models/fashion_mnist_mini/lenet/1/lenet_1.pt")
     initial = weights(REFERENCE / "lenet_init_0.pt")
     for name, expected in net.state_dict().items():
-        # Convolutions round differently in another memory layout; the steps taken are larger by far.
-        assert (ours[name] - expected).norm() < 0.01 * (expected - initial[name]).norm(), name
+        # Convolutions round differently in another memory layout; the steps taken are larger by far. Adam scales
+        # steps by the size of gradients: those that are mostly rounding come out in full size.
+        rounding = {"sgd": 0.01, "adam": 0.03}[kind]
+        assert (ours[name] - expected).norm() < rounding * (expected - initial[name]).norm(), name
 
 
 def _fashion_images(part: str) -> tuple[torch.Tensor, torch.Tensor]:

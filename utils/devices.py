@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from utils import distributed
 
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # in glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 
 
 class DeviceError(ValueError):
@@ -89,16 +88,17 @@ def set_precision(device: torch.device, tf32: bool = False, deterministic: bool 
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let the C library keep large blocks that are freed, for the next step; of no effect on a GPU.
+    """Let the C library keep blocks of up to 32 MiB that are freed, for the next step; of no effect on a GPU.
 
-    PyTorch's CPU allocator is malloc, and glibc's gives each block of megabytes back to the system when it is freed:
-    every training step would be handed the pages of its activations and gradients anew, and wait for each page to
-    be zeroed (see benchmarks/NOTES.md).
+    PyTorch's CPU allocator is malloc, and glibc's gives blocks of a few megabytes back to the system when they are
+    freed, unless larger ones have been freed before: every training step would be handed the pages of its
+    activations anew, and wait for each page to be zeroed. Keeping larger blocks too would gain a little more, and
+    cost memory (see benchmarks/NOTES.md).
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)  # blocks of any size are taken from the heap,
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest there is; smaller ones are taken from the heap
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # the heap never shrinks
 
 
 def check_bfloat16(device: torch.device) -> None:

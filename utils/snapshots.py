@@ -146,9 +146,12 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
 
 
 def bare_weights(net: nn.Module) -> dict[str, Tensor]:
-    """A copy of the network's state_dict on the CPU, in the contiguous layout whatever the network computes in."""
+    """The network's state_dict on the CPU, in the contiguous layout whatever the network computes in.
+
+    What is so already is not copied: it goes on changing with the network.
+    """
     return {
-        name: weight.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        name: weight.detach().to("cpu", memory_format=torch.contiguous_format)
         for name, weight in net.state_dict().items()
     }
 

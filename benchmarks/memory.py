@@ -1,0 +1,115 @@
+"""Peak memory of train.py beside what training cannot do without.
+
+    python benchmarks/memory.py                        VGG-11 on images of CIFAR-10's form, the CPU
+    python benchmarks/memory.py --arch lenet --dataset mnist
+    python benchmarks/memory.py --cuda
+
+A run of one epoch is made in this process. What it needs at least: the network, its gradients, the optimizer's
+state, what autograd keeps of a batch for the backward pass, and the images as bytes.
+
+On a GPU the peak is that of PyTorch's allocator. On the CPU it is the resident memory of the process, less what it
+had when all was imported: code and tables that libraries load at their first use count as ours. --default-malloc
+leaves the memory allocator as it is, instead of as train.py sets it.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import data
+import models
+import train
+from benchmarks.common import dataset_folder, header
+from utils import devices
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def kept_for_backward(step: train.TrainingStep, batch) -> int:
+    """Bytes of the tensors that autograd keeps of a batch, each once, without the parameters; and of the batch."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
+    kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in batch}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = step(*batch)
+    loss.backward()
+    return sum(kept.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="vgg11")
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="random images to train on (default: all there are)"
+    )
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--default-malloc", action="store_true", help="leave the CPU's memory allocator as it is")
+    parser.add_argument("--cuda", action="store_true")
+    args = parser.parse_args()
+    device = devices.choose(args.cuda)
+    if args.default_malloc:
+        devices.keep_freed_memory = lambda device: None
+    for name in ("torchvision", "tensorboard.compat.proto.event_pb2", "scipy.special"):
+        importlib.import_module(name)  # which the programs import when they are needed
+
+    options = [f"--arch={args.arch}", f"--dataset={args.dataset}", f"--batch-size={args.batch_size}"]
+    options += ["--seed=1", "--epochs=1", "--lr=1e-4", *(["--cuda"] if args.cuda else [])]
+    with (
+        dataset_folder(args.dataset, args.data_path, args.images) as folder,
+        tempfile.TemporaryDirectory() as runs,
+    ):
+        os.chdir(runs)
+        with contextlib.redirect_stdout(io.StringIO()):
+            before = resident()
+            if train.main([*options, f"--data-path={folder.resolve()}"]):
+                raise SystemExit("train.py failed")
+        if args.cuda:
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+        layout = devices.memory_format(device)
+        dataset = data.load(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
+    net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
+    net.to(device, memory_format=layout)
+    network = sum(tensor.nbytes for tensor in net.state_dict().values())
+    parameters = sum(parameter.nbytes for parameter in net.parameters())
+    parts = {
+        "network": network,
+        "gradients": parameters,
+        "optimizer (momentum)": parameters,
+        "kept for the backward pass": kept_for_backward(train.TrainingStep(net), next(iter(dataset.train))),
+        "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
+    }
+    print(header(device))
+    print(f"{args.arch} on {args.dataset}, batch {args.batch_size}; MB")
+    for name, size in parts.items():
+        print(f"  {name:28}{size / 1e6:9,.1f}")
+    needed = sum(parts.values())
+    print(f"  {'together':28}{needed / 1e6:9,.1f}")
+    print(f"  {'peak':28}{peak / 1e6:9,.1f}   {peak / needed:.2f} times that")
+
+
+if __name__ == "__main__":
+    main()
