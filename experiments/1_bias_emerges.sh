@@ -8,7 +8,8 @@
 # The same for VGG-11, whose eight layers have 64 to 512 filters: on CIFAR-10 on a GPU (CUDA=1), else its small version.
 source "$(dirname "$0")/common.sh"
 
-for dataset in mnist fashion_mnist; do
+if among lenet $NETWORKS; then datasets="mnist fashion_mnist"; fi
+for dataset in ${datasets:-}; do
     for seed in $SEEDS; do
         train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
         project $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"
@@ -17,6 +18,7 @@ for dataset in mnist fashion_mnist; do
         "trained on true labels" $RUNS/results/$dataset/lenet
 done
 
+among vgg11 $NETWORKS || exit 0
 EPOCHS=$VGG_EPOCHS
 for seed in $SEEDS; do
     train --arch vgg11 "${VGG_IMAGES[@]}" --seed "$seed" "${VGG_TRAINING[@]}"

@@ -6,7 +6,8 @@
 # correlation over the layers of each network, its mean over seeds, and a bootstrap interval for that.
 source "$(dirname "$0")/common.sh"
 
-for dataset in mnist fashion_mnist; do
+if among lenet $NETWORKS; then datasets="mnist fashion_mnist"; fi
+for dataset in ${datasets:-}; do
     for seed in $SEEDS; do
         train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
         reset_layers $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"
@@ -15,6 +16,7 @@ for dataset in mnist fashion_mnist; do
         --output $RESULTS/criticality_lenet_$dataset $RUNS/results/$dataset/lenet
 done
 
+among vgg11 $NETWORKS || exit 0
 EPOCHS=$VGG_EPOCHS
 for seed in $SEEDS; do
     train --arch vgg11 "${VGG_IMAGES[@]}" --seed "$seed" "${VGG_TRAINING[@]}"

@@ -3,8 +3,8 @@
 #     experiments/1_bias_emerges.sh --data-path DIR      where the datasets are (./datasets)
 #     CUDA=1 experiments/1_bias_emerges.sh ...           on a GPU
 #
-# SEEDS="1 2" and EPOCHS=3 make it shorter, PYTHON names the interpreter. Everything goes to experiments/runs, and what
-# is there already is not done again: give the same command after an interruption.
+# SEEDS="1 2", EPOCHS=3 and NETWORKS=lenet make it shorter, PYTHON names the interpreter. Everything goes to
+# experiments/runs, and what is there already is not done again: give the same command after an interruption.
 
 set -euo pipefail
 
@@ -18,6 +18,7 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
+NETWORKS=${NETWORKS:-lenet vgg11}
 # VGG-11 on CIFAR-10; the small version for a CPU takes its first four classes, and half as many epochs. A snapshot has
 # a gigabyte: there are fewer of them.
 VGG_FOLDER=cifar10 VGG_IMAGES=(--dataset cifar10) VGG_EPOCHS=$EPOCHS
@@ -31,6 +32,11 @@ if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
+
+# among NAME WORDS: whether NAME is one of the words.
+among() {
+    [[ " ${*:2} " == *" $1 "* ]]
+}
 
 # train OPTIONS: a run with a snapshot after every epoch, if OPTIONS do not say otherwise.
 train() {

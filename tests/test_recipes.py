@@ -1,0 +1,90 @@
+"""The recipes of experiments/, from the shell: on images made here, and on weights of the model zoo's form."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from programs import ROOT
+
+import models
+from data.idx import read_idx
+
+
+@pytest.fixture
+def recipe():
+    """`recipe("1_bias_emerges", "--data-path", "images", EPOCHS=1)` runs one in a checkout of its own."""
+    shutil.copytree(ROOT / "experiments", "checkout/experiments", ignore=shutil.ignore_patterns("runs", "results"))
+    for name in ("train.py", "compute_projections.py", "reinit_layers.py", "models", "data", "utils"):
+        Path("checkout", name).symlink_to(ROOT / name)
+
+    def run(name: str, *options: str, **variables: object) -> str:
+        environment = {
+            **os.environ,
+            "PYTHON": sys.executable,
+            **{key: str(value) for key, value in variables.items()},
+        }
+        command = ["bash", f"checkout/experiments/{name}.sh", *options]
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    return run
+
+
+def write_images(folder: Path) -> None:
+    """The first images that ship with the repository, as MNIST and as Fashion-MNIST."""
+    for dataset in ("MNIST", "FashionMNIST"):
+        raw = folder / dataset / "raw"
+        raw.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            for kind, count in (("images-idx3-ubyte", 300), ("labels-idx1-ubyte", 300)):
+                values = read_idx(ROOT / "data/fashion_mnist_mini" / f"{part}-{kind}.gz")[:count]
+                head = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+                (raw / f"{part}-{kind}").write_bytes(head + values.tobytes())
+
+
+def modified() -> dict[str, int]:
+    """When each file below experiments/runs was written."""
+    return {str(path): path.stat().st_mtime_ns for path in Path("checkout/experiments/runs").rglob("*.[tpj]*")}
+
+
+def test_recipes_leave_tables_and_figures_and_do_nothing_twice(recipe, torture):
+    write_images(Path("images"))
+    shorter = {"EPOCHS": 1, "SEEDS": "1 2" if torture else "1", "NETWORKS": "lenet"}
+    results = {"bias_lenet_mnist", "criticality_lenet_fashion_mnist"}
+    recipe("1_bias_emerges", "--data-path", "images", **shorter)
+    recipe("3_critical_layers", "--data-path", "images", **shorter)
+    if torture:
+        recipe("2_learning", "--data-path", "images", **shorter)
+        results |= {"learning_lenet_mnist", "learning_lenet_fashion_mnist"}
+    for name in results:
+        table = Path(f"checkout/experiments/results/{name}.md").read_text()
+        assert "| features.12 | " in table
+        for suffix in ("map", "points") if name.startswith("crit") else ("mass", "mean"):
+            assert Path(f"checkout/experiments/results/{name}_{suffix}.png").stat().st_size > 10_000
+
+    before = modified()
+    assert any(path.endswith("lenet_0.tar") for path in before)
+    told = recipe("1_bias_emerges", "--data-path", "images", **shorter)
+    assert told.count("training is finished") == 2 * len(shorter["SEEDS"].split())
+    assert modified() == before
+
+
+def test_recipe_of_the_model_zoo_measures_each_network_once(recipe, tmp_path):
+    file = tmp_path / "zoo/hub/checkpoints/squeezenet1_1-b8a52dc0.pth"
+    file.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(models.build("squeezenet1_1", 1000).state_dict(), file)
+    variables = {"ARCHS": "squeezenet1_1", "TORCH_HOME": tmp_path / "zoo"}
+    recipe("4_model_zoo", **variables)
+    table = Path("checkout/experiments/results/model_zoo.md").read_text()
+    assert "| squeezenet1_1 |" in table
+    before = modified()
+    assert before
+    recipe("4_model_zoo", **variables)
+    assert modified() == before
