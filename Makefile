@@ -47,15 +47,15 @@ ifdef CUDA
 	$(BIN)/python benchmarks/memory.py --cuda
 	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
 else
-	$(BIN)/python benchmarks/training.py --images 12800
-	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 384 --workers 1 --repetitions 2
-	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 1280 --workers 1 --repetitions 2
-	$(BIN)/python benchmarks/supply.py --repetitions 1
+	$(BIN)/python benchmarks/training.py --images 6400
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 256 --workers 1
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 640
+	$(BIN)/python benchmarks/supply.py --images 20000
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/reinit.py --images 1000
 	$(BIN)/python benchmarks/memory.py --arch resnet18 --images 10000
-	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2
+	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 3
 endif
 
 lint: $(VENV)/.installed-dev

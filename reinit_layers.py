@@ -122,7 +122,6 @@ def main(argv=None) -> int:
     if args.inits_from is None and not args.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(args.cuda)
-    devices.keep_freed_memory(device)
     if args.amp:
         devices.check_bfloat16(device)
     with distributed.group(device):

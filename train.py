@@ -319,6 +319,14 @@ def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any],
         raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
 
 
+def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state for a snapshot, without the implementation, which other versions may not have."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["fused"] = None
+    return state
+
+
 def check_values(recorded: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raise ValueError where recorded values are not of the kinds of ours, as far as we have them."""
 
@@ -370,6 +378,7 @@ def compile_step(step: TrainingStep, device: torch.device) -> nn.Module:
     import torch._inductor.config
 
     torch._inductor.config.fallback_random = True
+    torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()  # no choice by timing
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none
     logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # of DDP's own profiling
     # Not dynamic: the last batch of an epoch, which is smaller, gets a graph of its own.
@@ -407,6 +416,7 @@ def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float,
         optimizer.step()
         losses[index] = loss.detach()
         correct += correct_here
+        del loss, correct_here  # which a CUDA graph would have to copy before it runs again
 
     losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
     correct = distributed.sum_(correct)
@@ -428,7 +438,6 @@ def main(argv=None) -> int:
     if list_choices(args):
         return DONE
     device = devices.choose(args.cuda)
-    devices.keep_freed_memory(device)
     with distributed.group(device), FolderLock() as lock:
         return run(args, device, lock)
 
@@ -631,7 +640,7 @@ def train(
                         "top5_acc": result.top5,
                         "top1_acc_train_running": accuracy,
                         "model_state_dict": snapshots.bare_weights(net),
-                        "optimizer_state_dict": optimizer.state_dict(),
+                        "optimizer_state_dict": portable_state(optimizer),
                         "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
                         "format": snapshots.FORMAT,
                         "config": config,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 import data
@@ -31,13 +32,9 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare_device(
-    args: argparse.Namespace, default_malloc: bool = False
-) -> tuple[torch.device, torch.memory_format]:
+def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.memory_format]:
     """The device, set up as the programs do it, and the layout of their images and convolutions there."""
     device = devices.choose(args.cuda)
-    if not default_malloc:
-        devices.keep_freed_memory(device)
     devices.set_precision(device, args.tf32)
     return device, devices.memory_format(device, args.amp)
 
@@ -94,7 +91,8 @@ def report(seconds: Mapping[str, Sequence[float]], num_images: int) -> None:
 def dataset_folder(name: str, data_path: str | None, count: int | None = None):
     """The folder of the datasets; without one, a temporary one with random images in the form of the dataset.
 
-    How long it takes does not depend on what is on them. count: of training images; None: as many as it has.
+    How long it takes does not depend on what is on them. count: of training images (CIFAR-10 then has
+    a fifth of it for testing); None: as many as it has.
     """
     if data_path is not None:
         yield Path(data_path)
@@ -120,6 +118,20 @@ def dataset_folder(name: str, data_path: str | None, count: int | None = None):
                     struct.pack(">2I", 0x801, number) + labels.tobytes()
                 )
         yield Path(folder)
+
+
+@torch.inference_mode()
+def evaluate_plainly(net: torch.nn.Module, loader: DataLoader, device: torch.device) -> tuple[float, float]:
+    """Loss and accuracy in percent, as plain PyTorch code has it."""
+    net.eval()
+    loss = correct = count = 0
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+        logits = net(images)
+        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+        correct += (logits.argmax(1) == labels).sum().item()
+        count += len(labels)
+    return loss / count, 100 * correct / count
 
 
 class PlainDataset(torch.utils.data.Dataset):

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -25,6 +24,7 @@ import models
 from benchmarks.common import (
     add_device_options,
     dataset_folder,
+    evaluate_plainly,
     header,
     measure,
     plain_loader,
@@ -34,19 +34,6 @@ from benchmarks.common import (
 from benchmarks.training import ConstantBatches
 from utils import devices
 from utils.metrics import evaluate
-
-
-@torch.no_grad()
-def evaluate_plainly(net, loader, device: torch.device) -> tuple[float, float]:
-    net.eval()
-    loss = correct = count = 0
-    for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
-        logits = net(images)
-        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-        correct += (logits.argmax(1) == labels).sum().item()
-        count += len(labels)
-    return loss / count, 100 * correct / count
 
 
 def main() -> None:

@@ -6,6 +6,7 @@
 Measured in one run, in turn, with the same number of worker processes:
 
     ours       an epoch of augmented, normalized training batches, as train.py gets them
+    plain      torchvision's ImageFolder, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize
     decoding   a DataLoader that decodes the same files to RGB and hands nothing on: what cannot be beaten
 """
 
@@ -75,6 +76,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
     device = devices.choose(args.cuda)
     with image_folder(args.data_path, args.images) as folder:
         options = {"device": device, "shuffle": True, "augmentation": True, "workers": args.workers}
@@ -87,7 +91,18 @@ def main() -> None:
             persistent_workers=args.workers > 0,
             generator=torch.Generator(),
         )
-        ways = {"ours": functools.partial(take_all, train), "decoding": functools.partial(take_all, decoding)}
+        steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
+        steps += [transforms.ToTensor(), transforms.Normalize(*data.info("imagenet").normalization)]
+        plain = DataLoader(
+            ImageFolder(folder / "train", transforms.Compose(steps)),
+            args.batch_size,
+            shuffle=True,
+            num_workers=args.workers,
+            persistent_workers=args.workers > 0,
+            pin_memory=args.cuda,
+        )
+        ways = {name: functools.partial(take_all, way) for name, way in (("ours", train), ("plain", plain))}
+        ways["decoding"] = functools.partial(take_all, decoding)
         seconds = measure(ways, args.repetitions, device)
 
     print(header(device))

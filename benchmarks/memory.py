@@ -8,8 +8,7 @@ A run of one epoch is made in this process. What it needs at least: the network,
 state, what autograd keeps of a batch for the backward pass, and the images as bytes.
 
 On a GPU the peak is that of PyTorch's allocator. On the CPU it is the resident memory of the process, less what it
-had when all was imported: code and tables that libraries load at their first use count as ours. --default-malloc
-leaves the memory allocator as it is, instead of as train.py sets it.
+had when all was imported: code and tables that libraries load at their first use count as ours.
 """
 
 import argparse
@@ -17,7 +16,6 @@ import contextlib
 import importlib
 import io
 import os
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -33,9 +31,10 @@ from benchmarks.common import dataset_folder, header
 from utils import devices
 
 
-def resident() -> int:
-    """Bytes of this process in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def in_memory(what: str) -> int:
+    """Bytes of this process in memory: VmRSS, now; VmHWM, at the peak."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+    return int(line.split()[1]) * 1024
 
 
 def kept_for_backward(step: train.TrainingStep, batch) -> int:
@@ -64,12 +63,9 @@ def main() -> None:
         "--images", type=int, metavar="N", help="random images to train on (default: all there are)"
     )
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--default-malloc", action="store_true", help="leave the CPU's memory allocator as it is")
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
     device = devices.choose(args.cuda)
-    if args.default_malloc:
-        devices.keep_freed_memory = lambda device: None
     for name in ("torchvision", "tensorboard.compat.proto.event_pb2", "scipy.special"):
         importlib.import_module(name)  # which the programs import when they are needed
 
@@ -79,27 +75,27 @@ def main() -> None:
         dataset_folder(args.dataset, args.data_path, args.images) as folder,
         tempfile.TemporaryDirectory() as runs,
     ):
+        folder = folder.resolve()
         os.chdir(runs)
         with contextlib.redirect_stdout(io.StringIO()):
-            before = resident()
-            if train.main([*options, f"--data-path={folder.resolve()}"]):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            before = in_memory("VmRSS")
+            if train.main([*options, f"--data-path={folder}"]):
                 raise SystemExit("train.py failed")
-        if args.cuda:
-            peak = torch.cuda.max_memory_allocated()
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        peak = torch.cuda.max_memory_allocated() if args.cuda else in_memory("VmHWM") - before
 
         layout = devices.memory_format(device)
         dataset = data.load(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
     net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
     net.to(device, memory_format=layout)
+    batch = [tensor.clone() for tensor in next(iter(dataset.train))]  # on a GPU it is a view of several batches
     network = sum(tensor.nbytes for tensor in net.state_dict().values())
     parameters = sum(parameter.nbytes for parameter in net.parameters())
     parts = {
         "network": network,
         "gradients": parameters,
         "optimizer (momentum)": parameters,
-        "kept for the backward pass": kept_for_backward(train.TrainingStep(net), next(iter(dataset.train))),
+        "kept for the backward pass": kept_for_backward(train.TrainingStep(net), batch),
         "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
     }
     print(header(device))

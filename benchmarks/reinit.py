@@ -33,6 +33,7 @@ import models
 from benchmarks.common import (
     add_device_options,
     dataset_folder,
+    evaluate_plainly,
     header,
     plain_loader,
     prepare_device,
@@ -73,16 +74,6 @@ def isolated_seconds(net: nn.Module, replacements, batch, device: torch.device, 
     return seconds
 
 
-@torch.inference_mode()
-def evaluate_plainly(net, loader, device: torch.device) -> float:
-    correct = count = 0
-    for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
-        correct += (net(images).argmax(1) == labels).sum().item()
-        count += len(labels)
-    return 100 * correct / count
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
@@ -107,29 +98,29 @@ def main() -> None:
     trained = network(0)
     replacements = []
     for seed in range(1, INITIALIZATIONS + 2):
-        other = network(seed).state_dict()
-        replacements += [
-            reinit.Replacement(layer.name, {kind: other[f"{layer.name}.{kind}"] for kind in ("weight", "bias")})
-            for layer in models.layers(trained)
-        ]
+        for layer in models.layers(network(seed)):
+            parameters = {name: parameter.detach() for name, parameter in layer.module.named_parameters()}
+            replacements.append(reinit.Replacement(layer.name, parameters))
 
     ours = copy.deepcopy(trained).to(device, memory_format=layout)
     seconds = []
-    for _ in range(args.repetitions):
+    for repetition in range(args.repetitions + 1):  # the first one warms up
         synchronize(device)
         start = time.perf_counter()
         measured = reinit.accuracies(ours, replacements, images, amp=args.amp)
-        seconds.append(time.perf_counter() - start)
+        if repetition:
+            seconds.append(time.perf_counter() - start)
 
     plain = trained.to(device)
     loader = plain_loader(args.dataset, images, args.batch_size, shuffle=False)
+    evaluate_plainly(plain, loader, device)
     each, accuracies = [], []
     for replacement in replacements:
         start = time.perf_counter()
         module = plain.get_submodule(replacement.layer)
         kept = copy.deepcopy(module.state_dict())
         module.load_state_dict(replacement.parameters)
-        accuracies.append(evaluate_plainly(plain, loader, device))
+        accuracies.append(evaluate_plainly(plain, loader, device)[1])
         module.load_state_dict(kept)
         each.append(time.perf_counter() - start)
 

@@ -6,6 +6,7 @@
 Measured in one run, in turn:
 
     ours    an epoch of data.load's training batches
+    limit   as many batches copied in memory, in the layout and type of ours
     plain   a dataset of PIL images as torchvision's, RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, a
             DataLoader with one worker and with four
 """
@@ -13,7 +14,10 @@ Measured in one run, in turn:
 import argparse
 import functools
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -27,9 +31,15 @@ def take_all(batches, device) -> None:
         images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
+def copy(images: torch.Tensor, out: torch.Tensor, times: int) -> None:
+    for _ in range(times):
+        out.copy_(images)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", help="where CIFAR-10 is (default: random images of the same form)")
+    parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
     parser.add_argument("--repetitions", type=int, default=3)
@@ -41,7 +51,12 @@ def main() -> None:
     with dataset_folder("cifar10", args.data_path) as folder:
         train = data.load("cifar10", folder, args.batch_size, **options).train
 
-    ways = {"ours": functools.partial(take_all, train, device)}
+    train = replace(train, images=train.images[: args.images], labels=train.labels[: args.images])
+    images, _ = next(iter(train))
+    ways = {
+        "ours": functools.partial(take_all, train, device),
+        "limit": functools.partial(copy, images, torch.empty_like(images), len(train)),
+    }
     for workers in args.workers:
         loader = plain_loader("cifar10", train, args.batch_size, True, workers, shuffle=True)
         name = f"plain, {workers} worker{'s' if workers != 1 else ''}"

@@ -13,9 +13,6 @@ augmented ones:
     plain      a dataset of PIL images as torchvision's, ToTensor and Normalize (and RandomCrop and
                RandomHorizontalFlip), a DataLoader with workers, the contiguous layout, loss.item() at every step
     supply     the batches alone, without a network
-
-On the CPU the memory allocator is set as train.py sets it, for the plain way too; --default-malloc leaves it as it
-is.
 """
 
 import argparse
@@ -94,10 +91,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="ours compiled, and beside it ours as it is")
-    parser.add_argument("--default-malloc", action="store_true", help="leave the CPU's memory allocator as it is")
     add_device_options(parser)
     args = parser.parse_args()
-    device, layout = prepare_device(args, args.default_malloc)
+    device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         options = {"device": device, "shuffle": True, "memory_format": layout}
         train = data.load(args.dataset, folder, args.batch_size, **options).train
@@ -106,11 +102,11 @@ def main() -> None:
     print(header(device))
     what = [f"{args.arch} on {args.dataset}", f"batch {args.batch_size}", f"{train.num_images:,} images"]
     what += [f"--{name}" for name in ("amp", "tf32", "compile") if getattr(args, name)]
-    what += ["--default-malloc"] if args.default_malloc else []
     print(", ".join(what))
     print(f"median [least to most] of {args.repetitions}")
     for augmentation in (False, True):
         print("augmented" if augmentation else "as they are")
+        torch.compiler.reset()  # it gives up on a function with many networks
         compare(args, replace(train, augmentation=augmentation), device, layout)
 
 

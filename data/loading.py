@@ -320,7 +320,8 @@ class _Maker:
             height, width = self.spec.image_size
             permutations = torch.from_numpy(pixel_permutations(len(labels), height * width, shuffle_seed))
             permutations = permutations.to(self.device)
-        batch_bytes = 4 * self.batch_size * self.spec.in_channels * math.prod(self.image_size)
+        share = -(-self.batch_size // self.share[1])
+        batch_bytes = 4 * share * self.spec.in_channels * math.prod(self.image_size)
         return MemoryLoader(
             source.images.to(self.device),
             labels.to(self.device),

@@ -158,7 +158,7 @@ def write_table(args: argparse.Namespace, explanation: str, tables: list[str], f
     """Write the tables, with what the results were made with and when."""
     made = comparison.made_by([comparison.read(path) for path in files])
     date = datetime.date.fromtimestamp(max(path.stat().st_mtime for path in files))
-    text = "\n\n".join([f"# {args.title}", explanation, *tables, f"Made on {date:%Y-%m-%d}: {made}"])
+    text = "\n\n".join([f"# {args.title}", explanation, *tables, f"Measured on {date:%Y-%m-%d}: {made}"])
     path = args.output.with_suffix(".md")
     with atomic_write(path, "w") as file:
         file.write(text + "\n")

@@ -76,20 +76,21 @@ def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size,
 @pytest.fixture
 def settings():
     """How products and convolutions on a GPU round their factors; put back afterwards."""
-    both = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [one.fp32_precision for one in both], torch.backends.cudnn.benchmark
-    for one in both:
-        one.fp32_precision = "tf32"
+    both = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [one.allow_tf32 for one in both], torch.backends.cudnn.benchmark
     yield both
-    for one, precision in zip(both, before[0], strict=True):
-        one.fp32_precision = precision
+    for one, allowed in zip(both, before[0], strict=True):
+        one.allow_tf32 = allowed
     torch.backends.cudnn.benchmark = before[1]
 
 
 @pytest.mark.parametrize("tf32", [False, True])
 def test_rounding_of_factors_is_decided_for_products_and_convolutions(tf32, settings):
+    for one in settings:
+        one.allow_tf32 = not tf32
     devices.set_precision(torch.device("cuda"), tf32)
-    assert [one.fp32_precision for one in settings] == [("tf32" if tf32 else "ieee")] * 2
+    assert [one.allow_tf32 for one in settings] == [tf32, tf32]
+    assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")  # which the compiler asks for
     assert torch.backends.cudnn.benchmark
 
 

@@ -1,7 +1,6 @@
 """The device that a program computes on."""
 
 import contextlib
-import ctypes
 import functools
 import os
 import platform
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from utils import distributed
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 
 
 class DeviceError(ValueError):
@@ -77,28 +74,14 @@ def set_precision(device: torch.device, tf32: bool = False, deterministic: bool 
     """
     if device.type != "cuda":
         return
-    precision = "tf32" if tf32 else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
+    # Not by the newer fp32_precision: the compiler still reads these, and PyTorch forbids to mix the two.
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
         torch.utils.deterministic.fill_uninitialized_memory = False
         torch.use_deterministic_algorithms(True)
-
-
-def keep_freed_memory(device: torch.device) -> None:
-    """Let the C library keep blocks of up to 32 MiB that are freed, for the next step; of no effect on a GPU.
-
-    PyTorch's CPU allocator is malloc, and glibc's gives blocks of a few megabytes back to the system when they are
-    freed, unless larger ones have been freed before: every training step would be handed the pages of its
-    activations anew, and wait for each page to be zeroed. Keeping larger blocks too would gain a little more, and
-    cost memory (see benchmarks/NOTES.md).
-    """
-    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest there is; smaller ones are taken from the heap
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # the heap never shrinks
 
 
 def check_bfloat16(device: torch.device) -> None:
