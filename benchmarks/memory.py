@@ -8,7 +8,7 @@ A run of one epoch is made in this process. What it needs at least: the network,
 state, what autograd keeps of a batch for the backward pass, and the images as bytes.
 
 On a GPU the peak is that of PyTorch's allocator. On the CPU it is the resident memory of the process, less what it
-had when all was imported: code and tables that libraries load at their first use count as ours.
+had when all was imported, and less the code of libraries, which is mapped from their files.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from utils import devices
 
 
 def in_memory(what: str) -> int:
-    """Bytes of this process in memory: VmRSS, now; VmHWM, at the peak."""
+    """Bytes of this process in memory: RssAnon, its own; RssFile, mapped from files; VmHWM, both at the peak."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
     return int(line.split()[1]) * 1024
 
@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
+    if args.images is not None and args.data_path is not None:
+        parser.error("--images is about random images: give it without --data-path")
     device = devices.choose(args.cuda)
     for name in ("torchvision", "tensorboard.compat.proto.event_pb2", "scipy.special"):
         importlib.import_module(name)  # which the programs import when they are needed
@@ -79,10 +81,12 @@ def main() -> None:
         os.chdir(runs)
         with contextlib.redirect_stdout(io.StringIO()):
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-            before = in_memory("VmRSS")
+            before = in_memory("RssAnon")
             if train.main([*options, f"--data-path={folder}"]):
                 raise SystemExit("train.py failed")
-        peak = torch.cuda.max_memory_allocated() if args.cuda else in_memory("VmHWM") - before
+        peak = (
+            torch.cuda.max_memory_allocated() if args.cuda else in_memory("VmHWM") - in_memory("RssFile") - before
+        )
 
         layout = devices.memory_format(device)
         dataset = data.load(args.dataset, folder, args.batch_size, device=device, memory_format=layout)

@@ -1,7 +1,8 @@
 """Resetting one layer at a time to other weights, at the price of one pass over the data.
 
 The experiment of Zhang, Bengio and Singer, "Are All Layers Created Equal?" (JMLR 23, 2022): a layer of a trained
-network gets earlier weights back, all others stay trained, and the accuracy on the test set is measured.
+network gets earlier weights back (their re-initialization) or fresh random ones (re-randomization), all others stay
+trained, and the accuracy on the test set is measured.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,7 +45,10 @@ def relative_drops(trained: float, accuracies: Sequence[float]) -> list[float | 
 
 
 def critical(drops: Sequence[float | None]) -> list[bool]:
-    """Whether a layer is critical: more than half of the accuracy is lost with it."""
+    """Whether a layer is critical, as Zhang, Bengio and Singer call those whose resetting destroys the accuracy.
+
+    The threshold is this program's: more than half of the accuracy is lost.
+    """
     return [drop is not None and drop > 0.5 for drop in drops]
 
 
@@ -127,8 +131,8 @@ def accuracies(
         net: on the device of the batches; it is put in evaluation mode.
         replacements: of layers of the network.
         batches: images (B, C, H, W) and labels (B,); of several ranks each has its share, and all get the result.
-        amp: compute in bfloat16 where autocast takes that to be safe.
         say: told in one line when a GPU runs out of memory, and batches are cut in half from there on.
+        amp: compute in bfloat16 where autocast takes that to be safe.
 
     Raises:
         KeyError: a replacement of a layer that the network does not have.
