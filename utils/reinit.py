@@ -1,8 +1,8 @@
 """Resetting one layer at a time to other weights, at the price of one pass over the data.
 
 The experiment of Zhang, Bengio and Singer, "Are All Layers Created Equal?" (JMLR 23, 2022): a layer of a trained
-network gets earlier weights back (their re-initialization) or fresh random ones (re-randomization), all others stay
-trained, and the accuracy on the test set is measured.
+network gets earlier weights back (their re-initialization) or fresh random ones (re-randomization), all others
+stay trained, and the accuracy on the test set is measured.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
