@@ -22,6 +22,8 @@ for seed in $SEEDS; do
     done
 done
 "$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" --output $RESULTS/learning_lenet_$dataset \
+    --note "A corrupted label is never the true one: at 100 % every image is labelled as one of the classes that it does
+not belong to, which could itself be learned." \
     "true labels" $RUNS/results/$dataset/lenet \
     "20 % corrupted" $RUNS/results/$dataset/noise_20/lenet \
     "60 % corrupted" $RUNS/results/$dataset/noise_60/lenet \

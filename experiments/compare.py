@@ -40,6 +40,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     bias.add_argument(
         "groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and the folder of its seeds"
     )
+    bias.add_argument("--note", metavar="TEXT", help="what else to say above the table")
     criticality = kinds.add_parser("criticality", parents=[common], help="bias and the accuracy lost, over seeds")
     criticality.add_argument("folder", type=Path, help="of the seeds")
     networks = kinds.add_parser("networks", help="the bias of the layers of several trained networks")
@@ -91,6 +92,8 @@ def compare_bias(args: argparse.Namespace) -> None:
         f"test without filters of zeros, p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| with fair "
         "coins."
     )
+    if args.note:
+        explanation += f"\n\n{args.note}"
     files = [path for runs in groups.values() for run in runs for path in run.files]
     write_table(args, explanation, [comparison.bias_table(groups, args.epoch)], files)
 
