@@ -8,8 +8,7 @@
 # The same for VGG-11, whose eight layers have 64 to 512 filters: on CIFAR-10 on a GPU (CUDA=1), else its small version.
 source "$(dirname "$0")/common.sh"
 
-if among lenet $NETWORKS; then datasets="mnist fashion_mnist"; fi
-for dataset in ${datasets:-}; do
+for dataset in $LENET_DATASETS; do
     for seed in $SEEDS; do
         train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
         project $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"

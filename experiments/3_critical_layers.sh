@@ -6,8 +6,7 @@
 # correlation over the layers of each network, its mean over seeds, and a bootstrap interval for that.
 source "$(dirname "$0")/common.sh"
 
-if among lenet $NETWORKS; then datasets="mnist fashion_mnist"; fi
-for dataset in ${datasets:-}; do
+for dataset in $LENET_DATASETS; do
     for seed in $SEEDS; do
         train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
         reset_layers $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"

@@ -19,6 +19,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
 NETWORKS=${NETWORKS:-lenet vgg11}
+
+# among NAME WORDS: whether NAME is one of the words.
+among() {
+    [[ " ${*:2} " == *" $1 "* ]]
+}
+
+# LeNet on MNIST and Fashion-MNIST.
+LENET_DATASETS="mnist fashion_mnist"
+among lenet $NETWORKS || LENET_DATASETS=
 # VGG-11 on CIFAR-10; the small version for a CPU takes its first four classes, and half as many epochs. A snapshot has
 # a gigabyte: there are fewer of them.
 VGG_FOLDER=cifar10 VGG_IMAGES=(--dataset cifar10) VGG_EPOCHS=$EPOCHS
@@ -32,11 +41,6 @@ if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
-
-# among NAME WORDS: whether NAME is one of the words.
-among() {
-    [[ " ${*:2} " == *" $1 "* ]]
-}
 
 # train OPTIONS: a run with a snapshot after every epoch, if OPTIONS do not say otherwise.
 train() {

@@ -122,6 +122,12 @@ def test_bias_is_compared_over_seeds_and_groups():
         row(table, "**mean bias** /mass - 1/2/ after 1 epoch")[3]
         == f"{np.mean(bias):.3f} ± {np.std(bias, ddof=1):.3f}"
     )
+    # Of the noise: 0 and 0.0625; each less that of the same seed with true labels.
+    less = np.array([0, 0.0625]) - bias
+    assert row(table, "less that of true labels, seed by seed")[3:] == [
+        "",
+        f"{less.mean():+.3f} ± {less.std(ddof=1):.3f}, lower in 2/2",
+    ]
     assert (
         row(table, "**accuracy (%)** on the test set, or the validation split where there is one")[3]
         == f"81.50 ± {math.sqrt(0.5):.2f}"

@@ -21,6 +21,7 @@ class ResultError(ValueError):
 class Run(NamedTuple):
     """The projections of one training run."""
 
+    seed: str  #: the name of its folder
     files: list[Path]  #: that this is from
     epochs: dict[int, Layers]  #: epochs trained -> its layers, in network order
     accuracy: float | None  #: top-1 in percent after the last of them, on the images that training is watched with
@@ -62,6 +63,7 @@ def read_run(folder: Path, last_epoch: int) -> Run:
         raise ResultError(f"{folder} has results with and without --normalize")
     last = found[last_epoch]
     return Run(
+        folder.name,
         [files[epoch] for epoch in sorted(found)],
         {epoch: layers_of(found[epoch]) for epoch in sorted(found)},
         last.get("top1_acc"),
@@ -156,6 +158,18 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
             mean, spread = mean_and_spread([bias(run.epochs[when]) for run in runs])
             cells.append(f"{mean:.3f} ± {spread:.3f}")
         lines.append(f"| **mean bias** \\|mass - 1/2\\| {label} | | {chance:.3f} | {' | '.join(cells)} |")
+    first, *others = groups.values()
+    seeds = [[run.seed for run in runs] for runs in groups.values()]
+    if others and all(of_group == seeds[0] for of_group in seeds):
+        cells = []
+        for runs in others:
+            pairs = zip(runs, first, strict=True)
+            differences = [bias(run.epochs[epoch]) - bias(other.epochs[epoch]) for run, other in pairs]
+            lower = sum(difference < 0 for difference in differences)
+            cells.append(
+                "{:+.3f} ± {:.3f}, lower in {}/{}".format(*mean_and_spread(differences), lower, len(runs))
+            )
+        lines.append(f"| less that of {next(iter(groups))}, seed by seed | | | | {' | '.join(cells)} |")
     for label, key in (
         ("accuracy (%)** on the test set, or the validation split where there is one", "accuracy"),
         ("training accuracy (%)**", "accuracy_trained_on"),
