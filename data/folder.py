@@ -1,5 +1,6 @@
 """Batches of a folder of images, decoded and cropped by worker processes and normalized on the device."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -157,16 +158,28 @@ class FolderLoader:
             if isinstance(images, ImageError):
                 raise images
             labels = self.labels[[number for number, _ in batch]]
-            yield (
-                self.finish(images.to(self.device, non_blocking=True)),
-                labels.to(self.device, non_blocking=True),
-            )
+            with _one_thread():
+                images = self.finish(images.to(self.device, non_blocking=True))
+            yield images, labels.to(self.device, non_blocking=True)
 
 
 def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
     if not images:  # of a batch with fewer images than there are ranks
         return torch.empty(0, 3, UPSCALED, UPSCALED, dtype=torch.uint8)
-    return next((image for image in images if isinstance(image, ImageError)), None) or torch.stack(images)
+    broken = next((image for image in images if isinstance(image, ImageError)), None)
+    # Pixel by pixel, as PIL has them: copied as they lie, not channel by channel.
+    return broken or torch.stack([image.movedim(0, 2) for image in images]).movedim(3, 1)
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """Compute on one thread: others would wait for each operation by counting, on cores that the workers need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

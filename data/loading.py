@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data import subsets, transforms
 from data.corruption import corrupt_labels, pixel_permutations
@@ -291,8 +292,13 @@ class _Maker:
         mean = std = None
         if not self.unnormalize:
             constants = normalization(self.spec, self.upscale, self.padded)
-            mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in constants)
+            mean, std = (self._image_of(values) for values in constants)
         return functools.partial(transforms.normalize, mean=mean, std=std, memory_format=self.memory_format)
+
+    def _image_of(self, values: Sequence[float]) -> Tensor:
+        """(1, C, H, W): an image in the layout of the batches, with one value a channel."""
+        channels = torch.tensor(values, device=self.device)[:, None, None]
+        return channels.expand(1, -1, *self.image_size).contiguous(memory_format=self.memory_format)
 
     def loader(
         self,

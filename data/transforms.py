@@ -52,7 +52,8 @@ def normalize(
     The same operations in the same order as torchvision's ToTensor and Normalize, so the same bits.
 
     Args:
-        mean, std: (C, 1, 1).
+        mean, std: what broadcasts to (B, C, H, W). In channels_last on the CPU, (1, C, H, W) in that format takes
+            a quarter of the time of (C, 1, 1), of which no more than the values of one pixel are taken at once.
     """
     images = images.to(torch.float32, memory_format=memory_format, copy=True).div_(255)
     return images if mean is None else images.sub_(mean).div_(std)

@@ -937,6 +937,23 @@ def test_folder_batches_leave_the_global_generator_alone(tmp_path, workers):
         assert torch.rand(1).equal(expected)
 
 
+def test_the_network_computes_on_all_threads_between_batches_of_a_folder(tmp_path, monkeypatch):
+    write_images(tmp_path)
+    threads, while_finishing = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        train = load_folder(tmp_path, workers=1).train
+        finish = train.finish
+        monkeypatch.setattr(
+            train, "finish", lambda images: while_finishing.append(torch.get_num_threads()) or finish(images)
+        )
+        between = [torch.get_num_threads() for _ in train]
+    finally:
+        torch.set_num_threads(threads)
+    assert set(between) == {3}
+    assert set(while_finishing) == {1}  # the workers have the other cores
+
+
 def test_augmented_folder_images_are_resized_crops_and_flips(tmp_path):
     """Of an image that grows brighter to the right and greener to the bottom, the corners tell the crop."""
     ramp = np.linspace(0, 255, 300)
