@@ -33,15 +33,17 @@ def read_idx(path: Path) -> np.ndarray:
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a file")
     try:
-        content = path.read_bytes()
         if path.suffix == ".gz":
-            content = gzip.decompress(content)
+            content = np.frombuffer(bytearray(gzip.decompress(path.read_bytes())), np.uint8)
+        else:
+            content = np.fromfile(path, np.uint8)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+    head = bytes(content[: 4 + 4 * 255])
+    if len(head) < 4 or head[:3] != b"\0\0\x08" or len(head) < 4 + 4 * head[3]:
         raise DataError(f"{path} is not an IDX file of bytes")
-    shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * len(shape))
+    shape = struct.unpack_from(f">{head[3]}I", head, 4)
+    values = content[4 + 4 * len(shape) :]
     if values.size != math.prod(shape):
         raise DataError(f"{path} is damaged: {values.size} bytes for an array of shape {shape}")
     try:
@@ -61,7 +63,7 @@ def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], 
         raise DataError(f"{labels_file} holds an array of shape {labels.shape} for {len(images)} images")
     if labels.max() >= num_classes:
         raise DataError(f"{labels_file} holds the label {labels.max()}; there are {num_classes} classes")
-    return ArraySource(torch.from_numpy(images[:, None].copy()), labels.astype(np.int64))
+    return ArraySource(torch.from_numpy(images[:, None]), labels.astype(np.int64))
 
 
 def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):
