@@ -581,7 +581,7 @@ def train(
     if distributed.WORLD_SIZE > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
-            step.net = DistributedDataParallel(net, broadcast_buffers=False)
+            step.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
     if args.compile:
         step = compile_step(step, device=next(net.parameters()).device)
     result = None

@@ -95,6 +95,13 @@ def on_ranks(module, *options, size: int = 2) -> list[Ended]:
     return Ranks(lambda: run_main(module, *options), size).wait()
 
 
+def torchrun_command(program: str, *options, restarts: int = 0) -> list[str]:
+    """The command line of a program in two processes under the real torchrun."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", restarts)
+    python, *arguments = command(program, *options)
+    return [python, *map(str, torchrun), *arguments]
+
+
 def weights(path) -> dict[str, torch.Tensor]:
     content = torch.load(path, weights_only=True)
     return content.get("model_state_dict", content)
@@ -197,6 +204,19 @@ def _logs_of(*runs: str) -> list[str]:
     """What each run has logged, in all its processes."""
     logs = [log.read_text() for log in Path("log", FOLDER).iterdir()]
     return ["".join(log for log in logs if f" {run}/{FOLDER}/" in log) for run in runs]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+def test_compiled_ranks_train_as_ranks_that_are_not():
+    options = (*LENET, "--subsample-classes", 2, "--lr", 0.02, "--seed", 1, "--batch-size", 900, "--epochs", 2)
+    assert [ended.status for ended in on_ranks(train, *options, "--models-path", "plain")] == [0, 0]
+    torchrun = torchrun_command("train.py", *options, "--models-path", "compiled", "--compile")
+    finished = subprocess.run(torchrun, capture_output=True, text=True, timeout=300)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    plain, compiled = (weights(f"{run}/{FOLDER}/lenet_2.pt") for run in ("plain", "compiled"))
+    for name, weight in compiled.items():
+        torch.testing.assert_close(weight, plain[name], atol=1e-6, rtol=1e-4)
+    assert not same(compiled, plain)  # which shows that something was compiled
 
 
 def test_dropout_of_rank_0_is_that_of_one_process_and_others_have_their_own(monkeypatch):
@@ -407,11 +427,8 @@ def test_run_whose_rank_is_killed_goes_on_under_torchrun_with_the_same_weights(t
     epochs = 60 if torture else 6
     options = (*UNEVEN, "--epochs", epochs, "--resume-from", "latest")
     assert [ended.status for ended in on_ranks(train, *options, "--models-path", "undisturbed")] == [0, 0]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "9")
-    _, *arguments = command("train.py", *options, "--models-path", "killed")
-    process = subprocess.Popen(
-        [sys.executable, *torchrun, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    torchrun = torchrun_command("train.py", *options, "--models-path", "killed", restarts=9)
+    process = subprocess.Popen(torchrun, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for number in range(5 if torture else 1):
         while not Path(f"killed/{FOLDER}/lenet_{10 * number}.tar").exists() and process.poll() is None:
             time.sleep(0.01)
