@@ -171,6 +171,8 @@ def main(argv=None) -> int:
         # Of the command that measures this snapshot alone: the results are the same.
         asked = argparse.Namespace(**{**vars(args), "load_from": source.name if args.load_from else None})
         results["provenance"] = provenance("compute_projections.py", asked, device)
+        if "provenance" in content:
+            results["trained_by"] = content["provenance"]
         if "init_seed" in content:
             results["init_seed"] = content["init_seed"]
         for key in ACCURACIES:

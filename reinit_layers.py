@@ -224,6 +224,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     results = as_results(args, snapshot, measured, rows, bias, rand_seed)
 
     results["provenance"] = provenance("reinit_layers.py", args, device)
+    if "provenance" in recorded:
+        results["trained_by"] = recorded["provenance"]
     stem = snapshots.result_stem(args.load_from)
     path = results_folder / f"reinit_{stem}.json"
     write_json(results, path)

@@ -7,25 +7,27 @@
 # which is itself something that could be learned.
 source "$(dirname "$0")/common.sh"
 
-dataset=fashion_mnist
-for seed in $SEEDS; do
-    for noise in 0 0.2 0.6 1 -1; do
-        case $noise in
-            0) folder=$dataset/lenet ;;
-            -1) folder=$dataset/pixel_shuffle/lenet ;;
-            1) folder=$dataset/noise_100/lenet ;;
-            *) folder=$dataset/noise_${noise#0.}0/lenet ;;
-        esac
-        [[ $noise == 0 ]] && noisy=() || noisy=(--noise "$noise" --noise-seed "$seed")
-        train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02 "${noisy[@]}"
-        project $folder/"$seed" --dataset $dataset --seed "$seed"
+for dataset in mnist fashion_mnist; do
+    for seed in $SEEDS; do
+        for noise in 0 0.2 0.6 1 -1; do
+            case $noise in
+                0) folder=$dataset/lenet ;;
+                -1) folder=$dataset/pixel_shuffle/lenet ;;
+                1) folder=$dataset/noise_100/lenet ;;
+                *) folder=$dataset/noise_${noise#0.}0/lenet ;;
+            esac
+            [[ $noise == 0 ]] && noisy=() || noisy=(--noise "$noise" --noise-seed "$seed")
+            train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02 "${noisy[@]}"
+            project $folder/"$seed" --dataset $dataset --seed "$seed"
+        done
     done
+    "$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" \
+        --output $RESULTS/learning_lenet_$dataset \
+        --note "A corrupted label is never the true one: at 100 % every image is labelled as one of the classes that it
+does not belong to, which could itself be learned." \
+        "true labels" $RUNS/results/$dataset/lenet \
+        "20 % corrupted" $RUNS/results/$dataset/noise_20/lenet \
+        "60 % corrupted" $RUNS/results/$dataset/noise_60/lenet \
+        "100 % corrupted" $RUNS/results/$dataset/noise_100/lenet \
+        "shuffled pixels" $RUNS/results/$dataset/pixel_shuffle/lenet
 done
-"$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" --output $RESULTS/learning_lenet_$dataset \
-    --note "A corrupted label is never the true one: at 100 % every image is labelled as one of the classes that it does
-not belong to, which could itself be learned." \
-    "true labels" $RUNS/results/$dataset/lenet \
-    "20 % corrupted" $RUNS/results/$dataset/noise_20/lenet \
-    "60 % corrupted" $RUNS/results/$dataset/noise_60/lenet \
-    "100 % corrupted" $RUNS/results/$dataset/noise_100/lenet \
-    "shuffled pixels" $RUNS/results/$dataset/pixel_shuffle/lenet

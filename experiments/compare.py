@@ -159,9 +159,13 @@ def save(figure, output: Path, what: str) -> None:
 
 def write_table(args: argparse.Namespace, explanation: str, tables: list[str], files: list[Path]) -> None:
     """Write the tables, with what the results were made with and when."""
-    made = comparison.made_by([comparison.read(path) for path in files])
+    results = [comparison.read(path) for path in files]
     date = datetime.date.fromtimestamp(max(path.stat().st_mtime for path in files))
-    text = "\n\n".join([f"# {args.title}", explanation, *tables, f"Measured on {date:%Y-%m-%d}: {made}"])
+    made = [f"Measured on {date:%Y-%m-%d}: {comparison.made_by([one.get('provenance', {}) for one in results])}"]
+    trained = [one["trained_by"] for one in results if "trained_by" in one]  # not recorded of an initialization
+    if trained:
+        made.insert(0, f"Trained: {comparison.made_by(trained)}")
+    text = "\n\n".join([f"# {args.title}", explanation, *tables, *made])
     path = args.output.with_suffix(".md")
     with atomic_write(path, "w") as file:
         file.write(text + "\n")

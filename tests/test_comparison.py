@@ -108,12 +108,24 @@ def test_bias_is_compared_over_seeds_and_groups():
         for seed, (first, second) in seeds.items():
             folder = Path(group, str(seed))
             write_projections(folder, "lenet_init_0", 0, {"a": 0.5, "b": 0.375})
-            write_projections(folder, "lenet_0", 1, {"a": first, "b": second}, top1_acc=80.0 + seed)
+            trained_by = {
+                "device": "a device",
+                "python": "3.1",
+                "torch": "2.0",
+                "torchvision": "1.0",
+                "commit": "abc",
+            }
+            more = {"top1_acc": 80.0 + seed, "trained_by": {**trained_by, "torch": f"2.{seed}"}}
+            write_projections(folder, "lenet_0", 1, {"a": first, "b": second}, **more)
     options = ("--title", "LeNet", "--epoch", 1, "--output", "out/bias")
     finished = compared("bias", *options, "--note", "Half of it.", "true labels", "true", "corrupted", "noise")
     assert (finished.returncode, finished.stderr) == (0, "")
     table = Path("out/bias.md").read_text()
     assert "\n\nHalf of it.\n\n| layer |" in table
+    assert (
+        "\n\nTrained: a device, Python 3.1, PyTorch 2.1 / 2.2, torchvision 1.0, commit abc\n\nMeasured on "
+        in table
+    )
     # mass: mean and standard deviation of 0.75 and 0.875; one of the two has a p-value of 0.01
     assert row(table, "a") == ["a", "8", "0.14", "0.81 ± 0.09, -0.156, 1/2", "0.50 ± 0.00, +0.000, 0/2"]
     assert row(table, "b")[3] == "0.75 ± 0.35, -0.125, 1/2"

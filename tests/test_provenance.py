@@ -38,6 +38,9 @@ def test_results_and_snapshots_say_what_made_them():
         "compute_projections.py": json.loads((RESULTS / "lenet_0.json").read_text())["provenance"],
         "reinit_layers.py": json.loads((RESULTS / "reinit_lenet_0.json").read_text())["provenance"],
     }
+    for name in ("lenet_0", "reinit_lenet_0"):  # what has been measured says who trained it
+        assert json.loads((RESULTS / f"{name}.json").read_text())["trained_by"] == made["train.py"]
+    assert "trained_by" not in json.loads((RESULTS / "lenet_init_0.json").read_text())
     for program, by in made.items():
         assert by["program"] == program
         assert f'version = "{by["version"]}"' in (ROOT / "pyproject.toml").read_text()
@@ -51,6 +54,17 @@ def test_results_and_snapshots_say_what_made_them():
     assert made["compute_projections.py"]["arguments"]["load_from"] == str(snapshot)
     assert made["compute_projections.py"]["arguments"]["normalize"] is True
     assert made["reinit_layers.py"]["arguments"]["inits_from"] == "inits.txt"
+
+
+def test_result_of_final_weights_says_who_trained_them_where_the_training_state_is_beside_them():
+    trained()
+    final = ("--load-from", FOLDER / "lenet_1.pt", "--rand")
+    assert run_main(reinit_layers, *QUICK, *final) == 0
+    result = json.loads((RESULTS / "reinit_lenet_1.json").read_text())
+    assert result["trained_by"] == torch.load(FOLDER / "lenet_0.tar", weights_only=True)["provenance"]
+    (FOLDER / "lenet_0.tar").unlink()
+    assert run_main(reinit_layers, *QUICK, *final) == 0
+    assert "trained_by" not in json.loads((RESULTS / "reinit_lenet_1.json").read_text())
 
 
 def test_commit_is_that_of_the_checkout_and_none_without_one(tmp_path, monkeypatch):

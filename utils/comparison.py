@@ -316,8 +316,8 @@ def mean_of_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"layers": first["layers"], "relative_drop": drops, "top1_test": top1}
 
 
-def made_by(results: Sequence[Mapping[str, Any]]) -> str:
-    """On what device and with which versions results were made, in a line; differing ones one after the other."""
+def made_by(provenances: Sequence[Mapping[str, Any]]) -> str:
+    """On what device and with which versions something was made, in a line; differing ones one after the other."""
     keys = {
         "device": "",
         "python": "Python ",
@@ -327,6 +327,6 @@ def made_by(results: Sequence[Mapping[str, Any]]) -> str:
     }
     parts = []
     for key, word in keys.items():
-        values = {str(result.get("provenance", {}).get(key, "not recorded")) for result in results}
+        values = {str(provenance.get(key, "not recorded")) for provenance in provenances}
         parts.append(word + " / ".join(sorted(values)))
     return ", ".join(parts)

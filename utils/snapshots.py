@@ -15,6 +15,7 @@ numbers, strings, None, and dicts, lists and tuples of them. A file that needs m
 
 import errno
 import io
+import json
 import pickle
 import pickletools
 import re
@@ -323,10 +324,20 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         "config": isinstance(content.get("config", {}), dict),
         "class_names": _is_list_of(str, content.get("class_names", [])),
         "tensorboard_step": isinstance(content.get("tensorboard_step", 0), int),
+        "provenance": _is_json_object(content.get("provenance", {})),
     }
     for key, is_sound in sound.items():
         if not is_sound:
             raise SnapshotError(f"{path} is no snapshot: {key} is not what it is in one")
+
+
+def _is_json_object(value: Any) -> bool:
+    """Whether results can record it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, dict)
 
 
 def _is_list_of(kind: type, value: Any) -> bool:
