@@ -68,7 +68,7 @@ class MemoryLoader:
         for first in range(0, len(batches), self.batches_at_once):
             parts = batches[first : first + self.batches_at_once]
             chosen = torch.cat([order_on_device[part] for part in parts])
-            images = self.images[chosen]
+            images = self.images.index_select(0, chosen)  # which copies whole images, indexing with [] each pixel
             if self.upscaled_side is not None:
                 images = transforms.zero_pad(transforms.upscale(images, self.upscaled_side), self.padding)
             if corners is not None:

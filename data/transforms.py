@@ -28,14 +28,20 @@ def crop(images: Tensor, corners: Tensor) -> Tensor:
     Args:
         corners: (B, 2) row and column of each image's upper left corner, in [0, 2 * CROP_PADDING].
     """
-    height, width = images.shape[2:]
-    windows = zero_pad(images, CROP_PADDING).unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(images), device=images.device), :, corners[:, 0], corners[:, 1]]
+    count, channels, height, width = images.shape
+    padded = zero_pad(images, CROP_PADDING).contiguous()
+    image, channel, row = (torch.arange(n, device=images.device) for n in (count, channels, height))
+    # Where each row of each crop begins among all pixels: whole rows are copied many times faster than pixels.
+    starts = image[:, None, None] * padded.stride(0) + channel[:, None] * padded.stride(1)
+    starts = starts + (corners[:, 0, None, None] + row) * padded.stride(2) + corners[:, 1, None, None]
+    return padded.view(-1).unfold(0, width, 1).index_select(0, starts.view(-1)).view_as(images)
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     """Mirror left and right the images for which `mirrored`, (B,) bool, is true."""
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    count = len(images)
+    both = torch.cat([images, images.flip(3)])
+    return both.index_select(0, torch.arange(count, device=images.device) + count * mirrored)
 
 
 def permute_pixels(images: Tensor, permutations: Tensor) -> Tensor:
@@ -55,5 +61,5 @@ def normalize(
         mean, std: what broadcasts to (B, C, H, W). In channels_last on the CPU, (1, C, H, W) in that format takes
             a quarter of the time of (C, 1, 1), of which no more than the values of one pixel are taken at once.
     """
-    images = images.to(torch.float32, memory_format=memory_format, copy=True).div_(255)
+    images = images.to(torch.float32, copy=True).contiguous(memory_format=memory_format).div_(255)
     return images if mean is None else images.sub_(mean).div_(std)
