@@ -146,4 +146,5 @@ def test_float32_on_a_gpu_is_not_rounded_unless_asked_for():
         devices.set_precision(torch.device("cuda"), tf32)
         errors[tf32] = (convolution(x).double() - exact).abs().max().item()
     devices.set_precision(torch.device("cuda"))
-    assert errors[False] < 1e-5 < 1e-4 < errors[True]
+    # The largest of 262,144 sums of 576 products: of float32, perhaps by Winograd's algorithm; and of 10 bits.
+    assert errors[False] < 5e-5 < 2e-4 < errors[True]
