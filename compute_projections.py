@@ -255,7 +255,8 @@ def new_network(args) -> Source:
     def read() -> dict[str, Any]:
         torch.manual_seed(used_seed)
         net = build(args.arch, num_classes, spec.in_channels, spec.image_size, args.pretrained)
-        return {"model_state_dict": net.state_dict(), "init_seed": used_seed}
+        content = {"model_state_dict": net.state_dict()}
+        return content if args.pretrained else {**content, "init_seed": used_seed}
 
     return Source(
         name="ImageNet weights" if args.pretrained else f"random initialization with seed {used_seed}",

@@ -380,6 +380,7 @@ def compile_step(step: TrainingStep, device: torch.device) -> nn.Module:
     torch._inductor.config.fallback_random = True
     torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()  # no choice by timing
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # whether to use them is --tf32's choice
     logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # of DDP's own profiling
     # Not dynamic: the last batch of an epoch, which is smaller, gets a graph of its own.
     return torch.compile(step, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")
@@ -416,7 +417,7 @@ def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float,
         optimizer.step()
         losses[index] = loss.detach()
         correct += correct_here
-        del loss, correct_here  # which a CUDA graph would have to copy before it runs again
+        del loss, correct_here  # which the next run of a CUDA graph overwrites
 
     losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
     correct = distributed.sum_(correct)
@@ -704,6 +705,12 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
     """Refuse a batch size that leaves a single image to a batch norm that needs more, at the end of an epoch."""
     ranks = 1 if args.sync_bn else distributed.WORLD_SIZE
     sizes = (min(args.batch_size, dataset.train.num_images), dataset.train.num_images % args.batch_size)
+    if args.sync_bn and args.amp and any(0 < size < distributed.WORLD_SIZE for size in sizes):
+        # PyTorch's synchronized batch norm then exchanges float32 with some ranks, and bfloat16 with those.
+        raise UsageError(
+            f"--batch-size {args.batch_size}: some processes would have no image of the last batch, with which "
+            "--sync-bn and --amp do not go together; choose another"
+        )
     if not any(1 in (size // ranks, -(-size // ranks)) for size in sizes):
         return
     with torch.device("meta"):

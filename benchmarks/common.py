@@ -54,20 +54,20 @@ def spread(values: Sequence[float], form: str = ",.0f") -> str:
 
 
 def measure(
-    ways: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
+    ways: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, list[float]]:
     """Seconds that each way takes, several times, in turn, so that a busy machine disturbs all alike.
 
-    The first round warms up and is not counted. What is still under way on the GPU is waited for.
+    The first rounds warm up and are not counted. What is still under way on the GPU is waited for.
     """
     seconds = {name: [] for name in ways}
-    for repetition in range(repetitions + 1):
+    for repetition in range(1 - warm_up, repetitions + 1):
         for name, way in ways.items():
             synchronize(device)
             start = time.perf_counter()
             way()
             synchronize(device)
-            if repetition:
+            if repetition > 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 

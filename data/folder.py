@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,8 @@ from data.registry import ImageError
 from data.subsets import batch_slices
 from data.transforms import UPSCALED, UPSCALED_PADDED, permute_pixels, zero_pad
 from utils.seeds import derive
+
+LONGEST_TEMPDIR = 70  #: characters; the socket's own name has up to 35
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class FolderLoader:
                 num_workers=self.workers,
                 persistent_workers=self.workers > 0 and self.random_order,
                 pin_memory=self.device.type == "cuda",
-                worker_init_fn=_leave_signals_to_the_main_process,
+                worker_init_fn=_begin_work,
                 # Else it draws from the global generator, at times that depend on the workers: dropout would too.
                 generator=torch.Generator(),
             )
@@ -167,8 +170,20 @@ def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
     if not images:  # of a batch with fewer images than there are ranks
         return torch.empty(0, 3, UPSCALED, UPSCALED, dtype=torch.uint8)
     broken = next((image for image in images if isinstance(image, ImageError)), None)
+    if broken is not None:
+        return broken
     # Pixel by pixel, as PIL has them: copied as they lie, not channel by channel.
-    return broken or torch.stack([image.movedim(0, 2) for image in images]).movedim(3, 1)
+    batch = torch.empty(len(images), UPSCALED, UPSCALED, 3, dtype=torch.uint8)
+    if torch.utils.data.get_worker_info() is not None:
+        try:
+            batch.share_memory_()  # here: after this function a failure would leave the main process waiting
+        except (OSError, RuntimeError) as error:
+            needed = f"{batch.nbytes / 2**20:.0f} MiB of shared memory for a batch cannot be had"
+            return ImageError(
+                f"{needed} ({str(error).splitlines()[0]}): give a smaller --batch-size, or --workers 0"
+            )
+    torch.stack([image.movedim(0, 2) for image in images], out=batch)
+    return batch.movedim(3, 1)
 
 
 @contextlib.contextmanager
@@ -182,6 +197,10 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _begin_work(worker: int) -> None:
+    """What a worker does first: signals are for the main process, which stops it by SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # Batches go to the main process through a socket in a temporary folder, whose path may have 107 characters.
+    if len(tempfile.gettempdir()) > LONGEST_TEMPDIR:
+        tempfile.tempdir = "/tmp"

@@ -29,6 +29,8 @@ def crop(images: Tensor, corners: Tensor) -> Tensor:
         corners: (B, 2) row and column of each image's upper left corner, in [0, 2 * CROP_PADDING].
     """
     count, channels, height, width = images.shape
+    if not count:  # a rank's share of a batch with fewer images than there are ranks
+        return images
     padded = zero_pad(images, CROP_PADDING).contiguous()
     image, channel, row = (torch.arange(n, device=images.device) for n in (count, channels, height))
     # Where each row of each crop begins among all pixels: whole rows are copied many times faster than pixels.

@@ -52,6 +52,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.kind == "bias" and len(args.groups) % 2:
         parser.error("LABEL FOLDER: give each folder a label")
+    if args.kind == "bias" and len(set(args.groups[::2])) < len(args.groups) // 2:
+        parser.error("LABEL FOLDER: give each folder a label of its own")
+    if not args.output.name:
+        parser.error("--output: give the files a name")
     return args
 
 
@@ -142,6 +146,8 @@ def compare_networks(args: argparse.Namespace) -> None:
         content = comparison.read(path)
         if "net" not in content:
             raise ResultError(f"{path} is no result of compute_projections.py")
+        if content["arch"] in results:
+            raise ResultError(f"{path} is a second result of {content['arch']}: give one of each network")
         results[content["arch"]] = content
     save(plots.masses_of_networks(results, args.title), args.output, "mass")
     explanation = (
@@ -162,11 +168,12 @@ def write_table(args: argparse.Namespace, explanation: str, tables: list[str], f
     results = [comparison.read(path) for path in files]
     date = datetime.date.fromtimestamp(max(path.stat().st_mtime for path in files))
     made = [f"Measured on {date:%Y-%m-%d}: {comparison.made_by([one.get('provenance', {}) for one in results])}"]
-    trained = [one["trained_by"] for one in results if "trained_by" in one]  # not recorded of an initialization
+    # Not recorded of an initialization.
+    trained = [one["trained_by"] for one in results if isinstance(one.get("trained_by"), dict)]
     if trained:
         made.insert(0, f"Trained: {comparison.made_by(trained)}")
     text = "\n\n".join([f"# {args.title}", explanation, *tables, *made])
-    path = args.output.with_suffix(".md")
+    path = args.output.with_name(f"{args.output.name}.md")
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
     print("\n\n".join(tables))

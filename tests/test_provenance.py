@@ -80,6 +80,11 @@ def test_commit_is_that_of_the_checkout_and_none_without_one(tmp_path, monkeypat
     subprocess.run([*git, "commit", "-qm", "first"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     assert ask()["commit"] == head
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.py").write_text("")
+    assert ask()["commit"] == f"{head}-dirty"  # with a network that is in no commit
+    (tmp_path / "models" / "tiny.py").unlink()
+    assert ask()["commit"] == head
     (tmp_path / "pyproject.toml").write_text('version = "7.9"\n')
     assert ask() == {"version": "7.9", "commit": f"{head}-dirty"}
 

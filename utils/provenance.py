@@ -58,6 +58,18 @@ def _program_version() -> dict[str, str | None]:
             # Of the code alone: results that are kept in the repository change nothing.
             changes = [*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.txt", "*.toml"]
             changed = subprocess.run(changes, capture_output=True).returncode
+            # Networks and datasets that were added, one file each.
+            added = [
+                *git,
+                "ls-files",
+                "--others",
+                "--exclude-standard",
+                "--",
+                "data/*.py",
+                "models/*.py",
+                "utils/*.py",
+            ]
+            changed = changed or subprocess.run(added, capture_output=True).stdout
             commit = head.stdout.strip() + ("-dirty" if changed else "")
         except (OSError, subprocess.CalledProcessError):  # no git here, or none that may read this checkout
             commit = None

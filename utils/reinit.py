@@ -5,6 +5,7 @@ network gets earlier weights back (their re-initialization) or fresh random ones
 stay trained, and the accuracy on the test set is measured.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 import models
 from utils import distributed
 from utils.metrics import NotFiniteError, count_correct
+
+EXACT_LAYERS = 8  #: up to which the p-value of a correlation counts all 8! pairings
 
 
 class Replacement(NamedTuple):
@@ -65,10 +68,12 @@ def rank_correlation(mass: Sequence[float], drops: Sequence[float | None] | None
         drops: of each layer, when it is reset to its initialization; None: not measured.
 
     Returns:
-        `spearman` in [-1, 1] and its two-sided `p_value` (t distribution, as scipy.stats.spearmanr gives it); None
-        for both where it is not defined: fewer than three layers, or one of the two is the same for all.
+        `spearman` in [-1, 1] and its two-sided `p_value`: exact up to EXACT_LAYERS layers, from all ways to pair
+        bias and drops; for more from the t distribution, which gives far too little for few layers (0 for three in
+        order, where the least possible is 1/3). None for both where it is not defined: fewer than three layers, or
+        one of the two is the same for all.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import permutation_test, rankdata, spearmanr
 
     undefined = {"spearman": None, "p_value": None}
     if drops is None or None in drops or len(mass) < 3:
@@ -78,7 +83,15 @@ def rank_correlation(mass: Sequence[float], drops: Sequence[float | None] | None
     if len(set(bias)) == 1 or len(set(drops)) == 1:
         return undefined
     result = spearmanr(bias, drops)
-    return {"spearman": float(result.statistic), "p_value": float(result.pvalue)}
+    p_value = result.pvalue
+    if len(mass) <= EXACT_LAYERS:
+        ranks, others = (rankdata(values) - (len(values) + 1) / 2 for values in (bias, drops))
+
+        def covariance(ranks, axis):  # of the ranks, which orders the pairings as the correlation does
+            return (ranks * others).sum(axis)
+
+        p_value = permutation_test((ranks,), covariance, permutation_type="pairings", n_resamples=math.inf).pvalue
+    return {"spearman": float(result.statistic), "p_value": float(p_value)}
 
 
 class _Branch:
@@ -97,13 +110,15 @@ class _Branch:
         """The replacing weights in the place, type and layout of the trained ones: the same kernels take them."""
         return {name: torch.empty_like(self.trained[name]).copy_(weight) for name, weight in self.replaced.items()}
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.replaced if self.resident else self._on_device()
+
     def is_trained(self) -> bool:
         """Whether the replacement changes nothing."""
-        return all(torch.equal(weight, self.trained[name]) for name, weight in self._on_device().items())
+        return all(torch.equal(weight, self.trained[name]) for name, weight in self.weights().items())
 
     def __call__(self, x: Tensor) -> Tensor:
-        parameters = self.replaced if self.resident else self._on_device()
-        return torch.func.functional_call(self.segment, parameters, (x,))
+        return torch.func.functional_call(self.segment, self.weights(), (x,))
 
 
 @torch.inference_mode()
