@@ -1,6 +1,6 @@
 # make demo     from nothing to the paper's picture: train LeNet on the images that are here, measure its snapshots,
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
-# make test     the tests
+# make test     the tests; with CUDA=1 those of a GPU too
 # make torture  the tests with the long versions of the attacks on the programs, and what they came to
 # make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
 # make lint     ruff
@@ -31,6 +31,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+	$(if $(CUDA),$(BIN)/python -m pytest -m cuda)
 
 torture: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --torture

@@ -1,5 +1,8 @@
 """Every test runs in a folder of its own, on one thread: the tests run side by side.
 
+A GPU is for the tests marked `cuda` alone, with `-m cuda`: where PyTorch sees one, a process that has trained
+cannot be forked into ranks that train, which the tests of several processes do.
+
 `--torture` makes the attacks on the programs long. What a test has attacked, and how often, it tells the fixture
 `count`; the sums stand at the end of such a run.
 """
@@ -16,6 +19,11 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--torture", action="store_true", help="the long versions of the attacks on the programs")
+
+
+def pytest_configure(config):
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before the workers start, and before anything asks for a GPU
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+                item.add_marker(pytest.mark.skip(reason="there is no GPU, or no `-m cuda`"))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -9,6 +9,7 @@ import pickle
 import resource
 import struct
 import subprocess
+import time
 import types
 import warnings
 import zipfile
@@ -714,6 +715,33 @@ def test_broken_image_ends_a_run_in_one_line_that_names_it(name, augmentation, i
     assert peak() - before < GIGABYTE
     assert not CANARY.exists()
     count("hostile files refused")
+
+
+def test_broken_image_ends_a_run_whose_workers_stay_for_the_next_epoch(images):
+    Path(images, "train", "apple", "broken.jpg").write_bytes(b"text")
+    began = time.monotonic()
+    finished = shell("train.py", *IMAGENET, "--epochs", 2, "--batch-size", 2, "--shuffle", "--workers", 2)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert "train/apple/broken.jpg cannot be read" in line
+    assert time.monotonic() - began < 120  # it waited for them for ever
+
+
+def test_long_path_of_temporary_files_does_not_stop_the_workers(images, tmp_path):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    options = (*IMAGENET, "--epochs", 1, "--batch-size", 8, "--shuffle", "--workers", 1)
+    finished = shell("train.py", *options, env={**os.environ, "TMPDIR": str(folder)})
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_missing_shared_memory_is_told_by_the_worker(images, monkeypatch):
+    def none_left(tensor):
+        raise RuntimeError("unable to allocate shared memory: No space left on device")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", none_left)  # which the workers, forked, have too
+    with pytest.raises(data.ImageError, match=r"1 MiB of shared memory for a batch cannot be had .*--workers 0"):
+        list(data.load("imagenet", images, 8, workers=1, shuffle=True).train)
 
 
 def test_name_that_is_no_text_is_told_by_the_program_with_escapes(images, count):
