@@ -51,7 +51,7 @@ from utils.program import (
     seed,
 )
 from utils.provenance import provenance
-from utils.results import write_json
+from utils.results import differing_options, write_json
 from utils.snapshots import SnapshotError
 
 #: Of a training state, in percent: on the images that training was watched with, and on the batches trained on.
@@ -147,15 +147,18 @@ def main(argv=None) -> int:
     def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
         return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
 
-    initial = None
+    initial = initial_fingerprint = None
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, wanted)
+        initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
     sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
     alone = len(sources) + len(damaged) == 1
 
     log = None
+    replaced: list[str] = []
+    otherwise_initialized: list[str] = []
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(sources, unit=" snapshots"):
         try:
@@ -178,6 +181,13 @@ def main(argv=None) -> int:
         for key in ACCURACIES:
             if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
                 results[key] = content[key]
+        differing = differing_options(source.result, results)
+        if differing:
+            replaced.append(f"{source.result} held results with other {', '.join(differing)}, which are replaced")
+        if None not in (initial_fingerprint, content.get("initial_weights")) and (
+            content["initial_weights"] != initial_fingerprint
+        ):
+            otherwise_initialized.append(f"{args.init_from} is not what {source.name} was trained from")
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
             log = start_log(args, sources, device)
@@ -202,6 +212,10 @@ def main(argv=None) -> int:
         for run in runs.values():
             for figure in draw(run, args):
                 log.info("figure: %s", figure)
+    for warnings in (otherwise_initialized, replaced):
+        if warnings:
+            more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+            log.warning("%s%s", warnings[0], more)
     for problem in damaged:
         log.error("%s", problem)
     close_log(log)

@@ -48,7 +48,7 @@ from utils.program import (
     workers,
 )
 from utils.provenance import provenance
-from utils.results import write_json
+from utils.results import differing_options, write_json
 from utils.resume import difference, is_sound
 
 RAND = "rand"  #: the row of the fresh random initialization
@@ -176,7 +176,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     with memory_for("the network"):
         net.to(device, torch.float32, memory_format=devices.memory_format(device, args.amp))
 
-    initializations = read_initializations(paths, args, net, layers, config, warnings)
+    initializations = read_initializations(paths, args, net, layers, recorded, warnings)
     rand_seed = None
     if args.rand:
         trained_with = args.seed if args.seed is not None else config.get("seed")
@@ -228,8 +228,17 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         results["trained_by"] = recorded["provenance"]
     stem = snapshots.result_stem(args.load_from)
     path = results_folder / f"reinit_{stem}.json"
+    differing = differing_options(path, results)
     write_json(results, path)
     log.info(report(results))
+    chance = 100 / test_set.num_classes
+    if measured.top1 / 2 < chance:
+        log.warning(
+            f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %): even a layer that is "
+            "needed may not be critical"
+        )
+    if differing:
+        log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
     from utils import plots
 
@@ -311,12 +320,15 @@ def read_initializations(
     args: argparse.Namespace,
     net: nn.Module,
     layers: list[models.Layer],
-    config: dict[str, Any],
+    trained: dict[str, Any],
     warnings: list[str],
 ) -> list[Initialization]:
     """The snapshots that layers are reset to, by epoch; of each only the weights of these layers are read.
 
-    Adds to the warnings where one records another configuration than `config`, that of the trained network.
+    Adds to the warnings where one is of another run than the trained network, as far as the two tell.
+
+    Args:
+        trained: what the trained network's training state records.
 
     Raises:
         SnapshotError: one is damaged, or of another network.
@@ -324,6 +336,7 @@ def read_initializations(
     """
     wanted = {f"{layer.name}.{name}" for layer in layers for name in ("weight", "bias")}
     expected = net.state_dict()
+    config = trained.get("config") or {}
     found: dict[int, Initialization] = {}
     for path in paths:
         content = snapshots.load(path, wanted.__contains__)
@@ -338,6 +351,9 @@ def read_initializations(
             differing = difference(config, content["config"], ignore={"seed_given"})
             if differing:
                 warnings.append(f"{path} is of another run than the trained network: {differing}")
+        started_from = trained.get("initial_weights")
+        if started_from is not None and snapshots.initial_fingerprint(path, content) not in (None, started_from):
+            warnings.append(f"{path} is not what {args.load_from} was trained from")
         epoch = snapshots.epochs_trained(path, content)
         if epoch is None:
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")

@@ -576,6 +576,7 @@ def train(
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
+    initial_weights = initialization(net, start)
     made_by = provenance("train.py", args, next(net.parameters()).device)
     made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
     step = TrainingStep(net)
@@ -648,6 +649,7 @@ def train(
                         "class_names": dataset.class_names,
                         "tensorboard_step": epoch + 1,
                         "provenance": made_by,
+                        "initial_weights": initial_weights,
                     }
                     snapshots.save(state, path)
                     del state  # and the copies of weights in it
@@ -661,6 +663,13 @@ def train(
         snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE
+
+
+def initialization(net: nn.Module, start: resume.Start) -> str | None:
+    """The fingerprint of the weights that a run has been trained from since epoch 0; None: not known."""
+    if start.snapshot is not None and "epoch" in start.snapshot:
+        return start.snapshot.get("initial_weights")
+    return None if start.first_epoch else snapshots.fingerprint(snapshots.bare_weights(net))
 
 
 def evaluate_after(epoch: int, net: nn.Module, batches, what: str) -> Evaluation:

@@ -288,7 +288,7 @@ def what_is_read(monkeypatch) -> set[str]:
     return read
 
 
-@pytest.mark.parametrize("row", wrong_uses(), ids=lambda row: f"{row.program} {row.options.strip()[:80]}")
+@pytest.mark.parametrize("row", list(wrong_uses()), ids=lambda row: f"{row.program} {row.options.strip()[:80]}")
 def test_wrong_use_is_named_before_anything_is_read_or_written(
     row, things, what_is_read, monkeypatch, capsys, tmp_path, count
 ):

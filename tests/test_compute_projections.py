@@ -14,6 +14,7 @@ import torch
 
 import compute_projections
 import models
+import train
 from tests.programs import REFERENCE, ROOT, files_below, refused, shell
 
 LENET = ("--arch", "lenet", "--dataset", "mnist")
@@ -235,6 +236,24 @@ def test_classes_of_bare_weights_are_those_of_the_training_states_beside_them(ca
     compute_projections.classes_recorded_beside.cache_clear()
     assert run(*options, "--load-from", folder) == 2
     assert "--subsample-classes gives the number of classes" in capsys.readouterr().err
+
+
+def test_distance_from_another_initialization_is_warned_about(capsys):
+    here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
+    for seed in ("1", "2"):
+        assert train.main([*here, "--seed", seed, "--epochs", "2", "--snapshot-every", "1"]) == 0
+    mine, other = (Path(f"models/fashion_mnist_mini/lenet/{seed}") for seed in (1, 2))
+    asked = (*here, "--load-from", mine, "--init-from")
+    assert run(*asked, mine / "lenet_init_0.pt") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert run(*asked, other / "lenet_init_0.pt") == 0
+    told = capsys.readouterr().err
+    assert (
+        f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_0.tar'} was trained from (and so on for 1" in told
+    )
+    assert "lenet_init_0.json held results with other --init-from, which are replaced (and so on for 3" in told
+    assert run(*asked, mine / "lenet_0.tar") == 0  # a distance from there
+    assert "trained from" not in capsys.readouterr().err
 
 
 def test_random_initialization_is_that_of_its_seed():
@@ -538,7 +557,7 @@ def test_nonsense_in_a_configuration_is_one_line(config, tmp_path, capsys):
 
 
 def test_run_of_train_is_measured_from_its_folder():
-    train = (
+    training = (
         "--arch",
         "lenet",
         "--dataset",
@@ -550,7 +569,7 @@ def test_run_of_train_is_measured_from_its_folder():
         "--snapshot-every",
         1,
     )
-    assert shell("train.py", *train, "--models-path", "snapshots", "--lr", 0.01).returncode == 0
+    assert shell("train.py", *training, "--models-path", "snapshots", "--lr", 0.01).returncode == 0
     folder = Path("snapshots/fashion_mnist_mini/lenet/1")
     options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
     assert run(*options, "--load-from", folder, "--init-from", folder / "lenet_init_0.pt") == 0

@@ -195,6 +195,46 @@ def test_initialization_of_another_run_is_warned_about(capsys):
     assert f"{second} is of another run than the trained network: --seed 2, not 1" in capsys.readouterr().err
 
 
+@pytest.fixture
+def two_runs() -> tuple[Path, Path]:
+    """The folders of two trained networks, of seeds 1 and 2."""
+    for seed in (1, 2):
+        assert run_main(train, *LENET, "--seed", seed, "--epochs", 1, "--lr", 0.02) == 0
+    return Path("models/fashion_mnist_mini/lenet/1"), Path("models/fashion_mnist_mini/lenet/2")
+
+
+@pytest.mark.parametrize("trained", ["lenet_0.tar", "lenet_1.pt"])
+def test_bare_initialization_of_another_run_is_warned_about(trained, two_runs, capsys):
+    mine, other = two_runs
+    assert run(*LENET, "--load-from", mine / trained, "--inits-from", inits(mine / "lenet_init_0.pt")) == 0
+    assert "trained from" not in capsys.readouterr().err
+    assert run(*LENET, "--load-from", mine / trained, "--inits-from", inits(other / "lenet_init_0.pt")) == 0
+    assert f"{other / 'lenet_init_0.pt'} is not what {mine / trained} was trained from" in capsys.readouterr().err
+
+
+def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsys):
+    mine, other = two_runs
+    trained = ("--load-from", mine / "lenet_1.pt", "--inits-from", inits(mine / "lenet_init_0.pt"))
+    warning = "reinit_lenet_1.json held results with other"
+    for _ in range(2):  # the same command again
+        assert run(*LENET, *trained) == 0
+        assert warning not in capsys.readouterr().err
+    assert run(*LENET, *trained, "--batch-size", 500, "--with-linear") == 0
+    assert f"{warning} --with-linear, which" in capsys.readouterr().err
+    trained = ("--load-from", other / "lenet_1.pt", "--inits-from", inits(other / "lenet_init_0.pt"))
+    assert run(*LENET, *trained, "--with-linear") == 0
+    assert f"{warning} --load-from, --seed of the training, which" in capsys.readouterr().err
+    Path("results/fashion_mnist_mini/lenet/reinit_lenet_1.json").write_text("[1, 2")
+    assert run(*LENET, *trained) == 0
+    assert warning not in capsys.readouterr().err
+
+
+def test_threshold_below_guessing_is_warned_about(capsys):
+    weights = REFERENCE / "lenet_init_0.pt"  # which guesses: ten percent and not much more
+    assert run(*LENET, "--load-from", weights, "--rand") == 0
+    assert "less than guessing gives (10.00 %)" in capsys.readouterr().err
+
+
 def test_snapshots_of_one_epoch_count_once_where_they_are_the_same(capsys):
     shutil.copy(REFERENCE / "lenet_init_0.pt", "lenet_init_0.pt")
     options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from")
@@ -297,5 +337,5 @@ def test_program_starts_from_the_shell():
     options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(REFERENCE / "lenet_0.tar"))
     finished = shell("reinit_layers.py", *LENET, *options)
     assert finished.returncode == 0
-    (line,) = finished.stderr.splitlines()
+    line = finished.stderr.splitlines()[0]
     assert line.endswith("lenet_2.tar does not say how its images were prepared: taken as normalized")

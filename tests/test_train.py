@@ -87,7 +87,7 @@ def test_training_state_has_the_legacy_keys_and_more():
     schedule.load_state_dict(ours["scheduler_state_dict"])
     assert optimizer.param_groups[0]["lr"] == 0.02 * 0.5
     assert (schedule.step_size, schedule.gamma, schedule.last_epoch) == (1, 0.5, 1)
-    assert ours["format"] == 3
+    assert ours["format"] == 4
     assert ours["class_names"] == ["T-shirt/top", "Trouser"]
     assert ours["config"]["seed"] == 1
     assert ours["config"]["num_classes"] == 2
@@ -508,6 +508,36 @@ def test_legacy_training_state_continues_with_its_own_optimizer(capsys):
     state = torch.load("models/fashion_mnist_mini/lenet/1/lenet_3.tar", weights_only=True)
     assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == 0.05
     assert not Path("models/fashion_mnist_mini/lenet/1/lenet_init_0.pt").exists()
+
+
+def test_evaluating_final_weights_prepares_images_as_their_run_did(capsys):
+    assert run(*QUICK, "--unnormalize", "--epochs", 1, "--lr", 0.02) == 0
+    trained = re.findall(r"^test set: .*", capsys.readouterr().out, re.M)
+    for name in ("lenet_0.tar", "lenet_1.pt"):
+        assert run(*LENET, "--resume-from", QUICK_FOLDER / name, "--evaluate") == 0
+        assert re.findall(r"^test set: .*", capsys.readouterr().out, re.M) == trained
+    assert run(*LENET, "--resume-from", QUICK_FOLDER / "lenet_1.pt", "--evaluate-train", "--noise", 1) == 0
+    assert "lenet_1.pt was trained with --noise 0.0, and is evaluated with 1.0" in capsys.readouterr().err
+
+
+def test_counting_epochs_from_elsewhere_without_weights_is_warned_about(capsys):
+    assert run(*QUICK, "--start-epoch", 1, "--epochs", 2) == 0
+    assert "--start-epoch 1: the network is new" in capsys.readouterr().err
+
+
+def test_what_a_run_was_trained_from_is_recorded_and_kept_when_it_goes_on():
+    def recorded(epoch):
+        return torch.load(QUICK_FOLDER / f"lenet_{epoch}.tar", weights_only=True)["initial_weights"]
+
+    assert run(*QUICK, "--epochs", 1, "--snapshot-every", 1) == 0
+    assert run(*QUICK, "--epochs", 2, "--resume-from", "latest") == 0
+    initial = snapshots.load(QUICK_FOLDER / "lenet_init_0.pt")
+    assert recorded(0) == recorded(1) == snapshots.fingerprint(initial["model_state_dict"])
+    others = snapshots.load(REFERENCE / "lenet_init_0.pt")["model_state_dict"]
+    assert recorded(0) != snapshots.fingerprint(others)
+    assert run(*LENET, "--seed", 1, "--epochs", 1, "--resume-from", REFERENCE / "lenet_init_0.pt") == 0
+    state = torch.load("models/fashion_mnist_mini/lenet/1/lenet_0.tar", weights_only=True)
+    assert state["initial_weights"] == snapshots.fingerprint(others)
 
 
 def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):

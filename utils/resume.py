@@ -4,7 +4,6 @@ import argparse
 import errno
 import glob
 import re
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,21 +117,25 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
         SnapshotError: the snapshot is damaged, or none.
         UsageError: an option contradicts it; or there is none of this run, and it was to be evaluated.
     """
-    args.started_from = f"its own initialization at epoch {args.start_epoch}" if args.start_epoch else None
+    args.started_from, untrained = None, []
+    if args.start_epoch:
+        args.started_from = f"its own initialization at epoch {args.start_epoch}"
+        untrained = [f"--start-epoch {args.start_epoch}: the network is new, and its snapshots count these epochs"]
     path, snapshot, warnings = None, None, []
     if args.resume_from == "latest":
         path, snapshot, warnings = find_latest(args)
         if path is None and not training:
             raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
         if path is None:
-            return Start(
-                None, None, args.start_epoch, ["no snapshot of this run yet: it starts from scratch"], warnings
-            )
+            notes = ["no snapshot of this run yet: it starts from scratch"]
+            return Start(None, None, args.start_epoch, notes, warnings + untrained)
     elif args.resume_from is not None:
         path = Path(args.resume_from)
         snapshot = snapshots.load(path)
+        if not training:
+            warnings += adopt_from_beside(args, path, snapshot)
     else:
-        return Start(None, None, args.start_epoch, [], [])
+        return Start(None, None, args.start_epoch, [], untrained if training else [])
     warnings += adopt(args, path, snapshot, training)
     first_epoch = args.start_epoch
     if "epoch" in snapshot:
@@ -142,20 +145,10 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
     if "config" in snapshot:
         args.started_from = snapshot["config"].get("started_from")
     else:
-        args.started_from = f"weights {fingerprint(snapshot['model_state_dict'])} at epoch {first_epoch}"
+        args.started_from = f"weights {snapshots.fingerprint(snapshot['model_state_dict'])} at epoch {first_epoch}"
     if not snapshot["checksums"]:
         warnings.append(f"{path} is an old non-zip file, which carries no checksums: damage would go unnoticed")
     return Start(path, snapshot, first_epoch, [], warnings)
-
-
-def fingerprint(weights: dict[str, torch.Tensor]) -> str:
-    """A checksum of weights, by which they are told from others."""
-    crc = 0
-    for name in sorted(weights):
-        crc = zlib.crc32(
-            weights[name].contiguous().view(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
-        )
-    return f"{crc:08x}"
 
 
 def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
@@ -224,6 +217,32 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any], traini
             )
         setattr(args, name, recorded[name])
     return warnings
+
+
+def adopt_from_beside(args: argparse.Namespace, path: Path, snapshot: dict[str, Any]) -> list[str]:
+    """Let final weights that are evaluated have the configuration of the training state beside them.
+
+    Unlike a training state, they may be evaluated with other options than they were trained with, where those are
+    given.
+
+    Returns:
+        what to warn about: such options.
+    """
+    state = snapshots.beside(path, snapshot)
+    config = state.get("config")
+    if not isinstance(config, dict):
+        return []
+    given = {
+        name: getattr(args, name) for name in IDENTITY if name in args.given and name not in ineffective(args)
+    }
+    snapshot["config"] = {**config, **given}
+    if not given.keys() & {"subsample_classes", "class_sample_seed"}:
+        snapshot["class_names"] = state.get("class_names")
+    return [
+        f"{path} was trained with {option(name)} {config[name]}, and is evaluated with {value}"
+        for name, value in given.items()
+        if name in config and config[name] != value
+    ]
 
 
 def is_sound(name: str, value: Any) -> bool:
@@ -321,5 +340,5 @@ def refuse_to_overwrite(
             there = snapshots.load(files.initial)["model_state_dict"]
         except snapshots.SnapshotError as error:
             raise UsageError(f"{error}; it might be of another run: remove it first") from None
-        if fingerprint(there) != fingerprint(snapshots.bare_weights(net)):
+        if snapshots.fingerprint(there) != snapshots.fingerprint(snapshots.bare_weights(net)):
             raise UsageError(f"{files.initial} holds other initial weights, and would be overwritten: {advice}")

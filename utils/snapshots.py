@@ -5,7 +5,8 @@
                             `top5_acc`, `model_state_dict`, `optimizer_state_dict`, `scheduler_state_dict`, as the
                             authors' program writes it, and since format 2 also `format`, `config` (the arguments
                             that determine the weights), `class_names` and `tensorboard_step`, since format 3
-                            `top1_acc_train_running` and `provenance` (program, arguments, versions, device)
+                            `top1_acc_train_running` and `provenance` (program, arguments, versions, device), since
+                            format 4 `initial_weights` (the fingerprint of the initialization; None: not known)
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 A file by `torch.save` is a zip archive with a CRC-32 of every record, which `torch.load` does not check. Here it
@@ -37,7 +38,7 @@ from utils.logging import printable
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
 
-FORMAT = 3  #: of the .tar files; the authors' files, which carry no number, are format 1
+FORMAT = 4  #: of the .tar files; the authors' files, which carry no number, are format 1
 
 #: What the pickle of a snapshot may name. PyTorch allows more: functions that run no code of the file's, but with
 #: which it can fill the memory (bytearray) or hide what the tensors are.
@@ -155,6 +156,32 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
         name: weight.detach().to("cpu", memory_format=torch.contiguous_format)
         for name, weight in net.state_dict().items()
     }
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """A checksum of weights, by which they are told from others."""
+    crc = 0
+    for name in sorted(weights):
+        crc = zlib.crc32(
+            weights[name].contiguous().view(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
+        )
+    return f"{crc:08x}"
+
+
+def initial_fingerprint(path: Path, content: dict[str, Any]) -> str | None:
+    """The fingerprint of bare weights from before training, of which everything is read; None of other snapshots.
+
+    Args:
+        path: of the snapshot.
+        content: of it, as `load` gives it, with whatever weights.
+
+    Raises:
+        SnapshotError: it is damaged.
+    """
+    epochs = epochs_trained(path, content)
+    if "epoch" in content or epochs is None or epochs > 0:
+        return None
+    return fingerprint(load(path)["model_state_dict"])
 
 
 def check_class_names(path: Path, content: dict[str, Any], class_names: list[str]) -> None:
