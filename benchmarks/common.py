@@ -58,11 +58,12 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds that each way takes, several times, in turn, so that a busy machine disturbs all alike.
 
-    The first rounds warm up and are not counted. What is still under way on the GPU is waited for.
+    Every other round goes the other way round, so that none always comes after the same one. The first rounds warm
+    up and are not counted. What is still under way on the GPU is waited for.
     """
     seconds = {name: [] for name in ways}
     for repetition in range(1 - warm_up, repetitions + 1):
-        for name, way in ways.items():
+        for name, way in list(ways.items())[:: -1 if repetition % 2 else 1]:
             synchronize(device)
             start = time.perf_counter()
             way()

@@ -18,8 +18,9 @@ from data.registry import ArraySource, DataError, FolderSource, Source, Spec, in
 
 Loader = MemoryLoader | FolderLoader
 
-#: Of images that are made at once on a GPU: what it computes of a small batch is over before the next launch.
-BYTES_AT_ONCE = 16 * 2**20
+#: Of images that are made at once, by type of device. What a GPU computes of a small batch is over before the next
+#: launch; a CPU has forgotten, from one batch to the next, how batches are made.
+BYTES_AT_ONCE = {"cuda": 16 * 2**20, "cpu": 2 * 2**20}
 PIXEL_SHUFFLE = -1  #: the value of `noise` that stands for shuffled pixels
 
 
@@ -338,6 +339,6 @@ class _Maker:
             flip=self.spec.flip,
             permutations=permutations,
             permutation_seed=shuffle_seed if permutations is None else None,
-            batches_at_once=max(1, BYTES_AT_ONCE // batch_bytes) if self.device.type == "cuda" else 1,
+            batches_at_once=max(1, BYTES_AT_ONCE[self.device.type] // batch_bytes),
             **common,
         )
