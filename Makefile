@@ -50,7 +50,7 @@ ifdef CUDA
 else
 	$(BIN)/python benchmarks/training.py --images 6400
 	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 256 --workers 1
-	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 640
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 512
 	$(BIN)/python benchmarks/supply.py --images 20000
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/evaluation.py

@@ -58,12 +58,16 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds that each way takes, several times, in turn, so that a busy machine disturbs all alike.
 
-    Every other round goes the other way round, so that none always comes after the same one. The first rounds warm
-    up and are not counted. What is still under way on the GPU is waited for.
+    The first two, which are compared most closely, change places every other round, so that with an even number of
+    repetitions each comes as often after the last way as after the other. The first rounds warm up and are not
+    counted. What is still under way on the GPU is waited for.
     """
     seconds = {name: [] for name in ways}
+    first, second, *others = ways
     for repetition in range(1 - warm_up, repetitions + 1):
-        for name, way in list(ways.items())[:: -1 if repetition % 2 else 1]:
+        order = (second, first) if repetition % 2 else (first, second)
+        for name in (*order, *others):
+            way = ways[name]
             synchronize(device)
             start = time.perf_counter()
             way()

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=6)
     add_device_options(parser)
     args = parser.parse_args()
     device, layout = prepare_device(args)

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600, metavar="N", help="how many to generate (600)")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=4)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
     from torchvision import transforms

@@ -7,8 +7,10 @@ Every convolutional layer is replaced by that of five initializations and a fres
 random: how long it takes does not depend on them. Both are measured in one run, on the same images:
 
     ours    utils.reinit.accuracies, as reinit_layers.py calls it
-    plain   for each replacement: copy it in, evaluate the test set through a DataLoader with one worker (a
-            dataset of PIL images as torchvision's, ToTensor and Normalize, the contiguous layout), copy back
+    singly  for each replacement: copy it in, evaluate the test set as train.py does, copy back: on the batches and
+            in the layout of ours, so what the single pass gains of itself
+    plain   the same through a DataLoader with one worker (a dataset of PIL images as torchvision's, ToTensor and
+            Normalize, the contiguous layout)
 
 The limit is the time that the convolutions and fully connected layers of ours take in isolation: each called by
 itself again and again on an input of the same shape, times the number of its calls in the pass.
@@ -40,7 +42,8 @@ from benchmarks.common import (
     spread,
     synchronize,
 )
-from utils import reinit
+from utils import devices, reinit
+from utils.metrics import evaluate
 
 INITIALIZATIONS = 5  # and a random one
 
@@ -74,6 +77,20 @@ def isolated_seconds(net: nn.Module, replacements, batch, device: torch.device, 
     return seconds
 
 
+def one_by_one(net: nn.Module, replacements, evaluate_once) -> tuple[list[float], list[float]]:
+    """Seconds that each replacement takes, copied in and out again; and what `evaluate_once` gives of it."""
+    seconds, found = [], []
+    for replacement in replacements:
+        start = time.perf_counter()
+        module = net.get_submodule(replacement.layer)
+        kept = copy.deepcopy(module.state_dict())
+        module.load_state_dict(replacement.parameters)
+        found.append(evaluate_once())
+        module.load_state_dict(kept)
+        seconds.append(time.perf_counter() - start)
+    return seconds, found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
@@ -103,6 +120,7 @@ def main() -> None:
             replacements.append(reinit.Replacement(layer.name, parameters))
 
     ours = copy.deepcopy(trained).to(device, memory_format=layout)
+    isolated = isolated_seconds(ours, replacements, next(iter(images)), device, args.amp)
     seconds = []
     for repetition in range(args.repetitions + 1):  # the first one warms up
         synchronize(device)
@@ -111,28 +129,24 @@ def main() -> None:
         if repetition:
             seconds.append(time.perf_counter() - start)
 
+    if args.amp:
+        devices.use_bfloat16(ours, device)
+    singly, accuracies = one_by_one(ours, replacements, lambda: evaluate(ours, images, "").top1)
+    farthest = max(abs(a - b) for a, b in zip(accuracies, measured.replaced, strict=True))
     plain = trained.to(device)
     loader = plain_loader(args.dataset, images, args.batch_size, shuffle=False)
     evaluate_plainly(plain, loader, device)
-    each, accuracies = [], []
-    for replacement in replacements:
-        start = time.perf_counter()
-        module = plain.get_submodule(replacement.layer)
-        kept = copy.deepcopy(module.state_dict())
-        module.load_state_dict(replacement.parameters)
-        accuracies.append(evaluate_plainly(plain, loader, device)[1])
-        module.load_state_dict(kept)
-        each.append(time.perf_counter() - start)
+    each, accuracies = one_by_one(plain, replacements, lambda: evaluate_plainly(plain, loader, device)[1])
+    farthest = max(farthest, *(abs(a - b) for a, b in zip(accuracies, measured.replaced, strict=True)))
 
-    isolated = isolated_seconds(ours, replacements, next(iter(images)), device, args.amp)
     limit = isolated * images.num_images / min(args.batch_size, images.num_images)
-    farthest = max(abs(a - b) for a, b in zip(accuracies, measured.replaced, strict=True))
     print(header(device))
     print(f"{args.arch} on the {images.num_images:,} test images of {args.dataset}, batch {args.batch_size}")
     print(f"{len(replacements)} replacements; seconds")
     print(f"  ours   {spread(seconds, '.2f')} in all, of {args.repetitions}")
-    print(f"  plain  {sum(each):.2f} in all; {spread(each, '.2f')} each")
-    print(f"  ratio  {sum(each) / statistics.median(seconds):.1f}")
+    for name, times in (("singly", singly), ("plain", each)):
+        ratio = sum(times) / statistics.median(seconds)
+        print(f"  {name:6} {sum(times):.2f} in all; {spread(times, '.2f')} each   {ratio:.1f} x the time of ours")
     print(f"  limit  {limit:.2f} in all, convolutions and fully connected layers in isolation")
     print(f"         ours reaches {100 * limit / statistics.median(seconds):.0f} % of their rate")
     print(f"  accuracies differ by at most {farthest:.2f} %")

@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=4)
     parser.add_argument("--compile", action="store_true", help="ours compiled, and beside it ours as it is")
     add_device_options(parser)
     args = parser.parse_args()

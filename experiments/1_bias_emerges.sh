@@ -5,7 +5,8 @@
 # trained on MNIST and on Fashion-MNIST from five seeds, each with its own initialization and order of images; mass and
 # mean projection of every layer are measured at initialization and after each epoch.
 #
-# The same for VGG-11, whose eight layers have 64 to 512 filters: on CIFAR-10 on a GPU (CUDA=1), else its small version.
+# The same for ResNet-18, whose 17 convolutions larger than 1x1 have 64 to 512 filters, and for VGG-11 (eight, of as many),
+# on CIFAR-10; without a GPU (CUDA=1) VGG-11 in a small version.
 source "$(dirname "$0")/common.sh"
 
 for dataset in $LENET_DATASETS; do
@@ -17,11 +18,12 @@ for dataset in $LENET_DATASETS; do
         "trained on true labels" $RUNS/results/$dataset/lenet
 done
 
-among vgg11 $NETWORKS || exit 0
-EPOCHS=$VGG_EPOCHS
-for seed in $SEEDS; do
-    train --arch vgg11 "${VGG_IMAGES[@]}" --seed "$seed" "${VGG_TRAINING[@]}"
-    project $VGG_FOLDER/vgg11/"$seed" "${VGG_IMAGES[@]}" --seed "$seed"
+for arch in $COLOUR_NETWORKS; do
+    in_colour "$arch"
+    for seed in $SEEDS; do
+        train --arch "$arch" "${IMAGES[@]}" --seed "$seed" "${TRAINING[@]}"
+        project $FOLDER/"$arch"/"$seed" "${IMAGES[@]}" --seed "$seed"
+    done
+    "$PYTHON" experiments/compare.py bias --title "$arch on $FOLDER" --epoch "$EPOCHS" \
+        --output $RESULTS/bias_"$arch"_$FOLDER "trained on true labels" $RUNS/results/$FOLDER/"$arch"
 done
-"$PYTHON" experiments/compare.py bias --title "vgg11 on $VGG_FOLDER" --epoch "$EPOCHS" \
-    --output $RESULTS/bias_vgg11_$VGG_FOLDER "trained on true labels" $RUNS/results/$VGG_FOLDER/vgg11

@@ -15,11 +15,12 @@ for dataset in $LENET_DATASETS; do
         --output $RESULTS/criticality_lenet_$dataset $RUNS/results/$dataset/lenet
 done
 
-among vgg11 $NETWORKS || exit 0
-EPOCHS=$VGG_EPOCHS
-for seed in $SEEDS; do
-    train --arch vgg11 "${VGG_IMAGES[@]}" --seed "$seed" "${VGG_TRAINING[@]}"
-    reset_layers $VGG_FOLDER/vgg11/"$seed" "${VGG_IMAGES[@]}" --seed "$seed"
+for arch in $COLOUR_NETWORKS; do
+    in_colour "$arch"
+    for seed in $SEEDS; do
+        train --arch "$arch" "${IMAGES[@]}" --seed "$seed" "${TRAINING[@]}"
+        reset_layers $FOLDER/"$arch"/"$seed" "${IMAGES[@]}" --seed "$seed"
+    done
+    "$PYTHON" experiments/compare.py criticality --title "$arch on $FOLDER" --epoch "$EPOCHS" \
+        --output $RESULTS/criticality_"$arch"_$FOLDER $RUNS/results/$FOLDER/"$arch"
 done
-"$PYTHON" experiments/compare.py criticality --title "vgg11 on $VGG_FOLDER" --epoch "$EPOCHS" \
-    --output $RESULTS/criticality_vgg11_$VGG_FOLDER $RUNS/results/$VGG_FOLDER/vgg11

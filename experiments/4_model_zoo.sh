@@ -5,6 +5,7 @@
 # where they are not there yet (about 10 GB for all), so this one needs the internet. ARCHS="resnet18 vgg11" takes fewer.
 # An architecture without convolutions larger than 1x1 is not among them. No images are needed.
 source "$(dirname "$0")/common.sh"
+RUNS=experiments/runs/model_zoo
 
 ARCHS=${ARCHS:-$("$PYTHON" -c '
 import models

@@ -18,24 +18,32 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
-NETWORKS=${NETWORKS:-lenet vgg11}
+NETWORKS=${NETWORKS:-lenet resnet18 vgg11}
 
-# among NAME WORDS: whether NAME is one of the words.
-among() {
-    [[ " ${*:2} " == *" $1 "* ]]
+# LeNet on MNIST and Fashion-MNIST, the others on colour images.
+LENET_DATASETS= COLOUR_NETWORKS=
+for network in $NETWORKS; do
+    case $network in
+        lenet) LENET_DATASETS="mnist fashion_mnist" ;;
+        resnet18 | vgg11) COLOUR_NETWORKS+=" $network" ;;
+        *)
+            echo "NETWORKS: lenet, resnet18, vgg11; not $network" >&2
+            exit 2
+            ;;
+    esac
+done
+
+# in_colour ARCH: how ResNet-18 and VGG-11 are trained on CIFAR-10 (EPOCHS, FOLDER, IMAGES, TRAINING). The small version of
+# VGG-11 for a CPU takes the first four classes, and half as many epochs. Snapshots are large: there are fewer of them.
+ALL_EPOCHS=$EPOCHS
+in_colour() {
+    EPOCHS=$ALL_EPOCHS FOLDER=cifar10 IMAGES=(--dataset cifar10)
+    if [[ $1 == vgg11 && -z "${CUDA:-}" ]]; then
+        EPOCHS=$(((ALL_EPOCHS + 1) / 2)) FOLDER=cifar10_4 IMAGES+=(--subsample-classes 4)
+    fi
+    TRAINING=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3)
 }
-
-# LeNet on MNIST and Fashion-MNIST.
-LENET_DATASETS="mnist fashion_mnist"
-among lenet $NETWORKS || LENET_DATASETS=
-# VGG-11 on CIFAR-10; the small version for a CPU takes its first four classes, and half as many epochs. A snapshot has
-# a gigabyte: there are fewer of them.
-VGG_FOLDER=cifar10 VGG_IMAGES=(--dataset cifar10) VGG_EPOCHS=$EPOCHS
-VGG_TRAINING=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3)
-if [[ -z "${CUDA:-}" ]]; then
-    VGG_FOLDER=cifar10_4 VGG_IMAGES+=(--subsample-classes 4) VGG_EPOCHS=$(((EPOCHS + 1) / 2))
-fi
-RUNS=experiments/runs
+RUNS=experiments/runs/${EPOCHS}_epochs
 RESULTS=experiments/results
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python

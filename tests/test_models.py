@@ -82,8 +82,8 @@ def randomize_batch_norm(net):
 
 
 def test_the_sixteen_architectures_are_there():
-    assert sorted(models.names()) == sorted(ARCHITECTURES)
-    assert len(ARCHITECTURES) == 16
+    assert set(ARCHITECTURES) <= set(models.names())  # beside those that a user has added
+    assert len(set(ARCHITECTURES)) == 16
 
 
 def test_unknown_architecture_is_an_error_that_names_it_and_what_there_is():

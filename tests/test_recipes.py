@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from programs import ROOT
@@ -37,7 +38,14 @@ def recipe():
 
 
 def write_images(folder: Path) -> None:
-    """The first images that ship with the repository, as MNIST and as Fashion-MNIST."""
+    """The first images that ship with the repository, as MNIST and as Fashion-MNIST; as CIFAR-10, random ones."""
+    batches = folder / "cifar-10-batches-bin"
+    batches.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        records = random.integers(256, size=(40, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        (batches / name).write_bytes(records.tobytes())
     for dataset in ("MNIST", "FashionMNIST"):
         raw = folder / dataset / "raw"
         raw.mkdir(parents=True)
@@ -55,8 +63,9 @@ def modified() -> dict[str, int]:
 
 def test_recipes_leave_tables_and_figures_and_do_nothing_twice(recipe, torture):
     write_images(Path("images"))
-    shorter = {"EPOCHS": 1, "SEEDS": "1 2" if torture else "1", "NETWORKS": "lenet"}
-    results = {"bias_lenet_mnist", "criticality_lenet_fashion_mnist"}
+    shorter = {"EPOCHS": 1, "SEEDS": "1 2" if torture else "1", "NETWORKS": "lenet resnet18"}
+    results = {"bias_lenet_mnist", "criticality_lenet_fashion_mnist", "bias_resnet18_cifar10"}
+    results |= {"criticality_resnet18_cifar10"}
     recipe("1_bias_emerges", "--data-path", "images", **shorter)
     recipe("3_critical_layers", "--data-path", "images", **shorter)
     if torture:
@@ -64,15 +73,20 @@ def test_recipes_leave_tables_and_figures_and_do_nothing_twice(recipe, torture):
         results |= {"learning_lenet_mnist", "learning_lenet_fashion_mnist"}
     for name in results:
         table = Path(f"checkout/experiments/results/{name}.md").read_text()
-        assert "| features.12 | " in table
+        assert ("| layer4.1.conv2 | " if "resnet18" in name else "| features.12 | ") in table
         for suffix in ("map", "points") if name.startswith("crit") else ("mass", "mean"):
             assert Path(f"checkout/experiments/results/{name}_{suffix}.png").stat().st_size > 10_000
 
     before = modified()
     assert any(path.endswith("lenet_0.tar") for path in before)
     told = recipe("1_bias_emerges", "--data-path", "images", **shorter)
-    assert told.count("training is finished") == 2 * len(shorter["SEEDS"].split())
+    assert told.count("training is finished") == 3 * len(shorter["SEEDS"].split())
     assert modified() == before
+
+
+def test_recipe_refuses_networks_that_it_has_not(recipe):
+    with pytest.raises(AssertionError, match="NETWORKS: lenet, resnet18, vgg11; not lenett"):
+        recipe("1_bias_emerges", NETWORKS="lenett")
 
 
 def test_recipe_of_the_model_zoo_measures_each_network_once(recipe, tmp_path):
