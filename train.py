@@ -19,8 +19,6 @@ import logging
 import sys
 import time
 import warnings
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import data
 import models
-from utils import devices, distributed, projections, resume, seeds, snapshots
+from utils import devices, distributed, optimizers, projections, resume, seeds, snapshots
 from utils.board import Board, NoBoard
 from utils.lock import FolderLock
 from utils.logging import epochs_logged, open_log, progress
@@ -272,89 +270,6 @@ def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
     return bool(every) or epoch < args.snapshot_all_until or epoch == args.epochs - 1
 
 
-def make_optimizer(net: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    # Fused: one pass over the memory, and no temporary copies of gradients (see benchmarks/NOTES.md).
-    options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": True}
-    if args.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), **options)
-    return torch.optim.SGD(net.parameters(), momentum=args.momentum, **options)
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace, epoch: int):
-    """The decay of the learning rate, as if it had held since epoch 0; None where there is none."""
-    if args.lr_step is None:
-        return None
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step, args.lr_decay)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the schedule goes ahead of the optimizer: it has to
-        for _ in range(epoch):
-            schedule.step()
-    return schedule
-
-
-def restore_optimizer(optimizer, schedule, path: Path, snapshot: dict[str, Any], override: bool) -> None:
-    """Continue with a snapshot's optimizer state, but with this run's implementation of the optimizer.
-
-    With override the hyperparameters and the schedule's position stay this run's.
-    """
-    ours = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    kept = ours if override else [{key: group[key] for key in ("fused", "foreach")} for group in ours]
-    try:
-        state = snapshot["optimizer_state_dict"]
-        for group, mine in zip(state["param_groups"], ours, strict=True):
-            check_values(group, mine)
-        groups = [{**group, **mine} for group, mine in zip(state["param_groups"], kept, strict=True)]
-        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-        if schedule is not None and not override:
-            check_values(snapshot["scheduler_state_dict"], schedule.state_dict())
-            schedule.load_state_dict(snapshot["scheduler_state_dict"])
-        if not override:
-            check_optimizer_state(optimizer)
-        # In the layout of the parameters, which a fused step asks for: it is another one on another device.
-        for parameter, buffers in optimizer.state.items():
-            for name, buffer in buffers.items():
-                if torch.is_tensor(buffer) and buffer.dim() and buffer.shape == parameter.shape:
-                    buffers[name] = torch.empty_like(parameter, dtype=buffer.dtype).copy_(buffer)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
-        raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
-
-
-def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state for a snapshot, without the implementation, which other versions may not have."""
-    state = optimizer.state_dict()
-    for group in state["param_groups"]:
-        group["fused"] = None
-    return state
-
-
-def check_values(recorded: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise ValueError where recorded values are not of the kinds of ours, as far as we have them."""
-
-    def kind(value):
-        if isinstance(value, (list, tuple)):
-            return [kind(item) for item in value]
-        return "a number" if type(value) in (int, float) and abs(value) < float("inf") else type(value)
-
-    for name, value in recorded.items():
-        if name in ours and name not in ("fused", "foreach") and kind(value) != kind(ours[name]):
-            raise ValueError(f"{name} is {value!r}")
-
-
-def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError where the optimizer's state is not one that steps have left behind."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            if any(value is not None and not torch.is_tensor(value) for value in state.values()):
-                raise ValueError("something in the state is no tensor")
-            if "betas" in group and not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
-                raise ValueError("a moment is missing")
-            buffers = [value for value in state.values() if torch.is_tensor(value) and value.dim()]
-            keeps_buffers = "betas" in group or group["momentum"] != 0
-            if any(buffer.shape != parameter.shape for buffer in buffers) or (keeps_buffers and not buffers):
-                raise ValueError("a parameter has no buffer, or one of another shape")
-
-
 class TrainingStep(nn.Module):
     """What a training step computes of a batch before it goes backward: what --compile compiles."""
 
@@ -512,10 +427,10 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         devices.use_bfloat16(net, device)
     if args.deterministic and device.type == "cuda":
         devices.make_deterministic(net)
-    optimizer = make_optimizer(net, args)
-    schedule = make_schedule(optimizer, args, start.first_epoch) if training else None
+    optimizer = optimizers.make_optimizer(net, args)
+    schedule = optimizers.make_schedule(optimizer, args, start.first_epoch) if training else None
     if training and start.snapshot is not None and "epoch" in start.snapshot:
-        restore_optimizer(optimizer, schedule, start.path, start.snapshot, args.override)
+        optimizers.restore(optimizer, schedule, start.path, start.snapshot, args.override)
 
     done_before = set()
     if args.resume_from is not None and distributed.RANK == 0:
@@ -642,7 +557,7 @@ def train(
                         "top5_acc": result.top5,
                         "top1_acc_train_running": accuracy,
                         "model_state_dict": snapshots.bare_weights(net),
-                        "optimizer_state_dict": portable_state(optimizer),
+                        "optimizer_state_dict": optimizers.portable_state(optimizer),
                         "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
                         "format": snapshots.FORMAT,
                         "config": config,

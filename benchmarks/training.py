@@ -40,8 +40,9 @@ from benchmarks.common import (
     spread,
 )
 from data.memory import MemoryLoader
-from train import TrainingStep, compile_step, make_optimizer, train_epoch
+from train import TrainingStep, compile_step, train_epoch
 from utils import devices
+from utils.optimizers import make_optimizer
 
 # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
 HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)

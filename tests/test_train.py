@@ -16,7 +16,7 @@ from torch import nn
 
 import models
 import train
-from utils import snapshots
+from utils import optimizers, snapshots
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 #: Two classes, so that an epoch takes a fraction of a second.
@@ -271,7 +271,7 @@ def test_optimizer_state_takes_the_layout_of_the_network(tmp_path):
     snapshot = snapshots.load(path)
     net = models.build("lenet", 2, 1)  # contiguous, as on a GPU
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
-    train.restore_optimizer(optimizer, None, path, snapshot, override=False)
+    optimizers.restore(optimizer, None, path, snapshot, override=False)
     expected = snapshot["optimizer_state_dict"]["state"]
     strides_changed = 0
     for number, parameter in enumerate(net.parameters()):
@@ -584,6 +584,13 @@ def test_run_goes_on_when_the_reader_of_its_output_goes_away():
     assert "final weights" in log.read_text()
 
 
+def test_console_that_has_no_letter_of_a_path_has_every_line_all_the_same():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    finished = shell("train.py", *QUICK, "--epochs", 1, "--models-path", "modèles", env=environment)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1].startswith("final weights: mod\\xe8les/")
+
+
 def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
     """Weights that are sound until the fourth batch, which has an infinite image."""
     original = train.load_data
@@ -598,6 +605,7 @@ def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
             return finish(images) * (float("inf") if len(made) == 4 else 1)
 
         dataset.train.finish = spoil
+        dataset.train.batches_at_once = 1
         return dataset
 
     monkeypatch.setattr(train, "load_data", load_with_infinite_image)
@@ -628,7 +636,7 @@ def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status
 
 
 def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(monkeypatch, capsys):
-    original = train.make_optimizer
+    original = optimizers.make_optimizer
 
     def lose_it(*args):
         with contextlib.suppress(BaseException):
@@ -636,7 +644,7 @@ def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(monkeypatch,
             time.sleep(10)
         return original(*args)
 
-    monkeypatch.setattr(train, "make_optimizer", lose_it)
+    monkeypatch.setattr(optimizers, "make_optimizer", lose_it)
     assert run(*QUICK, "--epochs", 100) == 143
     output = capsys.readouterr()
     assert output.err == "train.py: terminated\n"

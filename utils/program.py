@@ -56,6 +56,8 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             # Python's handlers would have their turn only when waiting for another process is over.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with contextlib.suppress(AttributeError):  # there is none
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be more than it can say
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
         try:
