@@ -147,10 +147,10 @@ def main(argv=None) -> int:
     def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
         return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
 
-    initial = initial_fingerprint = None
+    initial, other_initialization = None, None
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, wanted)
-        initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
+        other_initialization = snapshots.initialization_check(args.init_from, content)
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
     sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
@@ -184,9 +184,7 @@ def main(argv=None) -> int:
         differing = differing_options(source.result, results)
         if differing:
             replaced.append(f"{source.result} held results with other {', '.join(differing)}, which are replaced")
-        if None not in (initial_fingerprint, content.get("initial_weights")) and (
-            content["initial_weights"] != initial_fingerprint
-        ):
+        if other_initialization is not None and other_initialization(content):
             otherwise_initialized.append(f"{args.init_from} is not what {source.name} was trained from")
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind

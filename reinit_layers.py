@@ -351,8 +351,7 @@ def read_initializations(
             differing = difference(config, content["config"], ignore={"seed_given"})
             if differing:
                 warnings.append(f"{path} is of another run than the trained network: {differing}")
-        started_from = trained.get("initial_weights")
-        if started_from is not None and snapshots.initial_fingerprint(path, content) not in (None, started_from):
+        if snapshots.initialization_check(path, content)(trained):
             warnings.append(f"{path} is not what {args.load_from} was trained from")
         epoch = snapshots.epochs_trained(path, content)
         if epoch is None:

@@ -4,7 +4,7 @@
     python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda
 
 Every convolutional layer is replaced by that of five initializations and a fresh random one. All weights are
-random: how long it takes does not depend on them. Both are measured in one run, on the same images:
+random: how long it takes does not depend on them. All are measured in one run, on the same images:
 
     ours    utils.reinit.accuracies, as reinit_layers.py calls it
     singly  for each replacement: copy it in, evaluate the test set as train.py does, copy back: on the batches and

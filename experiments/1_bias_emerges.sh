@@ -9,21 +9,9 @@
 # on CIFAR-10; without a GPU (CUDA=1) VGG-11 in a small version.
 source "$(dirname "$0")/common.sh"
 
-for dataset in $LENET_DATASETS; do
-    for seed in $SEEDS; do
-        train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02
-        project $dataset/lenet/"$seed" --dataset $dataset --seed "$seed"
-    done
-    "$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" --output $RESULTS/bias_lenet_$dataset \
-        "trained on true labels" $RUNS/results/$dataset/lenet
-done
+compare() {
+    "$PYTHON" experiments/compare.py bias --title "$1 on $2" --epoch "$EPOCHS" --output "$RESULTS/bias_$1_$2" \
+        "trained on true labels" "$RUNS/results/$2/$1"
+}
 
-for arch in $COLOUR_NETWORKS; do
-    in_colour "$arch"
-    for seed in $SEEDS; do
-        train --arch "$arch" "${IMAGES[@]}" --seed "$seed" "${TRAINING[@]}"
-        project $FOLDER/"$arch"/"$seed" "${IMAGES[@]}" --seed "$seed"
-    done
-    "$PYTHON" experiments/compare.py bias --title "$arch on $FOLDER" --epoch "$EPOCHS" \
-        --output $RESULTS/bias_"$arch"_$FOLDER "trained on true labels" $RUNS/results/$FOLDER/"$arch"
-done
+for_each_network project compare

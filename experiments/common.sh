@@ -20,29 +20,7 @@ EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
 NETWORKS=${NETWORKS:-lenet resnet18 vgg11}
 
-# LeNet on MNIST and Fashion-MNIST, the others on colour images.
-LENET_DATASETS= COLOUR_NETWORKS=
-for network in $NETWORKS; do
-    case $network in
-        lenet) LENET_DATASETS="mnist fashion_mnist" ;;
-        resnet18 | vgg11) COLOUR_NETWORKS+=" $network" ;;
-        *)
-            echo "NETWORKS: lenet, resnet18, vgg11; not $network" >&2
-            exit 2
-            ;;
-    esac
-done
-
-# in_colour ARCH: how ResNet-18 and VGG-11 are trained on CIFAR-10 (EPOCHS, FOLDER, IMAGES, TRAINING). The small version of
-# VGG-11 for a CPU takes the first four classes, and half as many epochs. Snapshots are large: there are fewer of them.
 ALL_EPOCHS=$EPOCHS
-in_colour() {
-    EPOCHS=$ALL_EPOCHS FOLDER=cifar10 IMAGES=(--dataset cifar10)
-    if [[ $1 == vgg11 && -z "${CUDA:-}" ]]; then
-        EPOCHS=$(((ALL_EPOCHS + 1) / 2)) FOLDER=cifar10_4 IMAGES+=(--subsample-classes 4)
-    fi
-    TRAINING=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3)
-}
 RUNS=experiments/runs/${EPOCHS}_epochs
 RESULTS=experiments/results
 if [[ -z "${PYTHON:-}" ]]; then
@@ -81,3 +59,37 @@ reset_layers() {
         --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$inits" \
         --results $RUNS/results --plots $RUNS/plots
 }
+
+# for_each_network MEASURE COMPARE: train the networks of NETWORKS from every seed, and measure each of these runs
+# (MEASURE FOLDER OPTIONS) and what the runs of a network have in common (COMPARE ARCH FOLDER).
+for_each_network() {
+    local arch dataset seed folder images training
+    for arch in $NETWORKS; do
+        for dataset in $(datasets_of "$arch"); do
+            EPOCHS=$ALL_EPOCHS folder=$dataset images=(--dataset "$dataset")
+            case $arch in
+                lenet) training=(--shuffle --lr 0.02) ;;
+                # Their snapshots are large: there are fewer of them.
+                *) training=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3) ;;
+            esac
+            if [[ $arch == vgg11 && -z "${CUDA:-}" ]]; then # the small version for a CPU
+                EPOCHS=$(((ALL_EPOCHS + 1) / 2)) folder=cifar10_4 images+=(--subsample-classes 4)
+            fi
+            for seed in $SEEDS; do
+                train --arch "$arch" "${images[@]}" --seed "$seed" "${training[@]}"
+                "$1" "$folder/$arch/$seed" "${images[@]}" --seed "$seed"
+            done
+            "$2" "$arch" "$folder"
+        done
+    done
+}
+
+datasets_of() {
+    if [[ $1 == lenet ]]; then echo mnist fashion_mnist; else echo cifar10; fi
+}
+
+for network in $NETWORKS; do
+    [[ " lenet resnet18 vgg11 " == *" $network "* ]] && continue
+    echo "NETWORKS: lenet, resnet18, vgg11; not $network" >&2
+    exit 2
+done

@@ -8,6 +8,7 @@ cannot be forked into ranks that train, which the tests of several processes do.
 """
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the programs that tests start
 
@@ -22,6 +23,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in a shell's background: the programs would ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before the workers start, and before anything asks for a GPU
 

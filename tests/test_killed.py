@@ -34,7 +34,6 @@ from tensorboard.summary.writer import record_writer
 from torch.utils.tensorboard import summary
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 parse = train.parse_arguments
 
 def parse_and_be_interruptible(argv):  # a signal before is one during the imports

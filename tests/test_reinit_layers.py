@@ -337,5 +337,6 @@ def test_program_starts_from_the_shell():
     options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", inits(REFERENCE / "lenet_0.tar"))
     finished = shell("reinit_layers.py", *LENET, *options)
     assert finished.returncode == 0
-    line = finished.stderr.splitlines()[0]
-    assert line.endswith("lenet_2.tar does not say how its images were prepared: taken as normalized")
+    warnings = finished.stderr.splitlines()
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert warnings[0].endswith("lenet_2.tar does not say how its images were prepared: taken as normalized")

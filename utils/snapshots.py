@@ -15,6 +15,7 @@ numbers, strings, None, and dicts, lists and tuples of them. A file that needs m
 """
 
 import errno
+import functools
 import io
 import json
 import pickle
@@ -168,20 +169,28 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def initial_fingerprint(path: Path, content: dict[str, Any]) -> str | None:
-    """The fingerprint of bare weights from before training, of which everything is read; None of other snapshots.
+def initialization_check(path: Path, content: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    """A function that tells whether a network was trained from another initialization than a snapshot's.
+
+    Only bare weights from before training are one. All of them are read, once, when there is something to compare.
 
     Args:
         path: of the snapshot.
         content: of it, as `load` gives it, with whatever weights.
 
-    Raises:
-        SnapshotError: it is damaged.
+    Returns:
+        the function, of what a training state records; False too where either does not tell. It raises
+        SnapshotError where the snapshot is damaged.
     """
     epochs = epochs_trained(path, content)
-    if "epoch" in content or epochs is None or epochs > 0:
-        return None
-    return fingerprint(load(path)["model_state_dict"])
+    is_initialization = "epoch" not in content and epochs is not None and epochs <= 0
+    own = functools.cache(lambda: fingerprint(load(path)["model_state_dict"]))
+
+    def is_other(trained: dict[str, Any]) -> bool:
+        recorded = trained.get("initial_weights")
+        return is_initialization and recorded is not None and recorded != own()
+
+    return is_other
 
 
 def check_class_names(path: Path, content: dict[str, Any], class_names: list[str]) -> None:
