@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +106,13 @@ def load(
     made = _Maker(
         spec,
         batch_size,
-        torch.device(device),
-        upscale,
-        upscale_padding,
-        unnormalize,
-        workers,
-        memory_format,
-        share,
+        device=device,
+        upscale=upscale,
+        upscale_padding=upscale_padding,
+        unnormalize=unnormalize,
+        workers=workers,
+        memory_format=memory_format,
+        share=share,
     )
     train, class_names = _read(spec, root, True)
     test, test_class_names = _read(spec, root, False)
@@ -174,33 +174,20 @@ def load_test(
     root: str | Path,
     batch_size: int,
     *,
-    device: torch.device | str = "cpu",
     subsample_classes: int = 0,
     class_sample_seed: int | None = None,
-    upscale: bool = False,
-    upscale_padding: bool = False,
-    unnormalize: bool = False,
-    workers: int = 1,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    share: tuple[int, int] = (0, 1),
+    **options,
 ) -> TestSet:
     """The test images alone, as `load` gives them; the training images are not read.
+
+    Args:
+        options: device, upscale, upscale_padding, unnormalize, workers, memory_format and share, as for `load`.
 
     Raises:
         DataError: the dataset is not there or damaged, or cannot be had as asked.
     """
     spec = info(name)
-    made = _Maker(
-        spec,
-        batch_size,
-        torch.device(device),
-        upscale,
-        upscale_padding,
-        unnormalize,
-        workers,
-        memory_format,
-        share,
-    )
+    made = _Maker(spec, batch_size, **options)
     test, class_names = _read(spec, Path(root), False)
     if subsample_classes:
         kept = choose_classes(name, class_names, subsample_classes, class_sample_seed)
@@ -261,27 +248,29 @@ def normalization(spec: Spec, upscale: bool, padded: bool) -> tuple[tuple[float,
     return spec.normalization
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Maker:
     """What all batches of a dataset have in common, and the loaders made with it."""
 
     spec: Spec
     batch_size: int
-    device: torch.device
-    upscale: bool
-    padded: bool
-    unnormalize: bool
-    workers: int
-    memory_format: torch.memory_format
-    share: tuple[int, int]
+    _: KW_ONLY
+    device: torch.device | str = "cpu"
+    upscale: bool = False
+    upscale_padding: bool = False
+    unnormalize: bool = False
+    workers: int = 1
+    memory_format: torch.memory_format = torch.contiguous_format
+    share: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
-        if self.upscale and self.padded:
+        if self.upscale and self.upscale_padding:
             raise DataError("--upscale and --upscale-padding exclude each other")
+        self.device = torch.device(self.device)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return (transforms.UPSCALED,) * 2 if self.upscale or self.padded else self.spec.image_size
+        return (transforms.UPSCALED,) * 2 if self.upscale or self.upscale_padding else self.spec.image_size
 
     def notes(self) -> list[str]:
         if self.upscale and not self.spec.in_memory:
@@ -292,7 +281,7 @@ class _Maker:
         """The last step of every batch: normalization, on the device."""
         mean = std = None
         if not self.unnormalize:
-            constants = normalization(self.spec, self.upscale, self.padded)
+            constants = normalization(self.spec, self.upscale, self.upscale_padding)
             mean, std = (self._image_of(values) for values in constants)
         return functools.partial(transforms.normalize, mean=mean, std=std, memory_format=self.memory_format)
 
@@ -313,14 +302,14 @@ class _Maker:
         common = {"seed": seed, "random_order": random_order, "augmentation": augmentation, "share": self.share}
         labels = torch.from_numpy(source.labels)
         if isinstance(source, FolderSource):
-            preparation = Preparation(source.files, self.padded, self.spec.flip, shuffle_seed)
+            preparation = Preparation(source.files, self.upscale_padding, self.spec.flip, shuffle_seed)
             return FolderLoader(
                 preparation, labels, self.batch_size, self.finish(), self.device, self.workers, **common
             )
         side, padding = None, 0
         if self.upscale:
             side = transforms.UPSCALED
-        elif self.padded:
+        elif self.upscale_padding:
             side, padding = transforms.UPSCALED_PADDED, (transforms.UPSCALED - transforms.UPSCALED_PADDED) // 2
         permutations = None
         if shuffle_seed is not None and side is None:

@@ -9,54 +9,28 @@
                             format 4 `initial_weights` (the fingerprint of the initialization; None: not known)
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
-A file by `torch.save` is a zip archive with a CRC-32 of every record, which `torch.load` does not check. Here it
-is checked for whatever is read. Files are loaded with `weights_only=True`, and what they hold is plain: tensors,
-numbers, strings, None, and dicts, lists and tuples of them. A file that needs more is refused.
+Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
+`utils.archive`.
 """
 
 import errno
 import functools
-import io
 import json
-import pickle
-import pickletools
 import re
-import struct
-import warnings
-import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from utils import archive
+from utils.archive import SnapshotError
 from utils.files import atomic_write
-from utils.logging import printable
-
-ZIP_MAGIC = b"PK\x03\x04"
-OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
 
 FORMAT = 4  #: of the .tar files; the authors' files, which carry no number, are format 1
-
-#: What the pickle of a snapshot may name. PyTorch allows more: functions that run no code of the file's, but with
-#: which it can fill the memory (bytearray) or hide what the tensors are.
-is_allowed = re.compile(
-    r"collections (OrderedDict|Counter)|torch \w+Storage|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
-).fullmatch
-OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, kind of machine, content, names of the storages
-#: Numbers in a tensor that repeats fewer ones: those take no room in a file, and much in memory.
-LARGEST_REPEATED = 2**30
-DEEPEST, MOST = 16, 200_000  #: levels and values in a snapshot: far more than in any that was trained
-
-
-class SnapshotError(ValueError):
-    """A file that is no snapshot, is damaged, or belongs to another network; the message names it in one line."""
-
-    def __init__(self, message: str):
-        super().__init__(printable(" ".join(message.splitlines())))  # whatever names there are in the file
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -99,25 +73,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
             snapshot.
     """
     path = Path(path)
-    archive = None
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might be read for ever
-            raise SnapshotError(f"{path} is not a file")
-        with open(path, "rb") as file:
-            first_bytes = file.read(len(OLD_MAGIC))
-        if first_bytes.startswith(ZIP_MAGIC):
-            archive = _Archive(path)
-            content = archive.content
-        elif first_bytes == OLD_MAGIC:
-            with open(path, "rb") as file:
-                for _ in range(OLD_PICKLES):
-                    _check_pickle(path, file)
-            content = _torch_load(path, map_location="cpu")
-        else:
-            raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
-    except OSError as error:
-        raise SnapshotError(f"{path}: {error.strerror or error}") from None
-    content = _plain(path, content)
+    content, check = archive.read(path)
     if not isinstance(content, dict):
         raise SnapshotError(f"{path} is no snapshot: it holds a {type(content).__name__}, not a dict")
     if "model_state_dict" not in content:
@@ -139,11 +95,11 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     }
     if wanted is not None:
         weights = {name: weight for name, weight in weights.items() if wanted(name)}
-        content = {key: value for key, value in content.items() if not any(_tensors(value))}
-    content = {**content, "model_state_dict": weights, "checksums": archive is not None}
-    if archive is not None:
-        for name, tensor in _tensors(content):
-            archive.check(tensor, name)
+        content = {key: value for key, value in content.items() if not any(archive.tensors_in(value))}
+    content = {**content, "model_state_dict": weights, "checksums": check is not None}
+    if check is not None:
+        for name, tensor in archive.tensors_in(content):
+            check(tensor, name)
     content["structure"] = structure
     return content
 
@@ -313,46 +269,6 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def _plain(path: Path, content: Any) -> Any:
-    """What a pickle gave, built anew of dicts, lists, tuples, dense tensors, numbers, strings and None alone.
-
-    What it made of them besides (attributes, cycles, values that unfold to more than a memory holds) does not get
-    past this.
-
-    Raises:
-        SnapshotError: it holds something else.
-    """
-    values = 0
-
-    def no_snapshot(what: str) -> SnapshotError:
-        return SnapshotError(f"{path} is no snapshot: it holds {what}")
-
-    def plain(value: Any, depth: int) -> Any:
-        nonlocal values
-        values += 1
-        if depth > DEEPEST or values > MOST:
-            raise no_snapshot("more in one another than a snapshot does")
-        if value is None or isinstance(value, (bool, float, str)):
-            return value
-        if isinstance(value, int):
-            if value.bit_length() > 64:
-                raise no_snapshot("a number of more than 64 bits")
-            return value
-        if isinstance(value, dict):  # its own methods: those of an OrderedDict can be covered by attributes
-            return {plain(key, DEEPEST): plain(item, depth + 1) for key, item in dict.items(value)}
-        if isinstance(value, (list, tuple)):
-            return type(value)(plain(item, depth + 1) for item in value)
-        if not isinstance(value, Tensor):
-            raise no_snapshot(f"a {type(value).__name__}")
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise no_snapshot("a tensor that is not dense")
-        if value.numel() > max(LARGEST_REPEATED, value.untyped_storage().nbytes()):
-            raise no_snapshot("a tensor of more numbers than there are in the file")
-        return value.detach()
-
-    return plain(content, 0)
-
-
 def _check_kinds(path: Path, content: dict[str, Any]) -> None:
     """Raise SnapshotError where what is beside the weights is not of the kind that it is in a training state."""
     sound = {
@@ -382,129 +298,3 @@ def _is_list_of(kind: type, value: Any) -> bool:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"
-
-
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dicts, lists and tuples, each with the keys that lead to it."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _tensors(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _tensors(item, f"{name}.{index}")
-
-
-def _check_pickle(path: Path, file: BinaryIO) -> None:
-    """Read a pickle, without doing what it says, and raise SnapshotError where it names what no snapshot needs."""
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "GLOBAL" and not is_allowed(argument):
-                name = argument.replace(" ", ".")
-                raise SnapshotError(
-                    f"{path} is refused: loading it would run code that no snapshot needs ({name})"
-                )
-    except SnapshotError:
-        raise
-    except Exception as error:  # garbage can make it raise anything
-        raise SnapshotError(f"{path} is no snapshot, or it is damaged: {error}") from None
-
-
-def _torch_load(path: Path, **options) -> Any:
-    """torch.load without code execution; whatever a broken file makes it raise becomes a SnapshotError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what PyTorch thinks of the file: what matters is said here
-            return torch.load(path, weights_only=True, **options)
-    except pickle.UnpicklingError as error:
-        # torch's message is several paragraphs of advice, with the name of what it would not call in between.
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        if forbidden:
-            raise SnapshotError(f"{path} is refused: loading it would run code ({forbidden[1]})") from None
-        raise SnapshotError(
-            f"{path} is no snapshot, or it is damaged: it holds more than tensors and numbers"
-        ) from None
-    except (OSError, MemoryError):
-        raise
-    except UnicodeEncodeError:
-        raise SnapshotError(f"{str(path)!a}: PyTorch opens no file whose path is not UTF-8") from None
-    except Exception as error:  # garbage can make the unpickler raise anything
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
-
-
-class _Archive:
-    """A zip archive by torch.save, memory-mapped: its content, and the checksum of each tensor's record."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                records = archive.infolist()
-                names = [record.filename.lower() for record in records]  # PyTorch finds them in either case
-                if len({name.split("/")[0] for name in names}) != 1 or len(set(names)) != len(names):
-                    raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
-                # PyTorch and zipfile would read different records.
-                if min(record.header_offset for record in records):
-                    raise SnapshotError(f"{path} is damaged: there is something before its first record")
-                is_tensor = re.compile(r"[^/]+/data/\d+").fullmatch
-                self.records, end = {}, 0
-                for record in sorted(records, key=lambda record: record.header_offset):
-                    offset = self._offset(archive, record)
-                    if record.header_offset < end:  # bytes of one would pass for another's
-                        raise SnapshotError(f"{path} is damaged: {record.filename} begins within another record")
-                    end = offset + record.compress_size
-                    if is_tensor(record.filename) and record.file_size:
-                        self.records[offset] = record
-                for record in records:
-                    if record.compress_type != zipfile.ZIP_STORED:
-                        raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
-                    if not is_tensor(record.filename):
-                        content = archive.read(record)  # checks its CRC-32: the pickle, byte order, format numbers
-                        if record.filename.lower().endswith("/data.pkl"):
-                            _check_pickle(path, io.BytesIO(content))
-        except SnapshotError:
-            raise
-        except (zipfile.BadZipFile, struct.error, EOFError, ValueError, RuntimeError) as error:
-            raise SnapshotError(f"{path} is damaged or truncated: {error}") from None
-
-        # torch.load hands every tensor's memory to map_location, and keeps it where it is.
-        storages = []
-
-        def note_storage(storage, location):
-            storages.append(storage)
-            return storage
-
-        self.content = _torch_load(path, map_location=note_storage, mmap=True)
-        starts = [storage.data_ptr() for storage in storages if storage.nbytes()]
-        # Where the file begins in memory: its first tensor's record is the first that was mapped.
-        self.start = min(starts) - min(self.records) if starts and self.records else 0
-
-    @staticmethod
-    def _offset(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> int:
-        """Where in the file a record's bytes begin; checks that what is said of it there is in order."""
-        archive.open(record).close()
-        archive.fp.seek(record.header_offset)
-        crc, *name_and_extra = struct.unpack("<14xI8xHH", archive.fp.read(30))
-        offset = record.header_offset + 30 + sum(name_and_extra)
-        if record.flag_bits & 8:  # the checksum follows the bytes
-            archive.fp.seek(offset + record.compress_size)
-            mark, crc = struct.unpack("<4sI", archive.fp.read(8))
-            if mark != b"PK\x07\x08":
-                raise zipfile.BadZipFile(f"no checksum follows {record.filename}")
-        if crc != record.CRC:  # the end of the file, where all checksums are listed, is of another file
-            raise zipfile.BadZipFile(f"{record.filename} has two different checksums")
-        return offset
-
-    def check(self, tensor: Tensor, name: str) -> None:
-        """Compare the memory behind a tensor with the checksum of its record."""
-        storage = tensor.untyped_storage()
-        if not storage.nbytes():
-            return
-        record = self.records.get(storage.data_ptr() - self.start)
-        if record is None or record.file_size != storage.nbytes():
-            raise SnapshotError(f"{self.path} is damaged: {name} lies outside of its record")
-        content = torch.empty(0, dtype=torch.uint8).set_(storage)
-        if zlib.crc32(content.numpy()) != record.CRC:
-            raise SnapshotError(f"{self.path} is damaged: {name} does not match its checksum")
