@@ -11,7 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, DrawingArea
+from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import MaxNLocator
 
 from utils import comparison, projections, reinit
@@ -268,19 +270,17 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     names = [name for name, loss in losses.items() if loss is not None]  # None: there was no accuracy to lose
     bias = [abs(results["projections"][name]["mass"] - 0.5) for name in names]
     drops = [100 * losses[name] for name in names]
-    figure = Figure(figsize=(8, max(5, 1 + 0.2 * len(names))), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _beside_names(names)
     axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
     place = {"xy": (0.01, 50), "xycoords": ("axes fraction", "data"), "xytext": (0, 3), "va": "bottom"}
     axes.annotate(
         "critical: more than half is lost", **place, textcoords="offset points", fontsize=9, color="#555555"
     )
-    axes.scatter(bias, drops, s=36, color=NON_POSITIVE, zorder=3, clip_on=False)
     axes.set_xlim(0, min(0.5, 1.2 * max([0.05, *bias])))
     axes.set_ylim(min([0, *drops]) - 4, max([100, *drops]) + 4)
     axes.set_xlabel("bias |mass - 1/2| (share of filters)")
     axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {where} (%)")
-    _label_beside(axes, bias, drops, names)
+    _number_points(axes, bias, drops, names)
     correlation = results["correlation"]
     told = "not defined"
     if correlation["spearman"] is not None:
@@ -290,25 +290,59 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def _label_beside(axes: Axes, xs: list[float], ys: list[float], labels: list[str]) -> None:
-    """Write the labels of points in a column on the right, by height, and tie them to the points with lines."""
-    low, high = axes.get_ylim()
-    if not labels:
-        return
-    gap = min(5.0, (high - low) / len(labels))
-    heights: list[float] = []
-    points = sorted(zip(ys, xs, labels, strict=True))
-    for y, _, _ in points:
-        heights.append(max(y, heights[-1] + gap) if heights else max(y, low))
-    # Those that were pushed above the frame push the others down again.
-    for index in reversed(range(len(heights))):
-        above = heights[index + 1] - gap if index + 1 < len(heights) else high
-        heights[index] = min(heights[index], above)
-    edge = axes.get_xlim()[1]
-    for (y, x, label), height in zip(points, heights, strict=True):
-        line = {"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
-        place = {"xytext": (edge * 1.06, height), "ha": "left", "va": "center", "fontsize": 9}
-        axes.annotate(label, (x, y), **place, arrowprops=line, annotation_clip=False)
+NAMES_A_COLUMN = 40  #: of a legend
+
+
+def _beside_names(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure with room for a legend of numbered layers."""
+    columns = math.ceil(len(names) / NAMES_A_COLUMN)
+    width = max(8, 5.7 + columns * (0.6 + 0.075 * max(map(len, names), default=0)))
+    figure = Figure(figsize=(width, max(5, 1 + 0.21 * min(len(names), NAMES_A_COLUMN))), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    """A numbered disc a layer, coloured by its depth, and the names on the right; returns the colours.
+
+    A disc that would hide another one is moved aside, and tied to its point by a line. The axes have their limits.
+    """
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(names)))
+    diameter = 11  # points, of 72 an inch, as all lengths here
+    width, height = 5 * 72, 0.8 * 72 * axes.figure.get_size_inches()[1]  # of the axes, roughly: layout comes last
+    scale = np.array([width / np.ptp(axes.get_xlim()), height / np.ptp(axes.get_ylim())])
+    ways = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, 2 * math.pi, 16, endpoint=False)]
+    aside = [np.multiply(way, distance) for distance in range(0, 1000, 2) for way in ways]
+    discs: list[np.ndarray] = []  # their centres
+    for number, (x, y, color) in enumerate(zip(xs, ys, colors, strict=True), 1):
+        point = scale * (x, y)
+        shift = next(by for by in aside if all(math.dist(point + by, disc) > diameter + 1 for disc in discs))
+        discs.append(point + shift)
+        place = {"xy": (x, y), "xytext": shift, "textcoords": "offset points", "annotation_clip": False}
+        if shift.any():
+            line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", **place, arrowprops=line, zorder=2.5)
+            axes.plot(x, y, "o", markersize=3, color="black", zorder=2.5, clip_on=False)
+        disc = DrawingArea(0, 0)
+        disc.add_artist(Circle((0, 0), diameter / 2, facecolor=color, edgecolor="black", linewidth=0.7))
+        axes.add_artist(
+            AnnotationBbox(disc, (x, y), shift, boxcoords="offset points", pad=0, frameon=False, zorder=3)
+        )
+        dark = number <= 0.6 * len(names)
+        axes.annotate(
+            str(number),
+            **place,
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if dark else "black",
+            zorder=4,
+        )
+    handles = [Line2D([], [], marker="o", linestyle="", markersize=7, color=color) for color in colors]
+    labels = [f"{number} {name}" for number, name in enumerate(names, 1)]
+    if labels:
+        legend = {"loc": "outside right center", "ncols": math.ceil(len(labels) / NAMES_A_COLUMN)}
+        axes.figure.legend(handles, labels, title="layer", fontsize=9, handletextpad=0.1, **legend)
+    return colors
 
 
 @styled
@@ -366,18 +400,14 @@ def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: st
     names = results[0]["layers"]
     bias = np.array([[abs(one["projections"][name]["mass"] - 0.5) for name in names] for one in results])
     drops = 100 * np.array([one["relative_drop"][row] for one in results])
-    figure = Figure(figsize=(8, max(5, 1 + 0.2 * len(names))), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _beside_names(names)
     axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
-    for column, color in enumerate(colors):
-        axes.scatter(bias[:, column], drops[:, column], s=12, color=color, alpha=0.6, linewidth=0, clip_on=False)
-    axes.scatter(bias.mean(0), drops.mean(0), s=70, c=colors, edgecolor="black", zorder=3, clip_on=False)
     axes.set_xlim(0, min(0.5, 1.1 * max(0.05, bias.max())))
     axes.set_ylim(min(0, drops.min()) - 4, max(100, drops.max()) + 4)
     axes.set_xlabel("bias |mass - 1/2| (share of filters)")
     axes.set_ylabel("relative loss of top-1 accuracy,\nlayer reset to its initialization (%)")
-    _label_beside(axes, list(bias.mean(0)), list(drops.mean(0)), names)
+    for column, color in enumerate(_number_points(axes, bias.mean(0), drops.mean(0), names)):
+        axes.scatter(bias[:, column], drops[:, column], s=14, color=color, alpha=0.7, linewidth=0, clip_on=False)
     axes.set_title(told)
     figure.suptitle(f"{title}: bias and criticality, {len(results)} seeds (large: mean; grey: critical)")
     return figure
