@@ -78,12 +78,15 @@ def segments(net: nn.Module) -> list[nn.Module]:
     """The network cut into modules that, run one after another, are the network.
 
     A network of this package says by a method `segments` what they are; torchvision's are known here. Any other
-    is one segment.
+    is one segment, and so is one that uses the same weights in several.
     """
     if hasattr(net, "segments"):
-        return net.segments()
-    chain = _TORCHVISION.get(f"{type(net).__module__}.{type(net).__qualname__}")
-    return [net] if chain is None else list(_links(chain(net)))
+        parts = list(net.segments())
+    else:
+        chain = _TORCHVISION.get(f"{type(net).__module__}.{type(net).__qualname__}")
+        parts = [net] if chain is None else list(_links(chain(net)))
+    parameters = [id(parameter) for part in parts for parameter in part.parameters()]
+    return parts if len(set(parameters)) == len(parameters) else [net]
 
 
 def _links(chain: Iterable[nn.Module]) -> Iterator[nn.Module]:

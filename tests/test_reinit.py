@@ -101,6 +101,46 @@ def test_accuracies_are_those_of_replacing_evaluating_and_restoring(arch, layout
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+class Recurrent(nn.Module):
+    """A network that uses one convolution twice; with `tied`, by two modules that share its weights."""
+
+    def __init__(self, tied: bool):
+        super().__init__()
+        self.stem, self.step = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.again = self.step
+        if tied:
+            self.again = nn.Conv2d(8, 8, 3, padding=1)
+            self.again.weight, self.again.bias = self.step.weight, self.step.bias
+        self.fc = nn.Linear(8, 10)
+        for parameter in self.parameters():  # large enough for other weights to give other classes
+            nn.init.normal_(parameter, std=0.3)
+
+    def segments(self):
+        ends = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
+        return [self.stem, nn.ReLU(), self.step, nn.ReLU(), self.again, *ends]
+
+    def forward(self, images):
+        for segment in self.segments():
+            images = segment(images)
+        return images
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_that_are_used_twice_are_replaced_in_both_places(tied):
+    torch.manual_seed(0)
+    net, other = Recurrent(tied).eval(), Recurrent(tied)
+    images = torch.randn(500, 3, 8, 8)
+    with torch.no_grad():
+        labels = net(images).argmax(1)
+    layers = [layer.name for layer in models.layers(net)]
+    assert layers == ["stem", "step", *(["again"] if tied else [])]
+    for layer in layers:
+        replacement = reinit.Replacement(layer, parameters(other, layer))
+        expected = plain_top1(net, replacement, [(images, labels)])
+        assert expected < 100
+        assert reinit.accuracies(net, [replacement], [(images, labels)]).replaced == [expected]
+
+
 def test_batch_norm_keeps_its_trained_parameters_and_statistics():
     net = network("vgg11bn")
     (convolution, *_) = replacements("vgg11bn", net)

@@ -99,7 +99,7 @@ class _Branch:
 
     def __init__(self, row: int, segment: nn.Module, prefix: str, replacement: Replacement, resident: bool):
         self.row, self.segment = row, segment
-        trained = dict(segment.named_parameters())
+        trained = dict(segment.named_parameters(remove_duplicate=False))  # by every name of a shared one
         self.trained = {prefix + name: trained[prefix + name] for name in replacement.parameters}
         self.replaced = {prefix + name: weight for name, weight in replacement.parameters.items()}
         self.resident = resident
