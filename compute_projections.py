@@ -123,6 +123,7 @@ class Source(NamedTuple):
     epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
     dataset: str  #: with the number of classes where they were subsampled
     classes: str  #: how many, and who says so
+    subsample_classes: int  #: 0: all
     read: Callable[[], dict[str, Any]]  #: what it holds, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file its results go to
 
@@ -147,12 +148,12 @@ def main(argv=None) -> int:
     def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
         return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
 
-    initial, other_initialization = None, None
+    initial, initial_fingerprint = None, None
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, wanted)
-        other_initialization = snapshots.initialization_check(args.init_from, content)
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
+            initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
     sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
     alone = len(sources) + len(damaged) == 1
 
@@ -172,10 +173,17 @@ def main(argv=None) -> int:
             continue
         results = as_results(measured, layers, args, source)
         # Of the command that measures this snapshot alone: the results are the same.
-        asked = argparse.Namespace(**{**vars(args), "load_from": source.name if args.load_from else None})
+        of_this = {
+            "load_from": source.name if args.load_from else None,
+            "subsample_classes": source.subsample_classes,
+        }
+        asked = argparse.Namespace(**{**vars(args), **of_this})
         results["provenance"] = provenance("compute_projections.py", asked, device)
-        if "provenance" in content:
-            results["trained_by"] = content["provenance"]
+        state = content
+        if args.load_from:
+            state = snapshots.beside(Path(source.name), content) or content
+        if "provenance" in state:
+            results["trained_by"] = state["provenance"]
         if "init_seed" in content:
             results["init_seed"] = content["init_seed"]
         for key in ACCURACIES:
@@ -184,7 +192,7 @@ def main(argv=None) -> int:
         differing = differing_options(source.result, results)
         if differing:
             replaced.append(f"{source.result} held results with other {', '.join(differing)}, which are replaced")
-        if other_initialization is not None and other_initialization(content):
+        if snapshots.was_trained_from_another(initial_fingerprint, state):
             otherwise_initialized.append(f"{args.init_from} is not what {source.name} was trained from")
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
@@ -275,6 +283,7 @@ def new_network(args) -> Source:
         epoch=-1 if args.pretrained else 0,
         dataset=dataset_folder(args.dataset, args.subsample_classes),
         classes=f"{num_classes} ({said_by_options(args)})",
+        subsample_classes=args.subsample_classes,
         read=read,
         result=run_folder(args.results, args.dataset, args.arch, args.seed, args.subsample_classes)
         / f"{'pretrained' if args.pretrained else 'init'}_{args.arch}.json",
@@ -309,6 +318,7 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
             epoch=snapshots.epochs_trained(path, content),
             dataset=dataset_folder(args.dataset, kept),
             classes=classes,
+            subsample_classes=kept,
             read=functools.partial(snapshots.load, path, wanted),
             result=run_folder(args.results, args.dataset, args.arch, args.seed, kept, noise)
             / f"{snapshots.result_stem(path, tars)}.json",
@@ -343,8 +353,10 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
     """
     content = snapshots.load(path, wanted)
     config = content.setdefault("config", {})  # a bare state_dict or a file of the authors has none
-    if not config and "subsample_classes" not in args.given:
-        config |= classes_recorded_beside(path.parent, args.arch)
+    if not config:
+        config |= recorded_beside(path.parent, args.arch)
+        if "subsample_classes" in args.given:
+            config.pop("num_classes", None)
     for option in ("arch", "dataset", "seed"):
         given, recorded = getattr(args, option), config.get(option)
         if given is not None and recorded is not None and given != recorded:
@@ -377,14 +389,15 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
 
 
 @functools.cache
-def classes_recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
-    """How many classes the training states in a folder record: bare weights beside them are of the same run."""
+def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
+    """The configuration that training states in a folder record: bare weights beside them are of the same run."""
     for path in sorted(folder.glob(f"{glob.escape(arch)}_*.tar")):
         try:
             config = snapshots.load(path, wanted=lambda name: False).get("config", {})
         except SnapshotError:
             continue
-        return {name: config[name] for name in ("num_classes", "subsample_classes") if name in config}
+        if config:
+            return config
     return {}
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import data
 import models
-from utils import devices, distributed, projections, reinit, seeds, snapshots
+from utils import correlation, devices, distributed, projections, reinit, seeds, snapshots
 from utils.files import make_writable
 from utils.logging import open_log, progress
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
@@ -42,14 +42,13 @@ from utils.program import (
     list_choices,
     memory_for,
     number,
-    numpy_seed,
     seed,
     warn_of,
     workers,
 )
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
-from utils.resume import difference, is_sound
+from utils.resume import HYPERPARAMETERS, difference, is_sound
 
 RAND = "rand"  #: the row of the fresh random initialization
 
@@ -67,7 +66,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="where the datasets are (%(default)s)",
     )
     add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
-    add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
+    add("--class-sample-seed", type=seed, metavar="S", help="seed for choosing them (default: the first N)")
     add("--upscale", action="store_true", help="upscale images to 224x224")
     add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
     add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
@@ -176,6 +175,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     with memory_for("the network"):
         net.to(device, torch.float32, memory_format=devices.memory_format(device, args.amp))
 
+    reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
     initializations = read_initializations(paths, args, net, layers, recorded, warnings)
     rand_seed = None
     if args.rand:
@@ -347,11 +347,15 @@ def read_initializations(
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
         snapshots.check_finite(path, content["model_state_dict"])
-        if config and content.get("config"):
-            differing = difference(config, content["config"], ignore={"seed_given"})
+        state = content if content.get("config") else snapshots.beside(path, content)
+        if config and state.get("config"):
+            ignore = {"seed_given"}
+            if trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None:
+                ignore |= {*HYPERPARAMETERS, "batch_size"}  # of one run: --override replaces them on the way
+            differing = difference(config, state["config"], ignore)
             if differing:
                 warnings.append(f"{path} is of another run than the trained network: {differing}")
-        if snapshots.initialization_check(path, content)(trained):
+        if snapshots.was_trained_from_another(snapshots.initial_fingerprint(path, content), trained):
             warnings.append(f"{path} is not what {args.load_from} was trained from")
         epoch = snapshots.epochs_trained(path, content)
         if epoch is None:
@@ -401,8 +405,10 @@ def as_results(args, snapshot, measured: reinit.Accuracies, rows, bias, rand_see
             name: {key: value for key, value in layer.items() if key != "projections"}
             for name, layer in bias.items()
         },
-        "correlation": reinit.rank_correlation(
-            [layer["mass"] for layer in bias.values()], drops.get(reinit.initialization_row(drops))
+        "correlation": correlation.rank_correlation(
+            [layer["mass"] for layer in bias.values()],
+            [layer["filters"] for layer in bias.values()],
+            drops.get(reinit.initialization_row(drops)),
         ),
     }
     if args.seed is not None:
@@ -434,12 +440,13 @@ def report(results: dict[str, Any], width: int = 110) -> str:
         critical = reinit.critical(results["relative_drop"][row])
         told = ", ".join(name for name, is_critical in zip(names, critical, strict=True) if is_critical) or "none"
         lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {told}")
-    correlation = results["correlation"]
-    if correlation["spearman"] is not None:
+    found = results["correlation"]
+    if found["spearman"] is not None:
+        coins = found["fair_coins"]
         lines.append(
             f"rank correlation of bias |mass - 1/2| and accuracy lost when reset to {initialization}, "
-            f"over {len(names)} layers: "
-            f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g})"
+            f"over {len(names)} layers: {found['spearman']:+.2f} (p = {found['p_value']:.2g}); "
+            f"fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     return "\n".join(lines)
 

@@ -30,7 +30,7 @@ import models
 from utils import devices, distributed, optimizers, projections, resume, seeds, snapshots
 from utils.board import Board, NoBoard
 from utils.lock import FolderLock
-from utils.logging import epochs_logged, open_log, progress
+from utils.logging import epochs_logged, open_log, progress, say
 from utils.metrics import Evaluation, NotFiniteError, evaluate
 from utils.paths import RunFiles
 from utils.program import (
@@ -48,7 +48,6 @@ from utils.program import (
     memory_for,
     not_empty,
     number,
-    numpy_seed,
     option,
     seed,
     warn_of,
@@ -80,7 +79,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     add("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
     add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
-    add("--class-sample-seed", type=numpy_seed, metavar="S", help="seed for choosing them (default: the first N)")
+    add("--class-sample-seed", type=seed, metavar="S", help="seed for choosing them (default: the first N)")
     add(
         "--noise",
         type=number(float),
@@ -88,7 +87,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="R",
         help="ratio of corrupted labels; -1: shuffle pixels (0)",
     )
-    add("--noise-seed", type=numpy_seed, metavar="S", help="seed for it (default: drawn)")
+    add("--noise-seed", type=seed, metavar="S", help="seed for it (default: drawn)")
     add("--augmentation", action="store_true", help="random crops, and flips of colour images")
     add("--upscale", action="store_true", help="upscale images to 224x224")
     add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
@@ -101,7 +100,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="share of the validation split, in [0, 1) (0)",
     )
     add("--stratified", action="store_true", help="the same share of each class")
-    add("--split-seed", type=numpy_seed, metavar="S", help="seed for shuffling before the split (default: drawn)")
+    add("--split-seed", type=seed, metavar="S", help="seed for shuffling before the split (default: drawn)")
     add(
         "--shuffle",
         action="store_true",
@@ -324,7 +323,9 @@ def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float,
     for index, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
         check_signals()
         optimizer.zero_grad()  # before the forward pass: gradients and activations never fill the memory together
-        loss, correct_here = step(images, labels)
+        # A share without images is computed as it is: PyTorch compiles no backward pass of it.
+        compute = step if len(images) else getattr(step, "_orig_mod", step)
+        loss, correct_here = compute(images, labels)
         if distributed.WORLD_SIZE > 1:
             # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
             loss = loss * (distributed.WORLD_SIZE / sizes[index].item())
@@ -374,11 +375,14 @@ def begin(args: argparse.Namespace, training: bool, lock: FolderLock):
         raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
     finished = start.first_epoch > args.epochs or (start.first_epoch == args.epochs and files.final.exists())
     if training and start.snapshot is not None and finished:
-        print(f"training is finished: {start.path} is after {start.first_epoch} epochs, --epochs is {args.epochs}")
+        finished = f"{start.path} is after {start.first_epoch} epochs, --epochs is {args.epochs}"
+        say(f"training is finished: {finished}", sys.stdout)
         return None
 
     if training:
         locked += resume.hold_folder(args, lock)
+    elif start.snapshot is not None and "config" not in start.snapshot and not args.eval_regularization_loss:
+        warned.append(f"{start.path} does not say how its images were prepared: they are as the options say")
     drawn = []
     for name in resume.DRAWN_SEEDS:
         needed = name not in resume.ineffective(args) and (training or start.snapshot is None or name != "seed")
@@ -416,7 +420,9 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     if training:
         check_last_batch(args, dataset)
-        distributed.from_main(lambda: resume.refuse_to_overwrite(args, dataset.class_names, net, start))
+        if start.snapshot is not None:
+            snapshots.check_images(start.path, start.snapshot, dataset.train_fingerprint)
+        distributed.from_main(lambda: resume.refuse_to_overwrite(args, dataset, net, start))
         if distributed.RANK == 0:
             files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
     if args.sync_bn and distributed.WORLD_SIZE > 1:
@@ -491,7 +497,7 @@ def train(
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
-    initial_weights = initialization(net, start)
+    initial_fingerprint = fingerprint_of_initialization(net, start)
     made_by = provenance("train.py", args, next(net.parameters()).device)
     made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
     step = TrainingStep(net)
@@ -562,9 +568,10 @@ def train(
                         "format": snapshots.FORMAT,
                         "config": config,
                         "class_names": dataset.class_names,
+                        "train_fingerprint": dataset.train_fingerprint,
                         "tensorboard_step": epoch + 1,
                         "provenance": made_by,
-                        "initial_weights": initial_weights,
+                        "initial_fingerprint": initial_fingerprint,
                     }
                     snapshots.save(state, path)
                     del state  # and the copies of weights in it
@@ -580,11 +587,13 @@ def train(
     return DONE
 
 
-def initialization(net: nn.Module, start: resume.Start) -> str | None:
-    """The fingerprint of the weights that a run has been trained from since epoch 0; None: not known."""
+def fingerprint_of_initialization(net: nn.Module, start: resume.Start) -> str | None:
+    """Of the weights that a run has been trained from since epoch 0; None: not known."""
     if start.snapshot is not None and "epoch" in start.snapshot:
-        return start.snapshot.get("initial_weights")
-    return None if start.first_epoch else snapshots.fingerprint(snapshots.bare_weights(net))
+        return start.snapshot.get("initial_fingerprint")
+    if start.snapshot is not None and start.first_epoch:
+        return None
+    return snapshots.fingerprint(snapshots.bare_weights(net))
 
 
 def evaluate_after(epoch: int, net: nn.Module, batches, what: str) -> Evaluation:

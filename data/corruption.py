@@ -23,7 +23,7 @@ def corrupt_labels(
         num_classes: number of classes, at least 2 where the ratio is not 0.
         ratio: in [0, 1].
         seed: in [0, 2^32).
-        indices: the samples that may be corrupted, in the order in which random numbers are drawn for them.
+        indices: the samples that may be corrupted, in any order: random numbers are drawn for them by their index.
             Default: all.
 
     Returns:
@@ -37,7 +37,7 @@ def corrupt_labels(
     if ratio > 0 and num_classes < 2:
         raise ValueError("with a single class there is no wrong label")
     labels = np.array(labels)
-    indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
+    indices = np.arange(len(labels)) if indices is None else np.sort(indices)
     random = np.random.RandomState(seed)
     corrupted = indices[random.rand(len(indices)) <= ratio] if ratio > 0 else indices[:0]
     if len(corrupted):

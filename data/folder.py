@@ -51,8 +51,10 @@ class Preparation:
                 # Else resizing its shorter side would fill the memory, as a decompression bomb does.
                 if longer / shorter * (UPSCALED * 8 // 7) ** 2 > 2 * Image.MAX_IMAGE_PIXELS:
                     raise ValueError(f"{image.width}x{image.height} pixels are too long and narrow")
-                if image.mode == "F":
-                    raise ValueError("its pixels are floating-point numbers, of no known range")
+                if image.mode == "F" or (
+                    image.mode == "I" and image.format not in ("PNG", "PPM")
+                ):  # 16 bits there
+                    raise ValueError("its pixels are floating-point or 32-bit numbers, of no known range")
                 if image.mode.startswith("I"):  # 16 bits a pixel: `convert` would make all above 255 white
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 image = image.convert("RGB")
@@ -161,7 +163,7 @@ class FolderLoader:
             if isinstance(images, ImageError):
                 raise images
             labels = self.labels[[number for number, _ in batch]]
-            with _one_thread():
+            with _one_thread() if self.device.type == "cpu" else contextlib.nullcontext():
                 images = self.finish(images.to(self.device, non_blocking=True))
             yield images, labels.to(self.device, non_blocking=True)
 

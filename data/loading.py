@@ -2,6 +2,7 @@
 
 import functools
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Dataset(TestSet):
 
     train: Loader
     val: Loader | None  #: None without a validation split
+    train_fingerprint: str  #: of the training images and labels, by which they are told from others
 
 
 def load(
@@ -160,6 +162,7 @@ def load(
             shuffle_seed=noise_seed if noise == PIXEL_SHUFFLE else None,
         ),
         val=None if val is None else made.loader(val),
+        train_fingerprint=_fingerprint(train),
         test=made.loader(test),
         num_classes=len(class_names),
         in_channels=spec.in_channels,
@@ -203,11 +206,30 @@ def load_test(
 
 
 def _read(spec: Spec, root: Path, train: bool) -> tuple[Source, Sequence[str]]:
-    """`spec.read`, with a DataError too where a folder on the way to a file cannot be entered."""
+    """`spec.read`, with a DataError too where a folder cannot be entered, or it does not give what it should."""
     try:
-        return spec.read(root, train)
+        source, class_names = spec.read(root, train)
     except OSError as error:
         raise DataError(f"--data-path {root}: {error.filename or spec.name}: {error.strerror or error}") from None
+    class_names = [str(name) for name in class_names]
+    labels = source.labels
+    wrong = None
+    if len(set(class_names)) < len(class_names):
+        wrong = "two classes have the same name"
+    elif not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1:
+        wrong = "labels are no array (n,) of int64"
+    elif not len(labels):
+        wrong = "there are no images"
+    elif labels.min() < 0 or labels.max() >= len(class_names):
+        wrong = f"labels are not in 0 to {len(class_names) - 1}"
+    elif isinstance(source, ArraySource):
+        shape = (len(labels), spec.in_channels, *spec.image_size)
+        images = source.images
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or tuple(images.shape) != shape:
+            wrong = f"images are no uint8 tensor {shape}"
+    if wrong:
+        raise DataError(f"--dataset {spec.name}: of the {'training' if train else 'test'} images, {wrong}")
+    return source, class_names
 
 
 def choose_classes(name: str, class_names: Sequence[str], n: int, seed: int | None) -> list[str]:
@@ -215,6 +237,16 @@ def choose_classes(name: str, class_names: Sequence[str], n: int, seed: int | No
     if n > len(class_names):
         raise DataError(f"--subsample-classes {n}: {name} has {len(class_names)} classes")
     return subsets.sample_classes(class_names, n, seed)
+
+
+def _fingerprint(source: Source) -> str:
+    """Number and checksum of images and labels; of images in files, of the names of files and their folders."""
+    if isinstance(source, ArraySource):
+        crc = zlib.crc32(source.images.contiguous().numpy())
+    else:
+        names = ("/".join(file.rsplit("/", 2)[-2:]) for file in source.files)
+        crc = zlib.crc32("\n".join(names).encode(errors="surrogateescape"))
+    return f"{len(source.labels)} {zlib.crc32(source.labels, crc):08x}"
 
 
 def _keep(source: Source, indices: np.ndarray) -> Source:

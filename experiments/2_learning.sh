@@ -4,10 +4,18 @@
 # The same network on the same images, with what there is to learn taken away step by step: true labels; 20, 60 and
 # 100 % of the training labels corrupted; the pixels of each training image shuffled. With this protocol a corrupted
 # label is never the true one: at 100 % every image is labelled as one of the nine classes that it does not belong to,
-# which is itself something that could be learned.
+# which is itself something that could be learned. A second table counts the filters that have fallen silent: where
+# nothing is learned they are what looks biased.
 source "$(dirname "$0")/common.sh"
 
 for dataset in mnist fashion_mnist; do
+    groups=(
+        "true labels" $dataset/lenet
+        "20 % corrupted" $dataset/noise_20/lenet
+        "60 % corrupted" $dataset/noise_60/lenet
+        "100 % corrupted" $dataset/noise_100/lenet
+        "shuffled pixels" $dataset/pixel_shuffle/lenet
+    )
     for seed in $SEEDS; do
         for noise in 0 0.2 0.6 1 -1; do
             case $noise in
@@ -25,9 +33,7 @@ for dataset in mnist fashion_mnist; do
         --output $RESULTS/learning_lenet_$dataset \
         --note "A corrupted label is never the true one: at 100 % every image is labelled as one of the classes that it
 does not belong to, which could itself be learned." \
-        "true labels" $RUNS/results/$dataset/lenet \
-        "20 % corrupted" $RUNS/results/$dataset/noise_20/lenet \
-        "60 % corrupted" $RUNS/results/$dataset/noise_60/lenet \
-        "100 % corrupted" $RUNS/results/$dataset/noise_100/lenet \
-        "shuffled pixels" $RUNS/results/$dataset/pixel_shuffle/lenet
+        "${groups[@]/#$dataset\//$RUNS/results/$dataset/}"
+    "$PYTHON" experiments/silent_filters.py --title "lenet on $dataset" --epoch "$EPOCHS" --data-path "$DATA" \
+        --output $RESULTS/silent_lenet_$dataset "${groups[@]/#$dataset\//$RUNS/models/$dataset/}"
 done

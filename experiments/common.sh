@@ -10,6 +10,10 @@ set -euo pipefail
 
 DATA=./datasets
 if [[ "${1:-}" == --data-path && $# -eq 2 ]]; then
+    if [[ ! -d "$2" ]]; then
+        echo "--data-path: there is no folder '$2'" >&2
+        exit 2
+    fi
     DATA=$(realpath "$2")
 elif [[ $# -ne 0 ]]; then
     echo "usage: [CUDA=1] $0 [--data-path DIR]" >&2
@@ -20,8 +24,7 @@ EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
 NETWORKS=${NETWORKS:-lenet resnet18 vgg11}
 
-ALL_EPOCHS=$EPOCHS
-RUNS=experiments/runs/${EPOCHS}_epochs
+RUNS=experiments/runs/${EPOCHS}_epochs # asked for: of the small VGG-11 they are half as many
 RESULTS=experiments/results
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python
@@ -63,17 +66,18 @@ reset_layers() {
 # for_each_network MEASURE COMPARE: train the networks of NETWORKS from every seed, and measure each of these runs
 # (MEASURE FOLDER OPTIONS) and what the runs of a network have in common (COMPARE ARCH FOLDER).
 for_each_network() {
-    local arch dataset seed folder images training
+    local arch dataset seed folder images training asked=$EPOCHS
+    local EPOCHS # of the network at hand, which what is called here sees too
     for arch in $NETWORKS; do
         for dataset in $(datasets_of "$arch"); do
-            EPOCHS=$ALL_EPOCHS folder=$dataset images=(--dataset "$dataset")
+            EPOCHS=$asked folder=$dataset images=(--dataset "$dataset")
             case $arch in
                 lenet) training=(--shuffle --lr 0.02) ;;
                 # Their snapshots are large: there are fewer of them.
                 *) training=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3) ;;
             esac
             if [[ $arch == vgg11 && -z "${CUDA:-}" ]]; then # the small version for a CPU
-                EPOCHS=$(((ALL_EPOCHS + 1) / 2)) folder=cifar10_4 images+=(--subsample-classes 4)
+                EPOCHS=$(((asked + 1) / 2)) folder=cifar10_4 images+=(--subsample-classes 4)
             fi
             for seed in $SEEDS; do
                 train --arch "$arch" "${images[@]}" --seed "$seed" "${training[@]}"
@@ -88,6 +92,14 @@ datasets_of() {
     if [[ $1 == lenet ]]; then echo mnist fashion_mnist; else echo cifar10; fi
 }
 
+if [[ ! "$EPOCHS" =~ ^[1-9][0-9]*$ ]]; then
+    echo "EPOCHS: a number from 1 on; not $EPOCHS" >&2
+    exit 2
+fi
+if [[ -z "${SEEDS// /}" || -z "${NETWORKS// /}" ]]; then
+    echo "SEEDS, NETWORKS: at least one" >&2
+    exit 2
+fi
 for network in $NETWORKS; do
     [[ " lenet resnet18 vgg11 " == *" $network "* ]] && continue
     echo "NETWORKS: lenet, resnet18, vgg11; not $network" >&2

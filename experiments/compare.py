@@ -107,7 +107,9 @@ def compare_criticality(args: argparse.Namespace) -> None:
     for seed in seeds_in(args.folder):
         of_epoch = re.compile(rf"reinit_.*_{args.epoch}(\.pt)?\.json").fullmatch
         # Where a training state shares the name of the final weights, theirs has the suffix.
-        found = sorted((path for path in seed.glob("*.json") if of_epoch(path.name)), reverse=True)[:1]
+        found = sorted((path for path in seed.glob("*.json") if of_epoch(path.name)), reverse=True)
+        # `<arch>_3.tar` is after four epochs.
+        found = [path for path in found if comparison.read(path).get("epoch") == str(args.epoch)][:1]
         if not found:
             raise ResultError(f"{seed} has no results of resetting layers after {args.epoch} epochs")
         files += found
@@ -116,12 +118,11 @@ def compare_criticality(args: argparse.Namespace) -> None:
     values = [value for value in comparison.correlations(results) if value is not None]
     told = "Spearman's rank correlation is not defined"
     if values:
-        interval = comparison.bootstrap_interval(values)
-        between = (
-            "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f}, bootstrap over seeds)"
-        )
+        interval, coins = comparison.mean_interval(values), comparison.fair_coins(results)
+        between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
         told = (
-            f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}"
+            f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
+            f"with fair coins instead of bias: {coins.mean:+.2f} ({coins.low:+.2f} to {coins.high:+.2f})"
         )
     runs = list(results.values())
     save(
@@ -133,10 +134,16 @@ def compare_criticality(args: argparse.Namespace) -> None:
     explanation = (
         f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
         f"exact binomial test rejects fair coins at {comparison.LEVEL}, and critical where more than half of the "
-        "accuracy is lost when it is reset. The interval of the mean correlation is a percentile bootstrap over "
-        "seeds."
+        "accuracy is lost when it is reset. p: if any pairing of bias and drops were equally likely. The interval "
+        "of the mean correlation is Student's, over seeds. Fair coins: the mean correlation of the same drops "
+        "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
+        "which are further from 1/2 by chance, are also the more critical ones."
     )
-    tables = [comparison.criticality_table(results), comparison.correlation_table(results)]
+    tables = [
+        comparison.criticality_table(results),
+        comparison.critical_of_biased(results),
+        comparison.correlation_table(results),
+    ]
     write_table(args, explanation, tables, files)
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.registry import ModelError
 
 
 class Function(nn.Module):
@@ -115,6 +118,9 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
     `layer1` to `layer4` are 1 to 4. The fully connected layers are in a stage of their own. In a block of branches
     the layers of one branch come after those of the other.
 
+    Raises:
+        ModelError: the weights of one of them are computed from others (torch.nn.utils.parametrizations).
+
     Args:
         with_linear: also the fully connected layers. Linear layers in one block with a convolution (ConvNeXt) see
             each position of the image by itself: they are 1x1 convolutions in other words.
@@ -122,7 +128,8 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
     names = {id(module): name for name, module in net.named_modules()}
     parts = segments(net)
     if len(parts) == 1:  # nothing is known of what runs after what, but the order of registration
-        parts = [module for module in net.modules() if next(module.children(), None) is None]
+        kinds = (nn.Conv2d, nn.Linear)
+        parts = [one for one in net.modules() if isinstance(one, kinds) or next(one.children(), None) is None]
     found: list[Layer] = []
     stage = 0
     for part in parts:
@@ -138,6 +145,8 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
                 stage += bool(after_convolution and found[-1].stage == stage)
             else:
                 continue
+            if parametrize.is_parametrized(module):
+                raise ModelError(f"{names[id(module)]} is parametrized: it has no weights of its own to measure")
             block = sum(layer.stage == stage for layer in found)
             found.append(Layer(names[id(module)], module, stage, block))
     return found

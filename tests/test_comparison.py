@@ -1,6 +1,5 @@
 """Runs side by side: statistics over seeds against numpy and scipy, tables and figures from files of results."""
 
-import itertools
 import json
 import math
 import subprocess
@@ -13,7 +12,8 @@ from programs import ROOT
 from scipy.stats import binom
 
 from experiments import compare
-from utils import comparison
+from utils import comparison, correlation
+from utils.results import layers_of
 
 
 def layer(name: str, mass: float, filters: int = 8, p_value: float = 0.5) -> dict:
@@ -44,6 +44,7 @@ def write_reinit(folder: Path, masses: list[float], drops: list[float], spearman
         "relative_drop": {"0": drops},
         "layers": names,
         "arch": "lenet",
+        "epoch": "2",
         "top1_test": 90.0,
         "projections": {name: layer(name, mass) for name, mass in zip(names, masses, strict=True)},
         "correlation": {"spearman": spearman, "p_value": None if spearman is None else 0.25},
@@ -69,15 +70,14 @@ def test_expected_bias_is_that_of_the_binomial_distribution(filters):
     assert comparison.expected_bias(filters) == pytest.approx(expected, rel=1e-9)
 
 
-def test_bootstrap_interval_is_that_of_all_resamples():
+def test_interval_of_a_mean_is_students():
     values = [0.1, 0.9, 0.4, -0.3]
-    means = [np.mean(sample) for sample in itertools.product(values, repeat=len(values))]
-    low, high = comparison.bootstrap_interval(values)
-    assert low == pytest.approx(np.quantile(means, 0.025), abs=0.03)
-    assert high == pytest.approx(np.quantile(means, 0.975), abs=0.03)
-    assert comparison.bootstrap_interval(values) == (low, high)  # the same again
-    assert comparison.bootstrap_interval([0.5]) is None
-    assert comparison.bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
+    half = (
+        3.1824463 * np.std(values, ddof=1) / 2
+    )  # the 97.5 % quantile of t with 3 degrees of freedom, from a table
+    assert comparison.mean_interval(values) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    assert comparison.mean_interval([0.5]) is None
+    assert comparison.mean_interval([0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_run_is_read_up_to_an_epoch_with_its_accuracy():
@@ -97,7 +97,7 @@ def test_run_is_read_up_to_an_epoch_with_its_accuracy():
 
 def test_results_of_format_2_are_read():
     content = comparison.read(ROOT / "tests/reference/format2/lenet_0.json")
-    assert list(comparison.layers_of(content))[:2] == ["features.0", "features.2"]
+    assert list(layers_of(content))[:2] == ["features.0", "features.2"]
     assert comparison.read(ROOT / "tests/reference/format2/reinit_lenet_1.json")["layers"][0] == "features.0"
     assert "not recorded" in comparison.made_by([content])
 
@@ -136,9 +136,10 @@ def test_bias_is_compared_over_seeds_and_groups():
     )
     # Of the noise: 0 and 0.0625; each less that of the same seed with true labels.
     less = np.array([0, 0.0625]) - bias
-    assert row(table, "less that of true labels, seed by seed")[3:] == [
+    half = 12.7062 * less.std(ddof=1) / 2**0.5  # of t with 1 degree of freedom
+    assert row(table, "less that of true labels, seed by seed (95 % interval)")[3:] == [
         "",
-        f"{less.mean():+.3f} ± {less.std(ddof=1):.3f}, lower in 2/2",
+        f"{less.mean():+.3f} ({less.mean() - half:+.3f} to {less.mean() + half:+.3f}), lower in 2/2",
     ]
     assert (
         row(table, "**accuracy (%)** on the test set, or the validation split where there is one")[3]
@@ -160,7 +161,15 @@ def test_criticality_is_compared_over_seeds():
     assert row(table, "layer1")[-1] == "0/3"  # half of the accuracy is not more than half
     assert row(table, "seed 1") == ["seed 1", "90.00", "+1.00", "0.25", "layer0"]
     assert row(table, "seed 2")[2] == "not defined"
-    assert row(table, "**mean**")[2] == "**+0.75**, 95 % interval +0.50 to +1.00"
+    assert row(table, "**mean**")[2] == "**+0.75**, 95 % interval -2.43 to +3.93"
+    drawn = [
+        correlation.fair_coins([8, 8, 8], drops, seed) for drops, seed in (([0.9, 0.5, 0.1], 0), ([2, 3, 3], 2))
+    ]
+    means = np.mean(drawn, 0)[~np.isnan(drawn).any(0)]
+    assert row(table, "of fair coins")[2] == "{:+.2f}, 95 % of draws {:+.2f} to {:+.2f}".format(
+        means.mean(), *np.quantile(means, [0.025, 0.975])
+    )
+    assert "\n\nOf the 0 biased layers of all runs 0 are critical, of the 9 others 2.\n\n" in table
     assert table.index("seed 2") < table.index("seed 10")
 
 

@@ -233,7 +233,7 @@ def test_classes_of_bare_weights_are_those_of_the_training_states_beside_them(ca
     names = {path.name for path in Path("results/fashion_mnist_mini_2/lenet/1").iterdir()}
     assert names == {"lenet_init_0.json", "lenet_0.json", "lenet_1.json"}
     (folder / "lenet_0.tar").unlink()
-    compute_projections.classes_recorded_beside.cache_clear()
+    compute_projections.recorded_beside.cache_clear()
     assert run(*options, "--load-from", folder) == 2
     assert "--subsample-classes gives the number of classes" in capsys.readouterr().err
 
@@ -249,9 +249,9 @@ def test_distance_from_another_initialization_is_warned_about(capsys):
     assert run(*asked, other / "lenet_init_0.pt") == 0
     told = capsys.readouterr().err
     assert (
-        f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_0.tar'} was trained from (and so on for 1" in told
+        f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_0.tar'} was trained from (and so on for 2" in told
     )
-    assert "lenet_init_0.json held results with other --init-from, which are replaced (and so on for 3" in told
+    assert "lenet_init_0.json held results with other weights, which are replaced (and so on for 3" in told
     assert run(*asked, mine / "lenet_0.tar") == 0  # a distance from there
     assert "trained from" not in capsys.readouterr().err
 

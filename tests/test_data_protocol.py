@@ -71,6 +71,7 @@ def test_label_noise_follows_the_protocol(labels, ratio, seed, keep):
     some = list(range(0, len(labels), keep))
     partly = corruption.corrupt_labels(labels, 5, ratio, seed, indices=some)
     assert partly.tolist() == noisy_one_by_one(labels, 5, ratio, seed, some)
+    assert corruption.corrupt_labels(labels, 5, ratio, seed, indices=some[::-1]).tolist() == partly.tolist()
     assert labels.tolist() == before.tolist()
 
 

@@ -1,12 +1,9 @@
 """Resetting layers in one pass, beside the plain way: copy in, evaluate the whole network, copy back."""
 
 import copy
-import itertools
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 import models
@@ -258,52 +255,6 @@ def test_relative_drop_is_the_share_of_accuracy_lost():
     assert reinit.relative_drops(80, [80, 40, 8, 88]) == pytest.approx([0, 0.5, 0.9, -0.1])
     assert reinit.relative_drops(0, [0, 10]) == [None, None]
     assert reinit.critical([0.5, 0.51, -1, None]) == [False, True, False, False]
-
-
-def test_rank_correlation_is_spearmans():
-    mass, drops = [0.5, 0.9, 0.2, 1.0, 0.45, 0.7], [0.1, 0.8, 0.2, 0.7, 0.0, 0.3]
-    # By the definition: the correlation of the ranks; p: the share of pairings at least as far from 0.
-    bias, lost = (stats.rankdata(values) for values in ([abs(m - 0.5) for m in mass], drops))
-    r = stats.pearsonr(bias, lost).statistic
-    others = [stats.pearsonr(bias, order).statistic for order in itertools.permutations(lost)]
-    p = np.mean(np.abs(others) >= abs(r) - 1e-9)
-    result = reinit.rank_correlation(mass, drops)
-    assert result == {"spearman": pytest.approx(r), "p_value": pytest.approx(p)}
-
-
-@pytest.mark.parametrize(("layers", "p_value"), [(3, 2 / 6), (4, 2 / 24), (8, 2 / 40_320)])
-def test_layers_in_perfect_order_have_one_pairing_each_way(layers, p_value):
-    mass = [0.5 + layer / 20 for layer in range(layers)]
-    result = reinit.rank_correlation(mass, list(range(layers)))
-    assert result == {"spearman": pytest.approx(1), "p_value": pytest.approx(p_value)}
-
-
-def test_of_many_layers_the_p_value_is_that_of_students_t():
-    mass, drops = [0.5, 0.9, 0.2, 1.0, 0.45, 0.7, 0.65, 0.75, 0.85], [0.1, 0.8, 0.2, 0.7, 0.0, 0.3, 0.5, 0.4, 0.6]
-    r = stats.pearsonr(stats.rankdata([abs(m - 0.5) for m in mass]), stats.rankdata(drops)).statistic
-    p = 2 * stats.t.sf(abs(r) * (7 / (1 - r * r)) ** 0.5, 7)
-    assert reinit.rank_correlation(mass, drops)["p_value"] == pytest.approx(p)
-
-
-def test_bias_to_either_side_is_a_tie():
-    mass, drops = [2 / 6, 4 / 6, 15 / 16, 11 / 16, 0.85, 0.96], [0.9, 0.1, 0.5, 0.4, 0.2, 0.3]
-    ranks = [1.5, 1.5, 5, 3, 4, 6]
-    expected = stats.pearsonr(ranks, stats.rankdata(drops)).statistic
-    assert reinit.rank_correlation(mass, drops)["spearman"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("mass", "drops"),
-    [
-        ([0.5, 0.9], [0.1, 0.2]),
-        ([2 / 6, 4 / 6, 2 / 6], [0.1, 0.2, 0.3]),  # the same bias to either side
-        ([0.5, 0.6, 0.7], [0.2, 0.2, 0.2]),
-        ([0.5, 0.6, 0.7], [None, None, None]),
-        ([0.5, 0.6, 0.7], None),
-    ],
-)
-def test_correlation_that_is_not_defined_is_none(mass, drops):
-    assert reinit.rank_correlation(mass, drops) == {"spearman": None, "p_value": None}
 
 
 @pytest.mark.cuda

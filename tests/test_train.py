@@ -527,7 +527,7 @@ def test_counting_epochs_from_elsewhere_without_weights_is_warned_about(capsys):
 
 def test_what_a_run_was_trained_from_is_recorded_and_kept_when_it_goes_on():
     def recorded(epoch):
-        return torch.load(QUICK_FOLDER / f"lenet_{epoch}.tar", weights_only=True)["initial_weights"]
+        return torch.load(QUICK_FOLDER / f"lenet_{epoch}.tar", weights_only=True)["initial_fingerprint"]
 
     assert run(*QUICK, "--epochs", 1, "--snapshot-every", 1) == 0
     assert run(*QUICK, "--epochs", 2, "--resume-from", "latest") == 0
@@ -537,7 +537,7 @@ def test_what_a_run_was_trained_from_is_recorded_and_kept_when_it_goes_on():
     assert recorded(0) != snapshots.fingerprint(others)
     assert run(*LENET, "--seed", 1, "--epochs", 1, "--resume-from", REFERENCE / "lenet_init_0.pt") == 0
     state = torch.load("models/fashion_mnist_mini/lenet/1/lenet_0.tar", weights_only=True)
-    assert state["initial_weights"] == snapshots.fingerprint(others)
+    assert state["initial_fingerprint"] == snapshots.fingerprint(others)
 
 
 def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils import reinit
+import numpy as np
+
+from utils import correlation, reinit
+from utils.results import layers_of
 
 LEVEL = 0.05  #: a layer counts as biased where chance alone is less likely than this to take it as far
 
@@ -29,6 +32,14 @@ class Run(NamedTuple):
 
 
 class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+class Draws(NamedTuple):
+    """Of a statistic under chance: its mean, and the values between which 95 % of draws are."""
+
+    mean: float
     low: float
     high: float
 
@@ -71,12 +82,6 @@ def read_run(folder: Path, last_epoch: int) -> Run:
     )
 
 
-def layers_of(content: Mapping[str, Any]) -> Layers:
-    """The layers in results of compute_projections.py, in network order."""
-    blocks = (content[stage] for stage in content if stage.isdigit())
-    return {layer.get("name", "?"): layer for block in blocks for layer in block.values()}
-
-
 def read(path: Path) -> dict[str, Any]:
     """Results of any of the programs.
 
@@ -107,25 +112,21 @@ def expected_bias(filters: int) -> float:
     return half * math.exp(log_probability - filters * math.log(2)) / filters
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval | None:
-    """An interval for the mean of one value a seed, by resampling the seeds (percentile bootstrap).
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """The confidence interval for the mean of one value a seed, from Student's t distribution.
 
-    The seeds are the independent units: the layers of one network are not independent of one another. With few of
-    them the interval is too narrow rather than too wide.
+    The seeds are the independent units: the layers of one network are not independent of one another.
 
     Returns:
         None with fewer than two values.
     """
     if len(values) < 2:
         return None
-    if len(set(values)) == 1:
-        return Interval(values[0], values[0])
-    import numpy as np
-    from scipy.stats import bootstrap
+    from scipy.stats import t
 
-    rng = np.random.default_rng(seed)
-    interval = bootstrap((values,), np.mean, confidence_level=level, method="percentile", rng=rng)
-    return Interval(float(interval.confidence_interval.low), float(interval.confidence_interval.high))
+    mean, spread = mean_and_spread(values)
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return Interval(mean - half, mean + half)
 
 
 def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
@@ -166,10 +167,12 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
             pairs = zip(runs, first, strict=True)
             differences = [bias(run.epochs[epoch]) - bias(other.epochs[epoch]) for run, other in pairs]
             lower = sum(difference < 0 for difference in differences)
-            cells.append(
-                "{:+.3f} ± {:.3f}, lower in {}/{}".format(*mean_and_spread(differences), lower, len(runs))
-            )
-        lines.append(f"| less that of {next(iter(groups))}, seed by seed | | | | {' | '.join(cells)} |")
+            interval = mean_interval(differences)
+            between = "" if interval is None else f" ({interval.low:+.3f} to {interval.high:+.3f})"
+            cells.append(f"{statistics.fmean(differences):+.3f}{between}, lower in {lower}/{len(runs)}")
+        lines.append(
+            f"| less that of {next(iter(groups))}, seed by seed (95 % interval) | | | | {' | '.join(cells)} |"
+        )
     for label, key in (
         ("accuracy (%)** on the test set, or the validation split where there is one", "accuracy"),
         ("training accuracy (%)**", "accuracy_trained_on"),
@@ -209,13 +212,13 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "| --- | --: | --: | --: | --- |",
     ]
     for label, result in results.items():
-        correlation = result["correlation"]
-        drops = result["relative_drop"][reinit.initialization_row(result["relative_drop"])]
-        critical = [name for name, is_one in zip(result["layers"], reinit.critical(drops), strict=True) if is_one]
+        found = result["correlation"]
+        is_critical = reinit.critical(initial_drops(result))
+        critical = [name for name, is_one in zip(result["layers"], is_critical, strict=True) if is_one]
         told = (
             ("", "")
-            if correlation["spearman"] is None
-            else tuple(f"{correlation[key]:{form}}" for key, form in (("spearman", "+.2f"), ("p_value", ".2g")))
+            if found["spearman"] is None
+            else tuple(f"{found[key]:{form}}" for key, form in (("spearman", "+.2f"), ("p_value", ".2g")))
         )
         lines.append(
             f"| {label} | {result['top1_test']:.2f} | {told[0] or 'not defined'} | {told[1]} | "
@@ -223,10 +226,52 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         )
     defined = [value for value in correlations(results) if value is not None]
     if defined:
-        interval = bootstrap_interval(defined)
+        interval = mean_interval(defined)
         between = "" if interval is None else f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
         lines.append(f"| **mean** | | **{statistics.fmean(defined):+.2f}**{between} | | |")
+        coins = fair_coins(results)
+        lines.append(
+            f"| of fair coins | | {coins.mean:+.2f}, 95 % of draws {coins.low:+.2f} to {coins.high:+.2f} | | |"
+        )
     return "\n".join(lines)
+
+
+def fair_coins(results: Mapping[str, Mapping[str, Any]]) -> Draws:
+    """The mean rank correlation of several runs if the signs of their filters were fair coins.
+
+    Args:
+        results: label of a run -> results of reinit_layers.py; runs whose correlation is not defined are left out,
+            and so are draws in which one is not.
+    """
+    drawn = []
+    for seed, result in enumerate(results.values()):
+        if result["correlation"]["spearman"] is not None:
+            filters = [result["projections"][name]["filters"] for name in result["layers"]]
+            drawn.append(correlation.fair_coins(filters, initial_drops(result), seed))
+    means = np.mean(drawn, axis=0)
+    means = means[~np.isnan(means)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Draws(float(means.mean()), float(low), float(high))
+
+
+def initial_drops(result: Mapping[str, Any]) -> list[float]:
+    """The relative drops of the layers reset to the weights that training started from."""
+    return result["relative_drop"][reinit.initialization_row(result["relative_drop"])]
+
+
+def critical_of_biased(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many of the biased layers, and of the others, are critical, all runs together; in words."""
+    counts = {True: [0, 0], False: [0, 0]}
+    for result in results.values():
+        for name, is_critical in zip(result["layers"], reinit.critical(initial_drops(result)), strict=True):
+            of_kind = counts[is_biased(result["projections"][name])]
+            of_kind[0] += is_critical
+            of_kind[1] += 1
+    (biased_critical, biased), (other_critical, others) = counts[True], counts[False]
+    return (
+        f"Of the {biased} biased layers of all runs {biased_critical} are critical, of the {others} others "
+        f"{other_critical}."
+    )
 
 
 def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -34,15 +35,22 @@ class _Console(logging.Handler):
         line = record.getMessage()
         if record.levelno == logging.WARNING:
             line = f"warning: {line}"
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        if stream is None:  # it was closed before the program began
-            return
-        try:
-            tqdm.write(line, file=stream)
-            stream.flush()
-        except (OSError, ValueError):
-            # The reader went away (a closed terminal, `| head`): the log file has it all, and the run goes on.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        say(line, sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+
+
+def say(line: str, stream: TextIO | None) -> None:
+    """Write a line, without tearing a progress bar.
+
+    Where the reader went away (a closed terminal, `| head`) nothing more is written, and the program goes on: its
+    files and its exit status are what matters.
+    """
+    if stream is None:  # it was closed before the program began
+        return
+    try:
+        tqdm.write(line, file=stream)
+        stream.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
@@ -129,8 +137,8 @@ def last_words(line: str) -> None:
     logger = logging.getLogger(LOGGER)
     if any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.error(line)
-    elif sys.stderr is not None:
-        print(line, file=sys.stderr)
+    else:
+        say(line, sys.stderr)
 
 
 def progress(iterable, **options):

@@ -90,10 +90,20 @@ def _check_values(recorded: dict[str, Any], ours: dict[str, Any]) -> None:
 
 
 def _check_state(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError where the optimizer's state is not one that steps have left behind."""
+    """Raise ValueError where the optimizer's state is not one that steps have left behind.
+
+    A parameter that is frozen or not used has none. Should it be used from now on, SGD goes on from a momentum of
+    0, which is what it begins with.
+    """
+    if not any(optimizer.state.values()) and any(group.get("momentum", 1) for group in optimizer.param_groups):
+        raise ValueError("there is no state")
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
+            if not state:
+                if parameter.requires_grad and group.get("momentum", 0):
+                    optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+                continue
             if any(value is not None and not torch.is_tensor(value) for value in state.values()):
                 raise ValueError("something in the state is no tensor")
             if "betas" in group and not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():

@@ -16,8 +16,9 @@ from matplotlib.offsetbox import AnnotationBbox, DrawingArea
 from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import MaxNLocator
 
-from utils import comparison, projections, reinit
+from utils import projections, reinit
 from utils.files import atomic_write
+from utils.results import layers_of
 
 STYLE = {
     "axes.grid": True,
@@ -284,7 +285,11 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     correlation = results["correlation"]
     told = "not defined"
     if correlation["spearman"] is not None:
-        told = f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g}, {len(names)} layers)"
+        coins = correlation["fair_coins"]
+        told = (
+            f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g}, {len(names)} layers)\n"
+            f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
+        )
     axes.set_title(f"Spearman's rank correlation: {told}")
     figure.suptitle(f"{title}: bias and criticality")
     return figure
@@ -425,7 +430,7 @@ def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> 
     axes = figure.subplots()
     axes.axvline(0.5, color="black", linewidth=0.8)
     for row, content in enumerate(results.values()):
-        masses = [layer["mass"] for layer in comparison.layers_of(content).values()]
+        masses = [layer["mass"] for layer in layers_of(content).values()]
         depth = np.linspace(0, 1, len(masses))
         points = axes.scatter(
             masses, [row] * len(masses), s=22, c=depth, cmap="viridis", vmin=0, vmax=1, alpha=0.8

@@ -19,7 +19,7 @@ from data.transforms import UPSCALED
 from utils import distributed
 from utils.devices import DeviceError
 from utils.distributed import GroupError
-from utils.logging import close_log, last_words
+from utils.logging import close_log, last_words, say
 from utils.metrics import NotFiniteError
 from utils.snapshots import SnapshotError
 
@@ -228,14 +228,18 @@ def number(kind: type, least=None, most=None, above=None) -> Callable:
     return convert
 
 
-seed = number(int, least=0, most=2**63 - 1)
-numpy_seed = number(int, least=0, most=2**32 - 1)  #: what numpy's legacy generator takes
+seed = number(int, least=0, most=2**32 - 1)  #: what numpy's legacy generator takes, and torch's tells apart
+
+
+LONGEST_NAME = 200  #: of a log file, in bytes: file systems take 255, of which the date has some
 
 
 def file_name(text: str) -> str:
     """An argparse type: the name of a file, without folders."""
     if not text or "/" in text or text in (".", ".."):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
+    if len(os.fsencode(text)) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"a name of more than {LONGEST_NAME} bytes")
     return text
 
 
@@ -260,6 +264,8 @@ def folder(text: str) -> Path:
         raise argparse.ArgumentTypeError("the name of a folder is empty")
     path = Path(text)
     for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise argparse.ArgumentTypeError(f"{part} is a link to a place that does not exist")
         if part.exists() and not part.is_dir():
             raise argparse.ArgumentTypeError(f"{part} is not a folder")
     return path
@@ -321,11 +327,11 @@ def list_choices(args: argparse.Namespace) -> bool:
     if args.dataset is not None and args.dataset not in data.names():
         raise UsageError(f"--dataset {args.dataset}: no such dataset; there are {', '.join(data.names())}")
     if args.arch is None:
-        print("architectures (--arch):", *models.names(), sep="\n  ")
-        print(
-            "  and torchvision's other ConvNets by its names, such as densenet121, mobilenet_v2, resnext50_32x4d,"
+        others = (
+            "and torchvision's other ConvNets by its names, such as densenet121, mobilenet_v2, resnext50_32x4d,",
+            "efficientnet_b0 (a name that does not exist is answered with all of them)",
         )
-        print("  efficientnet_b0 (a name that does not exist is answered with all of them)")
+        say("\n  ".join(["architectures (--arch):", *models.names(), *others]), sys.stdout)
     if args.dataset is None:
-        print("datasets (--dataset):", *data.names(), sep="\n  ")
+        say("\n  ".join(["datasets (--dataset):", *data.names()]), sys.stdout)
     return args.arch is None or args.dataset is None

@@ -5,7 +5,6 @@ network gets earlier weights back (their re-initialization) or fresh random ones
 stay trained, and the accuracy on the test set is measured.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 import models
 from utils import distributed
 from utils.metrics import NotFiniteError, count_correct
-
-EXACT_LAYERS = 8  #: up to which the p-value of a correlation counts all 8! pairings
 
 
 class Replacement(NamedTuple):
@@ -60,40 +57,6 @@ def initialization_row(rows: Mapping[str, Any]) -> str | None:
     return next((row for row in ("0", "-1") if row in rows), None)
 
 
-def rank_correlation(mass: Sequence[float], drops: Sequence[float | None] | None) -> dict[str, float | None]:
-    """Spearman's rank correlation over layers between bias |mass - 1/2| and the relative drop.
-
-    Args:
-        mass: share of filters with non-positive projection, of each layer.
-        drops: of each layer, when it is reset to its initialization; None: not measured.
-
-    Returns:
-        `spearman` in [-1, 1] and its two-sided `p_value`: exact up to EXACT_LAYERS layers, from all ways to pair
-        bias and drops; for more from the t distribution, which gives far too little for few layers (0 for three in
-        order, where the least possible is 1/3). None for both where it is not defined: fewer than three layers, or
-        one of the two is the same for all.
-    """
-    from scipy.stats import permutation_test, rankdata, spearmanr
-
-    undefined = {"spearman": None, "p_value": None}
-    if drops is None or None in drops or len(mass) < 3:
-        return undefined
-    # Masses k/N and (N-k)/N are the same bias, but not to the last bit.
-    bias = [round(abs(share - 0.5), 12) for share in mass]
-    if len(set(bias)) == 1 or len(set(drops)) == 1:
-        return undefined
-    result = spearmanr(bias, drops)
-    p_value = result.pvalue
-    if len(mass) <= EXACT_LAYERS:
-        ranks, others = (rankdata(values) - (len(values) + 1) / 2 for values in (bias, drops))
-
-        def covariance(ranks, axis):  # of the ranks, which orders the pairings as the correlation does
-            return (ranks * others).sum(axis)
-
-        p_value = permutation_test((ranks,), covariance, permutation_type="pairings", n_resamples=math.inf).pvalue
-    return {"spearman": float(result.statistic), "p_value": float(p_value)}
-
-
 class _Branch:
     """A replacement where it leaves the trained network: a call of its segment with other parameters."""
 
@@ -119,6 +82,31 @@ class _Branch:
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.func.functional_call(self.segment, self.weights(), (x,))
+
+
+@torch.inference_mode()
+def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
+    """Make sure that the segments that a network says it consists of, one after another, are the network.
+
+    Args:
+        net: it is put in evaluation mode.
+        shape: of a batch of images, (B, C, H, W); they are of noise.
+
+    Raises:
+        ModelError: they are not.
+    """
+    net.eval()
+    device = next(net.parameters()).device
+    images = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device)
+    expected, found = net(images), images
+    for segment in models.segments(net):
+        found = segment(found)
+    if not expected.isfinite().all():  # which is found out, and said, when accuracies are measured
+        return
+    if found.shape != expected.shape or not torch.allclose(
+        found, expected, 1e-3, 1e-3 * expected.abs().max().item()
+    ):
+        raise models.ModelError("the segments of the network, run one after another, do not give what it gives")
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """Results as strict JSON files."""
 
 import json
-import os
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +10,68 @@ from utils.files import atomic_write
 from utils.program import option
 from utils.resume import HYPERPARAMETERS, IDENTITY
 
-PATHS = ("load_from", "init_from", "inits_from")  #: options that may name the same file in several ways
 WITHOUT_BEARING = ("data_path", "batch_size", "cuda")  #: options without bearing on what is measured
+PATHS = ("load_from", "init_from", "inits_from")  #: what is in these files is compared, not what they are called
 
 
 def differing_options(path: Path, content: dict[str, Any]) -> list[str]:
-    """The options in which the results in a file differ from those that are about to replace them.
+    """In what the results in a file differ from those that are about to replace them.
 
     Args:
         path: of the file.
         content: of it soon, with `provenance`, and perhaps `trained_by`.
 
     Returns:
-        those of the measurement and of the training, as far as both tell; none where the same thing was measured
-        in the same way, or there are no results.
+        the options of the measurement and of the training that differ, as far as both tell; where none does,
+        "weights" or "initializations" if those do; none where the same thing was measured in the same way, or
+        there are no results.
     """
     try:
-        theirs, ours = _options(json.loads(path.read_text(encoding="utf-8"))), _options(content)
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        theirs, ours = _options(recorded), _options(content)
+        found = [name for name in theirs if name in ours and theirs[name] != ours[name]]
+        if not found and not _are_close(_measured(recorded), _measured(content)):
+            found = ["weights"]
+        if not found and recorded.get("init_from_epoch", {}).keys() != content.get("init_from_epoch", {}).keys():
+            found = ["initializations"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there are none, or not of these programs
         return []
-    return [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    return found
 
 
 def _options(results: dict[str, Any]) -> dict[str, Any]:
     """The options that tell results from those of something else."""
     found = {}
     for name, value in results["provenance"]["arguments"].items():
-        if name not in WITHOUT_BEARING:
-            found[option(name)] = os.path.abspath(value) if name in PATHS and value else value
+        if name not in (*WITHOUT_BEARING, *PATHS):
+            found[option(name)] = value
+        elif name in PATHS:
+            found[option(name)] = value is not None
     for name, value in results.get("trained_by", {}).get("arguments", {}).items():
         if name in IDENTITY or name in HYPERPARAMETERS:
             found[f"{option(name)} of the training"] = value
     return found
+
+
+def _measured(results: dict[str, Any]) -> dict[str, float | None]:
+    """Of each layer what tells its weights from others, and its initialization's."""
+    layers = results["projections"] if "projections" in results else layers_of(results)
+    keys = ("mean", "std", "l2_dist")
+    return {f"{name} {key}": layer[key] for name, layer in layers.items() for key in keys if key in layer}
+
+
+def _are_close(some: dict[str, float | None], others: dict[str, float | None]) -> bool:
+    """Whether the numbers are the same, but for the rounding of another device."""
+    return some.keys() == others.keys() and all(
+        value == others[name] if None in (value, others[name]) else math.isclose(value, others[name], rel_tol=1e-6)
+        for name, value in some.items()
+    )
+
+
+def layers_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The layers in results of compute_projections.py, in network order: name -> statistics."""
+    blocks = (content[stage] for stage in content if stage.isdigit())
+    return {layer.get("name", "?"): layer for block in blocks for layer in block.values()}
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+import data
 import models
 from utils import snapshots
 from utils.lock import FolderLock
@@ -34,6 +35,8 @@ HYPERPARAMETERS: dict[str, type] = {
     "momentum": float,
 }
 #: Of these None means that there is nothing of the kind; the seeds are drawn where they are needed and not given.
+#: Those without bearing on the evaluation of a network that is trained.
+OF_TRAINING_ALONE = ("optimizer", "augmentation", "batch_size", "seed", "sync_bn")
 DRAWN_SEEDS = ("seed", "noise_seed", "split_seed")
 MAY_BE_NONE = {*DRAWN_SEEDS, "class_sample_seed", "lr_step", "lr_decay", "momentum"}
 
@@ -199,7 +202,9 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any], traini
     warnings = []
     for name in IDENTITY:
         kept_as_given = name in args.given and (
-            name in ineffective(args) or (name == "batch_size" and args.override)
+            name in ineffective(args)
+            or (name == "batch_size" and args.override)
+            or (name in OF_TRAINING_ALONE and not training)
         )
         if name in recorded and not kept_as_given:
             check_recorded(args, name, recorded[name], path)
@@ -225,6 +230,9 @@ def adopt_from_beside(args: argparse.Namespace, path: Path, snapshot: dict[str, 
     Unlike a training state, they may be evaluated with other options than they were trained with, where those are
     given.
 
+    Args:
+        snapshot: of the final weights; it gets the configuration and the class names.
+
     Returns:
         what to warn about: such options.
     """
@@ -232,12 +240,17 @@ def adopt_from_beside(args: argparse.Namespace, path: Path, snapshot: dict[str, 
     config = state.get("config")
     if not isinstance(config, dict):
         return []
+    given = {name: getattr(args, name) for name in IDENTITY if name in args.given}
+    sound = {name: value for name, value in config.items() if name in IDENTITY and is_sound(name, value)}
+    without_effect = ineffective(argparse.Namespace(**{**vars(args), **sound, **given}))
     given = {
-        name: getattr(args, name) for name in IDENTITY if name in args.given and name not in ineffective(args)
+        name: value
+        for name, value in given.items()
+        if name not in without_effect and name not in OF_TRAINING_ALONE
     }
     snapshot["config"] = {**config, **given}
-    if not given.keys() & {"subsample_classes", "class_sample_seed"}:
-        snapshot["class_names"] = state.get("class_names")
+    if "class_names" in state and not given.keys() & {"subsample_classes", "class_sample_seed"}:
+        snapshot["class_names"] = state["class_names"]
     return [
         f"{path} was trained with {option(name)} {config[name]}, and is evaluated with {value}"
         for name, value in given.items()
@@ -299,21 +312,22 @@ def hold_folder(args: argparse.Namespace, lock: FolderLock) -> list[str]:
 
 
 def refuse_to_overwrite(
-    args: argparse.Namespace, class_names: list[str], net: torch.nn.Module, start: Start
+    args: argparse.Namespace, dataset: data.Dataset, net: torch.nn.Module, start: Start
 ) -> None:
     """Raise UsageError where a run would overwrite the snapshots of another one.
 
     Args:
         args: of the run.
-        class_names: of the dataset.
+        dataset: of the run.
         net: with the weights that it starts from.
         start: where it begins; snapshots of earlier epochs are not overwritten.
     """
     files, mine = RunFiles(args), configuration(args)
     latest = args.resume_from == "latest"
-    advice = "continue it with --resume-from latest, or choose another --models-path or --seed, or remove it"
+    how = "give it the options of that run" if latest else "continue it with --resume-from latest"
+    advice = f"{how}, or choose another --models-path or --seed, or remove it"
     states = training_states(files.folder, args.arch)
-    for path in states:
+    for path in reversed(states):
         if epoch_of(path, args.arch) < start.first_epoch:
             continue
         try:
@@ -327,8 +341,13 @@ def refuse_to_overwrite(
                 f"{path} is of a run that recorded no configuration, and would be overwritten: {advice}"
             )
         differing = difference(mine, state["config"])
-        if not differing and state.get("class_names", class_names) != class_names:
+        if not differing and state.get("class_names", dataset.class_names) != dataset.class_names:
             differing = "other classes"
+        if (
+            not differing
+            and state.get("train_fingerprint", dataset.train_fingerprint) != dataset.train_fingerprint
+        ):
+            differing = "other images or labels"
         if differing:
             raise UsageError(f"{path} is of another run ({differing}), and would be overwritten: {advice}")
     if files.final.exists() and not states:

@@ -14,7 +14,7 @@ def derive(seed: int, *path: int | str) -> int:
     """A seed for one stream of random numbers below `seed`, such as `derive(seed, "order", epoch)`.
 
     Different paths give statistically independent seeds (numpy.random.SeedSequence). Returns an integer in
-    [0, 2^63), which both torch and numpy accept.
+    [0, 2^63), which both torch and numpy accept; torch's generator on the CPU uses its low 32 bits.
     """
     words = [int.from_bytes(step.encode(), "little") if isinstance(step, str) else step for step in path]
     return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -6,7 +6,8 @@
                             authors' program writes it, and since format 2 also `format`, `config` (the arguments
                             that determine the weights), `class_names` and `tensorboard_step`, since format 3
                             `top1_acc_train_running` and `provenance` (program, arguments, versions, device), since
-                            format 4 `initial_weights` (the fingerprint of the initialization; None: not known)
+                            format 4 `initial_fingerprint` (a checksum of the initialization; None: not known)
+                            and `train_fingerprint` (number and checksum of the training images and labels)
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
@@ -14,7 +15,6 @@ Nothing in a file is executed when it is read, and whatever is used of it is com
 """
 
 import errno
-import functools
 import json
 import re
 import zlib
@@ -85,8 +85,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     if not is_state_dict or not weights:
         raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
     for name, weight in weights.items():
-        # Batch norm counts its batches in integers.
-        if not (weight.is_floating_point() or name.endswith("num_batches_tracked")):
+        if weight.is_complex():
             raise SnapshotError(f"{path} is no snapshot: {name} is of type {weight.dtype}")
     _check_kinds(path, content)
     weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
@@ -116,37 +115,44 @@ def bare_weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
-    """A checksum of weights, by which they are told from others."""
+    """A checksum of weights, as float32 numbers, by which they are told from others."""
     crc = 0
     for name in sorted(weights):
-        crc = zlib.crc32(
-            weights[name].contiguous().view(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
-        )
+        if name.endswith("num_batches_tracked"):  # which some files lack
+            continue
+        weight = weights[name].float() if weights[name].is_floating_point() else weights[name]
+        content = weight.contiguous().view(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(content, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
 
 
-def initialization_check(path: Path, content: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
-    """A function that tells whether a network was trained from another initialization than a snapshot's.
-
-    Only bare weights from before training are one. All of them are read, once, when there is something to compare.
+def initial_fingerprint(path: Path, content: dict[str, Any]) -> str | None:
+    """The fingerprint of a snapshot that is an initialization: bare weights from before training. All are read.
 
     Args:
         path: of the snapshot.
         content: of it, as `load` gives it, with whatever weights.
 
     Returns:
-        the function, of what a training state records; False too where either does not tell. It raises
-        SnapshotError where the snapshot is damaged.
+        None for any other snapshot.
+
+    Raises:
+        SnapshotError: it is damaged.
     """
     epochs = epochs_trained(path, content)
-    is_initialization = "epoch" not in content and epochs is not None and epochs <= 0
-    own = functools.cache(lambda: fingerprint(load(path)["model_state_dict"]))
+    if "epoch" in content or epochs is None or epochs > 0:
+        return None
+    return fingerprint(load(path)["model_state_dict"])
 
-    def is_other(trained: dict[str, Any]) -> bool:
-        recorded = trained.get("initial_weights")
-        return is_initialization and recorded is not None and recorded != own()
 
-    return is_other
+def was_trained_from_another(initial: str | None, state: dict[str, Any]) -> bool:
+    """Whether a training state records another initialization; False where either is not known.
+
+    Args:
+        initial: a fingerprint, as `initial_fingerprint` gives it.
+        state: as `load` gives it.
+    """
+    return None not in (initial, state.get("initial_fingerprint")) and initial != state["initial_fingerprint"]
 
 
 def check_class_names(path: Path, content: dict[str, Any], class_names: list[str]) -> None:
@@ -154,6 +160,12 @@ def check_class_names(path: Path, content: dict[str, Any], class_names: list[str
     recorded = content.get("class_names", class_names)
     if recorded != class_names:
         raise SnapshotError(f"{path} was trained on the classes {_shorten(recorded)}, not {_shorten(class_names)}")
+
+
+def check_images(path: Path, content: dict[str, Any], fingerprint: str) -> None:
+    """Raise SnapshotError where a snapshot records that it was trained on other images, or other labels."""
+    if content.get("train_fingerprint", fingerprint) != fingerprint:
+        raise SnapshotError(f"{path} was trained on other images than those of --data-path, or other labels")
 
 
 def _shorten(names: list[str]) -> str:
@@ -243,7 +255,10 @@ def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor], most: int = 4) -> str:
-    """Where weights differ from the expected ones in name or shape, in a few words; "" where they do not."""
+    """Where weights differ from the expected ones in name, shape or kind, in a few words; "" where they do not.
+
+    Numbers may be floating-point ones of any size; whole numbers, which some buffers are, must stay such.
+    """
     parts = []
     for name in [*expected, *(name for name in weights if name not in expected)]:
         if name not in weights:
@@ -254,6 +269,8 @@ def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor],
             parts.append(f"{name} is unknown")
         elif weights[name].shape != expected[name].shape:
             parts.append(f"{name} is {_shape(weights[name])}, not {_shape(expected[name])}")
+        elif _kind(weights[name]) != _kind(expected[name]):
+            parts.append(f"{name} is of type {weights[name].dtype}, not {expected[name].dtype}")
     more = [f"and {len(parts) - most} more"] if len(parts) > most else []
     return ", ".join(parts[:most] + more)
 
@@ -277,6 +294,7 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         "class_names": _is_list_of(str, content.get("class_names", [])),
         "tensorboard_step": isinstance(content.get("tensorboard_step", 0), int),
         "provenance": _is_json_object(content.get("provenance", {})),
+        "train_fingerprint": isinstance(content.get("train_fingerprint", ""), str),
     }
     for key, is_sound in sound.items():
         if not is_sound:
@@ -294,6 +312,11 @@ def _is_json_object(value: Any) -> bool:
 
 def _is_list_of(kind: type, value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _kind(tensor: Tensor) -> torch.dtype | str:
+    """Its type, of which those of floating-point numbers are one."""
+    return "floating point" if tensor.is_floating_point() else tensor.dtype
 
 
 def _shape(tensor: Tensor) -> str:

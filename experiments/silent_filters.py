@@ -1,0 +1,122 @@
+"""How many filters of trained networks are silent: after the ReLU they give 0, wherever they look.
+
+    python experiments/silent_filters.py --title "LeNet on MNIST" --epoch 10 --data-path DIR \\
+        --output silent_lenet_mnist "true labels" models/mnist/lenet "corrupted" models/mnist/noise_100/lenet
+
+A silent filter no longer learns. Most of them have a projection that is not positive, so a layer that falls silent
+looks biased. Each folder holds one subfolder a seed, as train.py writes them with --seed; the images are those of
+the test set. The table, in Markdown, goes to <output>.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import data
+import models
+from utils import projections, snapshots
+from utils.files import atomic_write
+from utils.program import UsageError, number
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--title", required=True, help="which network this is")
+    parser.add_argument("--epoch", type=number(int, 1), required=True, metavar="N", help="epochs trained")
+    parser.add_argument("--data-path", default="./datasets", metavar="DIR", help="where the datasets are")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="of the table, without suffix")
+    parser.add_argument("groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and folder of seeds")
+    args = parser.parse_args(argv)
+    if len(args.groups) % 2:
+        parser.error("LABEL FOLDER: give each folder a label")
+    return args
+
+
+def main(argv=None) -> int:
+    args = parse_arguments(argv)
+    try:
+        groups = {
+            label: [measure(path, args.data_path) for path in states_of(Path(folder), args.epoch)]
+            for label, folder in zip(args.groups[::2], args.groups[1::2], strict=True)
+        }
+    except (UsageError, snapshots.SnapshotError, data.DataError, OSError) as error:
+        print(f"silent_filters.py: error: {error}", file=sys.stderr)
+        return 2
+    explanation = (
+        f"Networks after {args.epoch} epochs. In a cell: how many filters are silent, that is give 0 after the "
+        "ReLU at every position of every test image, one number a seed; then the mass of these, and of the "
+        "others, all seeds together."
+    )
+    text = "\n\n".join([f"# {args.title}: silent filters", explanation, table(groups)])
+    with atomic_write(args.output.with_name(f"{args.output.name}.md"), "w") as file:
+        file.write(text + "\n")
+    print(table(groups))
+    return 0
+
+
+def states_of(folder: Path, epochs: int) -> list[Path]:
+    """The training states after so many epochs, of all seeds in a folder."""
+    seeds = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+    found = [path for seed in seeds for path in seed.glob(f"*_{epochs - 1}.tar")]
+    if not found or len(found) != len(seeds):
+        raise UsageError(f"{folder} has no seeds, or one without a training state after {epochs} epochs")
+    return found
+
+
+@torch.inference_mode()
+def measure(path: Path, data_path: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Layer -> whether each filter is silent, and whether its projection is not positive; (N,) bool."""
+    state = snapshots.load(path)
+    config = state["config"]
+    names = ("subsample_classes", "class_sample_seed", "upscale", "upscale_padding", "unnormalize")
+    images = data.load_test(config["dataset"], data_path, 500, **{name: config[name] for name in names})
+    net = models.build(config["arch"], images.num_classes, images.in_channels, images.image_size)
+    snapshots.load_weights(net, state["model_state_dict"], path, config["arch"])
+    net.eval()
+    segments, layers = models.segments(net), models.layers(net)
+    after = {}  # the ReLU's segment -> the layer whose output it is
+    for layer in layers:
+        start = next((i for i, segment in enumerate(segments) if segment is layer.module), None)
+        relu = None
+        if start is not None:
+            relu = next((i for i in range(start, len(segments)) if isinstance(segments[i], nn.ReLU)), None)
+        if relu is None or relu in after:
+            raise UsageError(f"{config['arch']}: {layer.name} is not followed by a ReLU of its own")
+        after[relu] = layer
+    active = {layer.name: torch.zeros(len(layer.module.weight), dtype=torch.bool) for layer in layers}
+    for x, _ in images.test:
+        for index, segment in enumerate(segments):
+            x = segment(x)
+            if index in after:
+                active[after[index].name] |= (x > 0).flatten(2).any(2).any(0)
+    return {layer.name: (~active[layer.name], projections.project(layer.module.weight) <= 0) for layer in layers}
+
+
+def table(groups) -> str:
+    """In Markdown. groups: label -> of each seed what `measure` gives."""
+    lines = [
+        "| layer | filters | " + " | ".join(groups) + " |",
+        "| --- | --: |" + " --- |" * len(groups),
+    ]
+    first = next(iter(groups.values()))[0]
+    for name, (of_first, _) in first.items():
+        cells = []
+        for runs in groups.values():
+            is_silent, negative = (torch.cat([run[name][which] for run in runs]) for which in (0, 1))
+            shares = (percent(negative[of_kind]) for of_kind in (is_silent, ~is_silent))
+            cells.append(", ".join(str(int(run[name][0].sum())) for run in runs) + "; " + " / ".join(shares))
+        lines.append(f"| {name} | {len(of_first)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def percent(flags: torch.Tensor) -> str:
+    return f"{100 * flags.double().mean():.0f} %" if len(flags) else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
