@@ -39,8 +39,8 @@ RECORDED = {
 # Wrong values, separated by blanks: of every option those of its kind, and those out of its range.
 NOT_WHOLE = "'' many 1.5 1e3 nan inf 0x10 -1 -"
 NOT_A_NUMBER = "'' some nan inf -inf 1e999 1,5"
-NOT_A_FILE_NAME = "'' . .. a/b /a ../a a/"
-NOT_A_FOLDER = "'' text.txt text.txt/below/it empty pipe /dev/null"
+NOT_A_FILE_NAME = f"'' . .. a/b /a ../a a/ {'a' * 250}"
+NOT_A_FOLDER = "'' text.txt text.txt/below/it empty pipe /dev/null link"
 NO_SNAPSHOT = f"'' folder text.txt image.png empty nowhere.tar results.json pipe /dev/null link {LONG} text.txt/x"
 WRONG_VALUES = {
     "train": {

@@ -173,6 +173,15 @@ def test_criticality_is_compared_over_seeds():
     assert table.index("seed 2") < table.index("seed 10")
 
 
+def test_results_are_of_the_epoch_that_they_say_not_of_their_name():
+    write_reinit(Path("runs/1"), [1.0, 0.75, 0.5], [0.9, 0.5, 0.1], 1.0)
+    path = Path("runs/1/reinit_lenet_2.json")  # of lenet_2.tar, after three epochs
+    path.write_text(path.read_text().replace('"epoch": "2"', '"epoch": "3"'))
+    finished = compared("criticality", "--title", "LeNet", "--epoch", 2, "--output", "out/c", "runs")
+    assert finished.returncode == 2
+    assert "no results of resetting layers after 2 epochs" in finished.stderr
+
+
 def test_networks_are_compared():
     for name, p_values in (("one", (0.01, 0.2, None)), ("two", (0.001, 0.001, 0.001))):
         blocks = {str(i): {**layer(f"l{i}", 0.75, p_value=p), "zero_filters": i} for i, p in enumerate(p_values)}

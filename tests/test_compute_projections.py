@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -254,6 +255,37 @@ def test_distance_from_another_initialization_is_warned_about(capsys):
     assert "lenet_init_0.json held results with other weights, which are replaced (and so on for 3" in told
     assert run(*asked, mine / "lenet_0.tar") == 0  # a distance from there
     assert "trained from" not in capsys.readouterr().err
+
+
+def test_bare_weights_beside_training_states_are_of_their_run(capsys):
+    """Their noise, seed and dataset, wherever the folder lies, and who trained them."""
+    here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
+    noisy = ("--seed", "1", "--noise", "0.2", "--noise-seed", "1")
+    assert train.main([*here, *noisy, "--epochs", "1", "--snapshot-every", "1"]) == 0
+    shutil.copytree("models/fashion_mnist_mini/noise_20/lenet/1", "copied")
+    assert run(*here, "--seed", 1, "--load-from", "copied") == 0
+    assert {str(path) for path in Path("results").rglob("*.json")} == {
+        f"results/fashion_mnist_mini/noise_20/lenet/1/{name}.json"
+        for name in ("lenet_init_0", "lenet_0", "lenet_1")
+    }
+    final = results("results/fashion_mnist_mini/noise_20/lenet/1/lenet_1.json")
+    assert final["trained_by"]["arguments"]["noise"] == 0.2
+    capsys.readouterr()
+    for options in ((*here, "--seed", 2), ("--arch", "lenet", "--dataset", "mnist")):
+        for name in ("lenet_0.tar", "lenet_1.pt", "lenet_init_0.pt"):
+            line = refused(compute_projections, capsys, *options, "--load-from", f"copied/{name}")
+            assert f"contradicts copied/{name}, which was trained with" in line
+
+
+def test_damaged_initialization_leaves_nothing_behind(capsys):
+    """Damaged where it is not measured: its fingerprint is that of all of it."""
+    content = bytearray((REFERENCE / "lenet_init_0.pt").read_bytes())
+    linear = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)["classifier.0.weight"].numpy().tobytes()
+    content[content.index(linear)] ^= 1
+    Path("lenet_init_0.pt").write_bytes(content)
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--init-from", "lenet_init_0.pt")
+    line = refused(compute_projections, capsys, *LENET, *options)
+    assert "classifier.0.weight does not match its checksum" in line
 
 
 def test_random_initialization_is_that_of_its_seed():

@@ -996,6 +996,14 @@ def test_images_of_any_mode_decode_to_rgb(tmp_path, mode):
         assert np.abs(reread.astype(int) - np.asarray(original)[16:240, 16:240]).max() <= 2
 
 
+def test_images_of_32_bits_a_pixel_have_no_known_range(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "only").mkdir(parents=True)
+        Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8)).save(tmp_path / part / "only" / "0.tif")
+    with pytest.raises(data.ImageError, match=r"0\.tif cannot be read: its pixels are .* of no known range"):
+        next(iter(load_folder(tmp_path).test))
+
+
 def test_pixel_shuffle_of_folder_images_has_permutations_by_index(tmp_path):
     write_images(tmp_path)
     plain, labels = whole(load_folder(tmp_path, unnormalize=True).train)

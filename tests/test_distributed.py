@@ -207,6 +207,18 @@ def _logs_of(*runs: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+def test_compiled_ranks_of_which_one_has_no_image_of_the_last_batch():
+    finished = subprocess.run(
+        torchrun_command("train.py", *UNEVEN, "--epochs", 2, "--compile"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"^epoch 1 .*: loss 0\.", finished.stdout, re.M), finished.stdout
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
 def test_compiled_ranks_train_as_ranks_that_are_not():
     options = (*LENET, "--subsample-classes", 2, "--lr", 0.02, "--seed", 1, "--batch-size", 900, "--epochs", 2)
     assert [ended.status for ended in on_ranks(train, *options, "--models-path", "plain")] == [0, 0]

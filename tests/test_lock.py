@@ -90,3 +90,24 @@ def test_folders_that_were_there_stay():
         assert lock.hold(Path("a/b/c")) is None
         assert Path("a/b/c/.lock").read_text().startswith(f"process {os.getpid()} on host ")
     assert [str(path) for path in Path().rglob("*")] == ["a"]
+
+
+def test_processes_that_write_one_file_wait_for_each_other():
+    """Each content is written in many pieces; a reader, and in the end everybody, sees a whole one."""
+    code = """
+import sys
+from pathlib import Path
+from utils.files import atomic_write
+for number in range(100):
+    with atomic_write(Path("results.json"), "w") as file:
+        for _ in range(50):
+            file.write(sys.argv[1] * 1000)
+            file.flush()
+    content = Path("results.json").read_text()
+    assert len(content) == 50_000 and len(set(content)) == 1, content[:100]
+"""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writers = [subprocess.Popen([*command, letter], env=environment) for letter in "abc"]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    assert files_below(Path()) == {"results.json"}

@@ -212,6 +212,25 @@ def test_bare_initialization_of_another_run_is_warned_about(trained, two_runs, c
     assert f"{other / 'lenet_init_0.pt'} is not what {mine / trained} was trained from" in capsys.readouterr().err
 
 
+def test_bare_weights_of_another_run_are_warned_about(two_runs, capsys):
+    mine, other = two_runs
+    for weights, warned in ((mine / "lenet_1.pt", False), (other / "lenet_1.pt", True)):
+        capsys.readouterr()
+        assert run(*LENET, "--load-from", mine / "lenet_0.tar", "--inits-from", inits(weights)) == 0
+        told = f"{weights} is of another run than the trained network: --seed 2, not 1"
+        assert (told in capsys.readouterr().err) == warned
+
+
+def test_learning_rate_replaced_on_the_way_makes_no_other_run(capsys):
+    options = (*LENET, "--subsample-classes", 2, "--seed", 1, "--snapshot-every", 1)
+    assert run_main(train, *options, "--epochs", 1) == 0
+    assert run_main(train, *options, "--epochs", 2, "--lr", 0.01, "--resume-from", "latest", "--override") == 0
+    first, last = (f"models/fashion_mnist_mini_2/lenet/1/lenet_{epoch}.tar" for epoch in (0, 1))
+    capsys.readouterr()
+    assert run(*LENET, "--load-from", last, "--inits-from", inits(first)) == 0
+    assert "another run" not in capsys.readouterr().err
+
+
 def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsys):
     mine, other = two_runs
     trained = ("--load-from", mine / "lenet_1.pt", "--inits-from", inits(mine / "lenet_init_0.pt"))

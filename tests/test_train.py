@@ -264,6 +264,49 @@ def test_regularization_loss_is_weight_decay_times_norms_of_weights(capsys):
         assert told == pytest.approx(weight_decay * sum(norms), rel=1e-6)
 
 
+def test_options_of_training_alone_have_no_bearing_on_an_evaluation(capsys):
+    split = ("--split", 0.2, "--shuffle", "--split-seed", 1)
+    assert run(*QUICK, "--epochs", 1, *split) == 0
+    test_set = re.findall(r"^test set: .*$", capsys.readouterr().out, re.M)
+    for name in ("lenet_0.tar", "lenet_1.pt"):
+        of_training = ("--batch-size", 50, "--seed", 5, "--optimizer", "adam", "--augmentation")
+        assert run(*LENET, "--resume-from", QUICK_FOLDER / name, "--evaluate", *of_training) == 0
+        output = capsys.readouterr()
+        assert re.findall(r"^test set: .*$", output.out, re.M) == test_set
+        assert "batch_size 50," in output.out
+        assert sorted(output.err.splitlines()) == [
+            "warning: --augmentation has no effect without training",
+            "warning: --optimizer has no effect without training",
+        ]
+    # Of the final weights another split may be evaluated, also one by its seed alone, with a warning.
+    assert run(*LENET, "--resume-from", QUICK_FOLDER / "lenet_1.pt", "--evaluate", "--split-seed", 3) == 0
+    assert "was trained with --split-seed 1, and is evaluated with 3" in capsys.readouterr().err
+    state = torch.load(QUICK_FOLDER / "lenet_0.tar", weights_only=True)
+    del state["class_names"]
+    torch.save(state, QUICK_FOLDER / "lenet_0.tar")
+    assert run(*LENET, "--resume-from", QUICK_FOLDER / "lenet_1.pt", "--evaluate") == 0
+
+
+def test_evaluating_weights_that_say_nothing_of_their_images_is_warned_about(capsys):
+    assert run(*LENET, "--resume-from", REFERENCE / "lenet_init_0.pt", "--evaluate") == 0
+    assert "lenet_init_0.pt does not say how its images were prepared" in capsys.readouterr().err
+    assert run(*LENET, "--resume-from", REFERENCE / "lenet_init_0.pt", "--eval-regularization-loss") == 0
+    assert "prepared" not in capsys.readouterr().err
+
+
+def test_run_that_is_finished_ends_well_where_nobody_listens():
+    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
+    assert run(*options) == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    for arguments in (options, ()):
+        process = subprocess.run(
+            command("train.py", *arguments), stdout=writer, stderr=subprocess.PIPE, timeout=120
+        )
+        assert (process.returncode, process.stderr) == (0, b"")
+    os.close(writer)
+
+
 def test_optimizer_state_takes_the_layout_of_the_network(tmp_path):
     """Fused steps on a GPU ask for it, and a network has another layout there than on the CPU."""
     assert run(*QUICK, "--epochs", 1) == 0

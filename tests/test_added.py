@@ -1,0 +1,181 @@
+"""Networks and datasets that users add: unusual ones work, and what is wrong with one is said in a line."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from programs import refused, run_main
+from torch import nn
+
+import compute_projections
+import data
+import data.registry
+import models
+import models.registry
+import reinit_layers
+import train
+from data.registry import ArraySource, Spec
+
+ADDED = ("--arch", "added", "--dataset", "added", "--seed", 1)
+FOLDER = Path("models/added/added/1")
+
+
+class Network(nn.Module):
+    """Two convolutions and a fully connected layer, for grey images of 8x8 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, images):
+        x = self.second(self.first(images).relu()).relu()
+        return self.fc(x.mean([2, 3]))
+
+
+class Masked(Network):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.arange(8) % 4 != 0)
+        self.register_buffer("order", torch.arange(8).flip(0))
+
+    def forward(self, images):
+        x = self.second(self.first(images).relu()).relu()
+        return self.fc((x.mean([2, 3]) * self.mask)[:, self.order])
+
+
+class Frozen(Network):
+    def __init__(self):
+        super().__init__()
+        self.first.requires_grad_(False)
+
+
+class WithSpare(Network):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Conv2d(1, 4, 3)
+
+
+class Misdescribed(Network):
+    def segments(self):  # without the ReLUs
+        return [self.first, self.second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
+
+
+class Parametrized(Network):
+    def __init__(self):
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.second)
+
+
+def read(root, train, **changes):
+    random = np.random.default_rng(int(train))
+    images = torch.from_numpy(random.integers(0, 256, (30, 1, 8, 8), dtype=np.uint8))
+    parts = {"images": images, "labels": np.arange(30) % 3, "names": ("0", "1", "2"), **changes}
+    return ArraySource(parts["images"], parts["labels"]), parts["names"]
+
+
+@pytest.fixture
+def add(monkeypatch):
+    """`add(network)`, `add(images=..., labels=..., names=...)`: what is read of the added dataset."""
+
+    def add(network=Network, **changes):
+        spec = Spec("added", 3, 1, (8, 8), ((0.5,), (0.25,)), functools.partial(read, **changes))
+        monkeypatch.setitem(models.registry._builders, "added", lambda *arguments: network())
+        monkeypatch.setitem(data.registry._specs, "added", spec)
+        compute_projections.structure.cache_clear()
+
+    return add
+
+
+def trained(*options) -> int:
+    return run_main(train, *ADDED, "--snapshot-every", 1, "--lr", 0.1, "--batch-size", 7, *options)
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return torch.load(f"{folder}/added/added/1/added_2.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("network", [Network, Masked, Frozen, WithSpare])
+def test_unusual_networks_are_continued_measured_and_reset(network, optimizer, add, capsys):
+    add(network)
+    options = ("--optimizer", optimizer, "--resume-from", "latest")
+    assert trained(*options, "--epochs", 2, "--models-path", "whole") == 0
+    assert trained(*options, "--epochs", 1) == 0
+    assert trained(*options, "--epochs", 2) == 0
+    assert "warning: passed over" not in capsys.readouterr().err
+    whole, parts = weights("whole"), weights("models")
+    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+    assert not torch.equal(whole["second.weight"], torch.load(FOLDER / "added_init_0.pt")["second.weight"])
+    assert run_main(compute_projections, *ADDED, "--load-from", FOLDER) == 0
+    Path("inits.txt").write_text(f"{FOLDER}/added_init_0.pt\n")
+    assert run_main(reinit_layers, *ADDED, "--load-from", FOLDER / "added_2.pt", "--inits-from", "inits.txt") == 0
+
+
+def test_buffer_of_another_kind_is_of_another_network(add, capsys):
+    add(Masked)
+    assert trained("--epochs", 1) == 0
+    state = torch.load(FOLDER / "added_1.pt", weights_only=True)
+    torch.save({**state, "mask": state["mask"].float()}, "added_1.pt")
+    capsys.readouterr()
+    line = refused(compute_projections, capsys, *ADDED, "--load-from", "added_1.pt")
+    assert "mask is of type torch.float32, not torch.bool" in line
+
+
+def test_segments_that_are_not_the_network_are_refused(add, capsys):
+    add(Misdescribed)
+    assert trained("--epochs", 1) == 0
+    capsys.readouterr()
+    line = refused(reinit_layers, capsys, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand")
+    assert "segments" in line
+
+
+def test_layer_whose_weights_are_computed_from_others_is_refused(add, capsys):
+    add(Parametrized)
+    assert "second is parametrized" in refused(compute_projections, capsys, *ADDED)
+
+
+@pytest.mark.parametrize("names", [np.array(["a", "b", "c"]), np.arange(3), (0, 1, 2)], ids=str)
+def test_class_names_of_any_type_are_text(names, add, capsys):
+    add(names=names)
+    assert trained("--epochs", 1) == 0
+    assert trained("--epochs", 2, "--resume-from", "latest") == 0
+    output = capsys.readouterr()
+    assert "warning: passed over" not in output.err
+    assert f"weights from {FOLDER}/added_0.tar" in output.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": np.arange(30, dtype=np.int32) % 3}, "labels are no array (n,) of int64"),
+        ({"labels": (np.arange(30) % 3).tolist()}, "labels are no array (n,) of int64"),
+        ({"labels": np.arange(30) % 4}, "labels are not in 0 to 2"),
+        ({"labels": np.arange(30) % 3 - 1}, "labels are not in 0 to 2"),
+        ({"labels": np.arange(0), "images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8)}, "there are no images"),
+        ({"names": ("a", "b", "b")}, "two classes have the same name"),
+        ({"images": torch.zeros(30, 1, 8, 8)}, "images are no uint8 tensor (30, 1, 8, 8)"),
+        ({"images": torch.zeros(30, 1, 8, 9, dtype=torch.uint8)}, "images are no uint8 tensor (30, 1, 8, 8)"),
+        ({"images": np.zeros((30, 1, 8, 8), np.uint8)}, "images are no uint8 tensor (30, 1, 8, 8)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_dataset_that_is_not_as_it_should_be_is_refused(changes, told, add, capsys):
+    add(**changes)
+    assert told in refused(train, capsys, *ADDED)
+
+
+def test_other_images_are_another_run(add, capsys):
+    """Of the same classes and as many, so that nothing else tells."""
+    add()
+    assert trained("--epochs", 1) == 0
+    add(images=torch.ones(30, 1, 8, 8, dtype=torch.uint8))
+    capsys.readouterr()
+    again = (*ADDED, "--snapshot-every", 1, "--lr", 0.1, "--batch-size", 7)
+    line = refused(train, capsys, *again, "--epochs", 1)
+    assert "added_0.tar is of another run (other images or labels)" in line
+    line = refused(train, capsys, *again, "--epochs", 2, "--resume-from", "latest")
+    assert "added_0.tar was trained on other images" in line
+    assert run_main(train, *ADDED, "--resume-from", FOLDER / "added_0.tar", "--evaluate") == 0  # which may be
