@@ -32,7 +32,8 @@ for dataset in mnist fashion_mnist; do
     "$PYTHON" experiments/compare.py bias --title "lenet on $dataset" --epoch "$EPOCHS" \
         --output $RESULTS/learning_lenet_$dataset \
         --note "A corrupted label is never the true one: at 100 % every image is labelled as one of the classes that it
-does not belong to, which could itself be learned." \
+does not belong to, which could itself be learned. Filters that have fallen silent are counted in
+silent_lenet_$dataset.md." \
         "${groups[@]/#$dataset\//$RUNS/results/$dataset/}"
     "$PYTHON" experiments/silent_filters.py --title "lenet on $dataset" --epoch "$EPOCHS" --data-path "$DATA" \
         --output $RESULTS/silent_lenet_$dataset "${groups[@]/#$dataset\//$RUNS/models/$dataset/}"

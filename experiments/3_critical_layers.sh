@@ -3,7 +3,7 @@
 #
 # Each layer of the networks of finding 1 is put back to its initial weights, to those of intermediate epochs, and to fresh
 # random ones, all others staying trained. The accuracy lost is compared with the bias of the layer: Spearman's rank
-# correlation over the layers of each network, its mean over seeds, and a bootstrap interval for that.
+# correlation over the layers of each network, its mean over seeds with an interval, and what fair coins would give.
 source "$(dirname "$0")/common.sh"
 
 compare() {

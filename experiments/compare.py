@@ -93,8 +93,8 @@ def compare_bias(args: argparse.Namespace) -> None:
     explanation = (
         f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation "
         "over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial "
-        f"test without filters of zeros, p < {comparison.LEVEL}). Chance: the mean of |mass - 1/2| with fair "
-        "coins."
+        f"test without filters of zeros, p < {comparison.LEVEL}: by chance in at most one of 20). Chance: the "
+        "mean of |mass - 1/2| with fair coins. Intervals: Student's, of the mean over seeds."
     )
     if args.note:
         explanation += f"\n\n{args.note}"
