@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import data
 import models
 from utils import correlation, devices, distributed, projections, reinit, seeds, snapshots
+from utils.configuration import HYPERPARAMETERS, difference, is_sound
 from utils.files import make_writable
 from utils.logging import open_log, progress
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
@@ -48,7 +49,6 @@ from utils.program import (
 )
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
-from utils.resume import HYPERPARAMETERS, difference, is_sound
 
 RAND = "rand"  #: the row of the fresh random initialization
 

@@ -29,6 +29,7 @@ import data
 import models
 from utils import devices, distributed, optimizers, projections, resume, seeds, snapshots
 from utils.board import Board, NoBoard
+from utils.configuration import DRAWN_SEEDS, configuration, ineffective
 from utils.lock import FolderLock
 from utils.logging import epochs_logged, open_log, progress, say
 from utils.metrics import Evaluation, NotFiniteError, evaluate
@@ -210,7 +211,7 @@ def check_arguments(args: argparse.Namespace, training: bool, start: resume.Star
             f"--pretrained: contradicts --resume-from {start.path}, which is where the weights come from"
         )
 
-    without_effect = {**unused(args, training, start), **resume.ineffective(args), **check_dataset(args)}
+    without_effect = {**unused(args, training, start), **ineffective(args), **check_dataset(args)}
     if not args.cuda:
         without_effect["deterministic"] = "without --cuda"
         if "tf32" in args.given:
@@ -384,8 +385,8 @@ def begin(args: argparse.Namespace, training: bool, lock: FolderLock):
     elif start.snapshot is not None and "config" not in start.snapshot and not args.eval_regularization_loss:
         warned.append(f"{start.path} does not say how its images were prepared: they are as the options say")
     drawn = []
-    for name in resume.DRAWN_SEEDS:
-        needed = name not in resume.ineffective(args) and (training or start.snapshot is None or name != "seed")
+    for name in DRAWN_SEEDS:
+        needed = name not in ineffective(args) and (training or start.snapshot is None or name != "seed")
         if needed and getattr(args, name) is None:
             setattr(args, name, seeds.draw())
             drawn.append(f"{option(name)} was not given: drawn {getattr(args, name)}")
@@ -492,14 +493,21 @@ def train(
         log.info("there is no validation split: the test set is used to watch training")
 
     config = {
-        **resume.configuration(args),
+        **configuration(args),
         "num_classes": dataset.num_classes,
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
     }
-    initial_fingerprint = fingerprint_of_initialization(net, start)
     made_by = provenance("train.py", args, next(net.parameters()).device)
     made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
+    of_run = {  # what each of its training states records
+        "format": snapshots.FORMAT,
+        "config": config,
+        "class_names": dataset.class_names,
+        "train_fingerprint": dataset.train_fingerprint,
+        "initial_fingerprint": fingerprint_of_initialization(net, start),
+        "provenance": made_by,
+    }
     step = TrainingStep(net)
     if distributed.WORLD_SIZE > 1:
         with warnings.catch_warnings():
@@ -558,20 +566,15 @@ def train(
                 path = files.training_state(epoch)
                 if is_main:
                     state = {
+                        **of_run,
                         "epoch": epoch,
+                        "tensorboard_step": epoch + 1,
                         "top1_acc": result.top1,
                         "top5_acc": result.top5,
                         "top1_acc_train_running": accuracy,
                         "model_state_dict": snapshots.bare_weights(net),
                         "optimizer_state_dict": optimizers.portable_state(optimizer),
                         "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
-                        "format": snapshots.FORMAT,
-                        "config": config,
-                        "class_names": dataset.class_names,
-                        "train_fingerprint": dataset.train_fingerprint,
-                        "tensorboard_step": epoch + 1,
-                        "provenance": made_by,
-                        "initial_fingerprint": initial_fingerprint,
                     }
                     snapshots.save(state, path)
                     del state  # and the copies of weights in it
@@ -659,9 +662,7 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
 
 def describe_configuration(args: argparse.Namespace) -> str:
     options = {
-        name: value
-        for name, value in resume.configuration(args).items()
-        if value is not None and value is not False
+        name: value for name, value in configuration(args).items() if value is not None and value is not False
     }
     return "configuration: " + ", ".join(f"{name} {value}" for name, value in options.items())
 

@@ -27,6 +27,7 @@ import reinit_layers
 import train
 from data.subsets import batch_slices
 from utils import distributed, program, resume, snapshots
+from utils.configuration import configuration, difference
 from utils.seeds import derive
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
@@ -309,8 +310,8 @@ def test_snapshot_of_before_there_was_sync_bn_is_one_without(capsys):
     snapshot = REFERENCE / "format2/lenet_0.tar"
     config = snapshots.load(snapshot)["config"]
     assert "sync_bn" not in config
-    assert resume.difference({**config, "sync_bn": False}, config) == ""
-    assert resume.difference({**config, "sync_bn": True}, config) == "--sync-bn False, not True"
+    assert difference({**config, "sync_bn": False}, config) == ""
+    assert difference({**config, "sync_bn": True}, config) == "--sync-bn False, not True"
     folder = Path("models/fashion_mnist_mini_2/noise_20/lenet/1")
     folder.mkdir(parents=True)
     shutil.copy(snapshot, folder)
@@ -337,7 +338,7 @@ def test_snapshot_of_before_there_was_sync_bn_is_one_without(capsys):
 def test_sync_bn_is_recorded_where_there_is_batch_norm_and_has_no_effect_in_one_process(arch, recorded, why):
     args = train.parse_arguments(["--arch", arch, "--dataset", "cifar10", "--sync-bn"])
     start = resume.find_start(args, training=True)
-    assert resume.configuration(args)["sync_bn"] is recorded
+    assert configuration(args)["sync_bn"] is recorded
     (warning,) = train.check_arguments(args, True, start)
     assert warning.startswith(f"--sync-bn has no effect {why}")
 

@@ -17,7 +17,7 @@ from utils import devices
 
 ROOT = Path(__file__).parent.parent
 #: Options that say where the output goes or how fast it is made, and have no bearing on what is in it.
-WITHOUT_BEARING = ("log", "plots", "results", "workers", "models_path", "tb_logdir")
+NOT_RECORDED = ("log", "plots", "results", "workers", "models_path", "tb_logdir")
 
 
 def provenance(program: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def provenance(program: str, args: argparse.Namespace, device: torch.device) -> 
     arguments = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in ("given", *WITHOUT_BEARING)
+        if name not in ("given", *NOT_RECORDED)
     }
     return {
         "program": program,
@@ -59,16 +59,8 @@ def _program_version() -> dict[str, str | None]:
             changes = [*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.txt", "*.toml"]
             changed = subprocess.run(changes, capture_output=True).returncode
             # Networks and datasets that were added, one file each.
-            added = [
-                *git,
-                "ls-files",
-                "--others",
-                "--exclude-standard",
-                "--",
-                "data/*.py",
-                "models/*.py",
-                "utils/*.py",
-            ]
+            folders = ("data/*.py", "models/*.py", "utils/*.py")
+            added = [*git, "ls-files", "--others", "--exclude-standard", "--", *folders]
             changed = changed or subprocess.run(added, capture_output=True).stdout
             commit = head.stdout.strip() + ("-dirty" if changed else "")
         except (OSError, subprocess.CalledProcessError):  # no git here, or none that may read this checkout

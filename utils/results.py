@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.configuration import HYPERPARAMETERS, IDENTITY
 from utils.files import atomic_write
 from utils.program import option
-from utils.resume import HYPERPARAMETERS, IDENTITY
 
-WITHOUT_BEARING = ("data_path", "batch_size", "cuda")  #: options without bearing on what is measured
+NOT_COMPARED = ("data_path", "batch_size", "cuda")  #: options without bearing on what is measured
 PATHS = ("load_from", "init_from", "inits_from")  #: what is in these files is compared, not what they are called
 
 
@@ -43,7 +43,7 @@ def _options(results: dict[str, Any]) -> dict[str, Any]:
     """The options that tell results from those of something else."""
     found = {}
     for name, value in results["provenance"]["arguments"].items():
-        if name not in (*WITHOUT_BEARING, *PATHS):
+        if name not in (*NOT_COMPARED, *PATHS):
             found[option(name)] = value
         elif name in PATHS:
             found[option(name)] = value is not None

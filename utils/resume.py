@@ -1,4 +1,4 @@
-"""What a training run is, and how one is continued: configurations, compared with those that snapshots record."""
+"""How a training run is continued: which snapshot with, and whose snapshots are not overwritten."""
 
 import argparse
 import errno
@@ -10,35 +10,21 @@ from typing import Any, NamedTuple
 import torch
 
 import data
-import models
 from utils import snapshots
+from utils.configuration import (
+    DRAWN_SEEDS,
+    HYPERPARAMETERS,
+    IDENTITY,
+    OF_TRAINING_ALONE,
+    configuration,
+    difference,
+    ineffective,
+    is_sound,
+    legacy_configuration,
+)
 from utils.lock import FolderLock
 from utils.paths import RunFiles
 from utils.program import UsageError, check_recorded, option
-
-#: The options that determine the weights and stay what they are for the whole of a run, and their kinds. An option
-#: stands after those that decide whether it has an effect.
-IDENTITY: dict[str, type] = {
-    **dict.fromkeys(("arch", "dataset", "optimizer"), str),
-    **dict.fromkeys(("subsample_classes", "class_sample_seed"), int),
-    **dict.fromkeys(("noise", "split"), float),
-    **dict.fromkeys(("stratified", "shuffle", "augmentation", "upscale", "upscale_padding", "unnormalize"), bool),
-    **dict.fromkeys(("noise_seed", "split_seed", "batch_size", "seed"), int),
-    **dict.fromkeys(("pretrained", "sync_bn", "amp", "tf32"), bool),
-}
-#: Those that `--override` replaces, and with them the batch size where it is given.
-HYPERPARAMETERS: dict[str, type] = {
-    "lr": float,
-    "lr_step": int,
-    "lr_decay": float,
-    "weight_decay": float,
-    "momentum": float,
-}
-#: Of these None means that there is nothing of the kind; the seeds are drawn where they are needed and not given.
-#: Those without bearing on the evaluation of a network that is trained.
-OF_TRAINING_ALONE = ("optimizer", "augmentation", "batch_size", "seed", "sync_bn")
-DRAWN_SEEDS = ("seed", "noise_seed", "split_seed")
-MAY_BE_NONE = {*DRAWN_SEEDS, "class_sample_seed", "lr_step", "lr_decay", "momentum"}
 
 
 class Start(NamedTuple):
@@ -49,45 +35,6 @@ class Start(NamedTuple):
     first_epoch: int  #: the first one to train, counted from 0
     notes: list[str]  #: what to tell the user
     warnings: list[str]
-
-
-def ineffective(args: argparse.Namespace) -> dict[str, str]:
-    """The options that have no effect beside the others, each with the reason."""
-    found = {}
-    if not args.subsample_classes:
-        found["class_sample_seed"] = "without --subsample-classes"
-    if not args.noise:
-        found["noise_seed"] = "without --noise"
-    if not (args.split and args.shuffle):
-        found["split_seed"] = "without --split and --shuffle"
-    if args.optimizer == "adam":
-        found["momentum"] = "with --optimizer adam"
-    if args.sync_bn and not models.has_batch_norm(args.arch):
-        found["sync_bn"] = f"with {args.arch}, which has no batch norm"
-    return found
-
-
-def configuration(args: argparse.Namespace) -> dict[str, Any]:
-    """What determines the weights: the options, off or None where without effect, and the weights started from."""
-    without_effect = ineffective(args)
-    options = {
-        name: getattr(args, name) if name not in without_effect else False if kind is bool else None
-        for name, kind in {**IDENTITY, **HYPERPARAMETERS}.items()
-    }
-    return {**options, "started_from": args.started_from}
-
-
-def difference(mine: dict[str, Any], recorded: dict[str, Any], ignore: set[str] = frozenset()) -> str:
-    """The first thing in which two configurations differ, in words; "" where they do not.
-
-    A switch that is not recorded was not there yet when the snapshot was written: off.
-    """
-    for name, value in mine.items():
-        theirs = recorded.get(name, False if isinstance(value, bool) else None)
-        if name not in ignore and theirs != value:
-            what = "started from" if name == "started_from" else option(name)
-            return f"{what} {theirs}, not {value}"
-    return ""
 
 
 def epoch_of(path: Path, arch: str) -> int | None:
@@ -256,35 +203,6 @@ def adopt_from_beside(args: argparse.Namespace, path: Path, snapshot: dict[str, 
         for name, value in given.items()
         if name in config and config[name] != value
     ]
-
-
-def is_sound(name: str, value: Any) -> bool:
-    """Whether a recorded value is one that the option can have."""
-    kind = {**IDENTITY, **HYPERPARAMETERS}[name]
-    if value is None:
-        return name in MAY_BE_NONE
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        return False
-    if kind in (int, float):
-        most = 2**32 - 1 if name in ("class_sample_seed", "noise_seed", "split_seed") else 2**63 - 1
-        return 0 <= value <= most or (name, value) == ("noise", -1)
-    return True
-
-
-def legacy_configuration(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """What a training state of the authors' program tells by the state of its optimizer and schedule."""
-    if not snapshot.get("optimizer_state_dict"):
-        return {}
-    group = snapshot["optimizer_state_dict"]["param_groups"][0]
-    schedule = snapshot.get("scheduler_state_dict") or {}
-    return {
-        "optimizer": "adam" if "betas" in group else "sgd",
-        "lr": group.get("initial_lr", group["lr"]),
-        "weight_decay": group["weight_decay"],
-        "momentum": group.get("momentum"),
-        "lr_step": schedule.get("step_size"),
-        "lr_decay": schedule.get("gamma"),
-    }
 
 
 def hold_folder(args: argparse.Namespace, lock: FolderLock) -> list[str]:
