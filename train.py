@@ -515,6 +515,12 @@ def train(
             step.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
     if args.compile:
         step = compile_step(step, device=next(net.parameters()).device)
+    if (
+        start.snapshot is None
+        and args.resume_from is None
+        and any(files.board_folder.glob("events.out.tfevents.*"))
+    ):
+        log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0

@@ -23,6 +23,7 @@ from torch import nn
 
 import compute_projections
 import data
+import models.registry
 import reinit_layers
 import train
 from data.subsets import batch_slices
@@ -223,13 +224,31 @@ def test_compiled_ranks_of_which_one_has_no_image_of_the_last_batch():
 def test_compiled_ranks_train_as_ranks_that_are_not():
     options = (*LENET, "--subsample-classes", 2, "--lr", 0.02, "--seed", 1, "--batch-size", 900, "--epochs", 2)
     assert [ended.status for ended in on_ranks(train, *options, "--models-path", "plain")] == [0, 0]
-    torchrun = torchrun_command("train.py", *options, "--models-path", "compiled", "--compile")
+    torchrun = torchrun_command(
+        "train.py", *options, "--models-path", "compiled", "--tb-logdir", "board", "--compile"
+    )
     finished = subprocess.run(torchrun, capture_output=True, text=True, timeout=300)
     assert (finished.returncode, finished.stderr) == (0, "")
     plain, compiled = (weights(f"{run}/{FOLDER}/lenet_2.pt") for run in ("plain", "compiled"))
     for name, weight in compiled.items():
         torch.testing.assert_close(weight, plain[name], atol=1e-6, rtol=1e-4)
     assert not same(compiled, plain)  # which shows that something was compiled
+
+
+def test_network_with_a_parameter_that_it_does_not_use_is_one_line(monkeypatch):
+    class WithSpare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.spare, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+
+        def forward(self, images):
+            return self.fc(self.first(images).relu().mean([2, 3]))
+
+    monkeypatch.setitem(models.registry._builders, "spare", lambda *arguments: WithSpare())
+    ranks = on_ranks(train, "--arch", "spare", "--dataset", "fashion_mnist_mini", "--seed", 1)
+    (line,) = "".join(ended.err for ended in ranks).splitlines()
+    assert "parameters of the network have no bearing on its output" in line
+    assert [ended.status for ended in ranks] == [2, 2]
 
 
 def test_dropout_of_rank_0_is_that_of_one_process_and_others_have_their_own(monkeypatch):

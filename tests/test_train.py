@@ -294,6 +294,20 @@ def test_evaluating_weights_that_say_nothing_of_their_images_is_warned_about(cap
     assert "prepared" not in capsys.readouterr().err
 
 
+def test_curves_that_tensorboard_no_longer_shows_are_warned_about(capsys):
+    assert run(*QUICK, "--epochs", 1, "--models-path", "first") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert run(*QUICK, "--epochs", 1, "--lr", 0.01, "--models-path", "second", "--tb-logdir", "elsewhere") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert run(*QUICK, "--epochs", 1, "--lr", 0.01, "--models-path", "second") == 0
+    assert "TensorBoard shows no more of the earlier run in tensorboard/fashion_mnist_mini_2/lenet/1" in (
+        capsys.readouterr().err
+    )
+    assert [value for _, value in scalars("tensorboard/fashion_mnist_mini_2/lenet/1")["lr"]] == [
+        pytest.approx(0.01)
+    ]
+
+
 def test_run_that_is_finished_ends_well_where_nobody_listens():
     options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
     assert run(*options) == 0

@@ -138,6 +138,11 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return FAILED, f"--compile: {_first_line(error)}: give no --compile, or mend the compiler"
     if re.search("deterministic implementation|Deterministic behavior was enabled", str(error)):
         return FAILED, f"--deterministic: {_first_line(error)}"
+    if "Expected to have finished reduction" in str(error):
+        return (
+            WRONG_USE,
+            "torchrun: parameters of the network have no bearing on its output, which is not supported",
+        )
     return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
 
 
