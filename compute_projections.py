@@ -16,7 +16,6 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 
 import argparse
 import functools
-import glob
 import math
 import os
 import re
@@ -52,6 +51,7 @@ from utils.program import (
 )
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
+from utils.resume import training_states
 from utils.snapshots import SnapshotError
 
 #: Of a training state, in percent: on the images that training was watched with, and on the batches trained on.
@@ -141,6 +141,7 @@ def main(argv=None) -> int:
     spec = data.info(args.dataset)
     network = structure(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, spec.image_size)
     layers = models.layers(network, args.with_linear)
+    models.check_own_weights(layers)
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers to measure: add --with-linear")
     wanted = {f"{layer.name}.weight" for layer in layers}.__contains__
@@ -150,7 +151,7 @@ def main(argv=None) -> int:
 
     initial, initial_fingerprint = None, None
     if args.init_from is not None:
-        content, _ = inspect(args.init_from, args, wanted)
+        content, _ = inspect(args.init_from, args, wanted, of_this_run=False)
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
             initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
@@ -332,16 +333,21 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
     return sources, damaged
 
 
+def is_named_as_snapshot(path: Path, arch: str) -> bool:
+    return re.fullmatch(re.escape(arch) + r"_(init_|pretrained_)?\d{1,9}\.(pt|tar)", path.name) is not None
+
+
 def in_folder(folder: Path, args) -> list[Path]:
     """The files of a folder that are named as snapshots of ARCH."""
-    is_snapshot = re.compile(re.escape(args.arch) + r"_(init_|pretrained_)?\d{1,9}\.(pt|tar)").fullmatch
-    found = sorted(path for path in folder.iterdir() if is_snapshot(path.name) and path.is_file())
+    found = sorted(path for path in folder.iterdir() if is_named_as_snapshot(path, args.arch) and path.is_file())
     if not found:
         raise UsageError(f"--load-from {folder}: there is no snapshot of {args.arch} (such as {args.arch}_0.tar)")
     return found
 
 
-def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False) -> tuple[dict[str, Any], str]:
+def inspect(
+    path: Path, args, wanted: Callable[[str], bool] = lambda name: False, of_this_run: bool = True
+) -> tuple[dict[str, Any], str]:
     """Read a snapshot, the weights only where `wanted`, and make sure it is one of the network in question.
 
     Returns:
@@ -354,7 +360,10 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
     content = snapshots.load(path, wanted)
     config = content.setdefault("config", {})  # a bare state_dict or a file of the authors has none
     if not config:
-        config |= recorded_beside(path.parent, args.arch)
+        recorded = recorded_beside(path.parent, args.arch)
+        if not (of_this_run and is_named_as_snapshot(path, args.arch)):  # it may be of any run with such a head
+            recorded = {name: recorded[name] for name in ("num_classes", "subsample_classes") if name in recorded}
+        config |= recorded
         if "subsample_classes" in args.given:
             config.pop("num_classes", None)
     for option in ("arch", "dataset", "seed"):
@@ -391,7 +400,7 @@ def inspect(path: Path, args, wanted: Callable[[str], bool] = lambda name: False
 @functools.cache
 def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
     """The configuration that training states in a folder record: bare weights beside them are of the same run."""
-    for path in sorted(folder.glob(f"{glob.escape(arch)}_*.tar")):
+    for path in training_states(folder, arch):
         try:
             config = snapshots.load(path, wanted=lambda name: False).get("config", {})
         except SnapshotError:

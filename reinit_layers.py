@@ -170,6 +170,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         net = build()
     snapshots.load_weights(net, snapshot["model_state_dict"], args.load_from, args.arch, assign=True)
     layers = models.layers(net, args.with_linear)
+    models.check_own_weights(layers)
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
     with memory_for("the network"):
@@ -222,6 +223,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     )
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
     results = as_results(args, snapshot, measured, rows, bias, rand_seed)
+    results["initializations"] = {one.row: snapshots.fingerprint(one.weights) for one in initializations}
 
     results["provenance"] = provenance("reinit_layers.py", args, device)
     if "provenance" in recorded:
@@ -349,8 +351,10 @@ def read_initializations(
         snapshots.check_finite(path, content["model_state_dict"])
         state = content if content.get("config") else snapshots.beside(path, content)
         if config and state.get("config"):
-            ignore = {"seed_given"}
-            if trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None:
+            ignore = {"seed_given", "overridden"}
+            overridden = config.get("overridden") or state["config"].get("overridden")
+            same_start = trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None
+            if overridden and same_start:
                 ignore |= {*HYPERPARAMETERS, "batch_size"}  # of one run: --override replaces them on the way
             differing = difference(config, state["config"], ignore)
             if differing:

@@ -421,8 +421,15 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     if training:
         check_last_batch(args, dataset)
-        if start.snapshot is not None:
-            snapshots.check_images(start.path, start.snapshot, dataset.train_fingerprint)
+        if distributed.from_main(lambda: dataset.train_fingerprint) != dataset.train_fingerprint:
+            raise data.DataError("--data-path: not the training images, or not the labels, that rank 0 has")
+        other = snapshots.describe_other_images(start.snapshot or {}, dataset.train_fingerprint)
+        if other and not args.override:
+            raise UsageError(
+                f"--data-path {args.data_path}: {start.path} was trained on {other}; --override goes on with these"
+            )
+        if other:
+            warned.append(f"{start.path} was trained on {other}")
         distributed.from_main(lambda: resume.refuse_to_overwrite(args, dataset, net, start))
         if distributed.RANK == 0:
             files.folder.mkdir(parents=True, exist_ok=True)  # not again: where it vanishes under way, the run ends
@@ -497,6 +504,7 @@ def train(
         "num_classes": dataset.num_classes,
         "in_channels": dataset.in_channels,
         "seed_given": files.seed is not None,
+        "overridden": args.override or bool(start.snapshot and start.snapshot.get("config", {}).get("overridden")),
     }
     made_by = provenance("train.py", args, next(net.parameters()).device)
     made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it

@@ -10,8 +10,8 @@ set -euo pipefail
 
 DATA=./datasets
 if [[ "${1:-}" == --data-path && $# -eq 2 ]]; then
-    if [[ ! -d "$2" ]]; then
-        echo "--data-path: there is no folder '$2'" >&2
+    if [[ -z "$2" ]] || ! mkdir -p "$2"; then # where it is missing the programs download the images
+        echo "--data-path: '$2' is no folder" >&2
         exit 2
     fi
     DATA=$(realpath "$2")

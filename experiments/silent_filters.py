@@ -72,9 +72,11 @@ def states_of(folder: Path, epochs: int) -> list[Path]:
 def measure(path: Path, data_path: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Layer -> whether each filter is silent, and whether its projection is not positive; (N,) bool."""
     state = snapshots.load(path)
-    config = state["config"]
+    config = state.get("config")
+    if not config:
+        raise UsageError(f"{path} does not record how it was trained")
     names = ("subsample_classes", "class_sample_seed", "upscale", "upscale_padding", "unnormalize")
-    images = data.load_test(config["dataset"], data_path, 500, **{name: config[name] for name in names})
+    images = data.load_test(config["dataset"], data_path, 500, **{name: config.get(name) for name in names})
     net = models.build(config["arch"], images.num_classes, images.in_channels, images.image_size)
     snapshots.load_weights(net, state["model_state_dict"], path, config["arch"])
     net.eval()

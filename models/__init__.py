@@ -7,6 +7,7 @@
     has_batch_norm(arch)             whether it has batch norm layers
     segments(net)                    the network as modules that are run one after another
     layers(net, with_linear)         the layers whose filters are measured, with their place in the network
+    check_own_weights(layers)        raises ModelError where the weights of one are computed from others
 
 Every module of this package that is not a package itself is imported here, and registers what it offers
 with the decorator `register`: an architecture is added by adding one file.
@@ -15,7 +16,7 @@ with the decorator `register`: an architecture is added by adding one file.
 import importlib
 import pkgutil
 
-from models.parts import Layer, layers, segments
+from models.parts import Layer, check_own_weights, layers, segments
 from models.registry import ModelError, build, check, has_batch_norm, names, other_names, register
 
 for _module in pkgutil.iter_modules(__path__, prefix="models."):
@@ -23,6 +24,6 @@ for _module in pkgutil.iter_modules(__path__, prefix="models."):
         importlib.import_module(_module.name)
 
 __all__ = [
-    *("Layer", "ModelError", "build", "check", "has_batch_norm", "layers", "names", "other_names", "register"),
+    *("Layer", "ModelError", "build", "check", "check_own_weights", "has_batch_norm", "layers", "names", "other_names", "register"),
     "segments",
 ]

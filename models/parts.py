@@ -118,9 +118,6 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
     `layer1` to `layer4` are 1 to 4. The fully connected layers are in a stage of their own. In a block of branches
     the layers of one branch come after those of the other.
 
-    Raises:
-        ModelError: the weights of one of them are computed from others (torch.nn.utils.parametrizations).
-
     Args:
         with_linear: also the fully connected layers. Linear layers in one block with a convolution (ConvNeXt) see
             each position of the image by itself: they are 1x1 convolutions in other words.
@@ -145,8 +142,6 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
                 stage += bool(after_convolution and found[-1].stage == stage)
             else:
                 continue
-            if parametrize.is_parametrized(module):
-                raise ModelError(f"{names[id(module)]} is parametrized: it has no weights of its own to measure")
             block = sum(layer.stage == stage for layer in found)
             found.append(Layer(names[id(module)], module, stage, block))
     return found
@@ -158,3 +153,10 @@ def _lowers_resolution(module: nn.Module) -> bool:
     if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
         return module.stride not in (1, (1, 1))
     return False
+
+
+def check_own_weights(found: Iterable[Layer]) -> None:
+    """Raise ModelError where the weights of a layer are computed from others (torch.nn.utils.parametrizations)."""
+    for layer in found:
+        if parametrize.is_parametrized(layer.module):
+            raise ModelError(f"{layer.name} is parametrized: it has no weights of its own to measure")

@@ -63,6 +63,11 @@ class Misdescribed(Network):
         return [self.first, self.second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
 
 
+class Unflattened(Network):
+    def segments(self):  # which do not fit one another
+        return [self.first, self.second, self.fc]
+
+
 class Parametrized(Network):
     def __init__(self):
         super().__init__()
@@ -104,8 +109,11 @@ def test_unusual_networks_are_continued_measured_and_reset(network, optimizer, a
     options = ("--optimizer", optimizer, "--resume-from", "latest")
     assert trained(*options, "--epochs", 2, "--models-path", "whole") == 0
     assert trained(*options, "--epochs", 1) == 0
+    capsys.readouterr()
     assert trained(*options, "--epochs", 2) == 0
-    assert "warning: passed over" not in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert f"weights from {FOLDER}/added_0.tar" in output.out
+    assert output.err == ""
     whole, parts = weights("whole"), weights("models")
     assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
     assert not torch.equal(whole["second.weight"], torch.load(FOLDER / "added_init_0.pt")["second.weight"])
@@ -124,16 +132,19 @@ def test_buffer_of_another_kind_is_of_another_network(add, capsys):
     assert "mask is of type torch.float32, not torch.bool" in line
 
 
-def test_segments_that_are_not_the_network_are_refused(add, capsys):
-    add(Misdescribed)
+@pytest.mark.parametrize("network", [Misdescribed, Unflattened])
+def test_segments_that_are_not_the_network_are_refused(network, add, capsys):
+    add(network)
     assert trained("--epochs", 1) == 0
     capsys.readouterr()
     line = refused(reinit_layers, capsys, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand")
     assert "segments" in line
 
 
-def test_layer_whose_weights_are_computed_from_others_is_refused(add, capsys):
+def test_layer_whose_weights_are_computed_from_others_is_trained_but_not_measured(add, capsys):
     add(Parametrized)
+    assert trained("--epochs", 1) == 0
+    capsys.readouterr()
     assert "second is parametrized" in refused(compute_projections, capsys, *ADDED)
 
 
@@ -177,5 +188,10 @@ def test_other_images_are_another_run(add, capsys):
     line = refused(train, capsys, *again, "--epochs", 1)
     assert "added_0.tar is of another run (other images or labels)" in line
     line = refused(train, capsys, *again, "--epochs", 2, "--resume-from", "latest")
-    assert "added_0.tar was trained on other images" in line
+    assert "added_0.tar was trained on other images or labels; --override goes on with these" in line
+    assert run_main(train, *again, "--epochs", 2, "--resume-from", "latest", "--override") == 0
+    assert "warning: models/added/added/1/added_0.tar was trained on other images" in capsys.readouterr().err
+    add(images=torch.ones(27, 1, 8, 8, dtype=torch.uint8), labels=np.arange(27) % 3)
+    line = refused(train, capsys, *again, "--epochs", 3, "--resume-from", "latest")
+    assert "added_1.tar was trained on 30 training images, not 27" in line
     assert run_main(train, *ADDED, "--resume-from", FOLDER / "added_0.tar", "--evaluate") == 0  # which may be

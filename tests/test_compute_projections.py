@@ -277,6 +277,33 @@ def test_bare_weights_beside_training_states_are_of_their_run(capsys):
             assert f"contradicts copied/{name}, which was trained with" in line
 
 
+def test_initialization_may_be_of_any_run(capsys):
+    """Of another seed or dataset: what a network was fine-tuned from, or a control."""
+    here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
+    for seed in ("1", "2"):
+        assert train.main([*here, "--seed", seed, "--epochs", "1"]) == 0
+    mine, other = (Path(f"models/fashion_mnist_mini/lenet/{seed}") for seed in (1, 2))
+    for initialization in ("lenet_init_0.pt", "lenet_1.pt"):
+        asked = ("--seed", 1, "--load-from", mine / "lenet_1.pt", "--init-from", other / initialization)
+        assert run(*here, *asked) == 0
+    assert (
+        f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_1.pt'} was trained from"
+        in capsys.readouterr().err
+    )
+    assert (
+        run(*LENET, "--load-from", REFERENCE / "lenet_2.tar", "--init-from", mine / "lenet_1.pt") == 0
+    )  # on MNIST
+
+
+def test_training_states_of_another_architecture_say_nothing_of_bare_weights(capsys):
+    here = ("--dataset", "fashion_mnist_mini", "--seed", "1", "--epochs", "1", "--models-path", "m")
+    assert train.main(["--arch", "mlp_bn", *here]) == 0
+    network = models.build("mlp", 10, 1, (28, 28))
+    torch.save(network.state_dict(), "m/fashion_mnist_mini/mlp_bn/1/mlp_init_0.pt")
+    options = ("--arch", "mlp", "--dataset", "fashion_mnist_mini", "--seed", 1, "--with-linear")
+    assert run(*options, "--load-from", "m/fashion_mnist_mini/mlp_bn/1/mlp_init_0.pt") == 0
+
+
 def test_damaged_initialization_leaves_nothing_behind(capsys):
     """Damaged where it is not measured: its fingerprint is that of all of it."""
     content = bytearray((REFERENCE / "lenet_init_0.pt").read_bytes())

@@ -114,7 +114,7 @@ def test_rounding_of_factors_is_decided_for_products_and_convolutions(tf32, sett
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
 def test_compiled_step_computes_the_same_with_the_same_dropout():
-    for folder, options in (("plain", ()), ("compiled", ("--compile",))):
+    for folder, options in (("plain", ()), ("compiled", ("--compile", "--tb-logdir", "board"))):
         finished = shell("train.py", *QUICK, "--batch-size", 900, "--models-path", folder, *options)
         assert (finished.returncode, finished.stderr) == (0, "")
     plain, compiled = (snapshots.load(Path(folder, FOLDER, "lenet_0.tar")) for folder in ("plain", "compiled"))

@@ -229,6 +229,14 @@ def test_learning_rate_replaced_on_the_way_makes_no_other_run(capsys):
     capsys.readouterr()
     assert run(*LENET, "--load-from", last, "--inits-from", inits(first)) == 0
     assert "another run" not in capsys.readouterr().err
+    # But that of a run from the same seed does.
+    assert (
+        run_main(train, *options, "--epochs", 1, "--lr", 0.01, "--models-path", "other", "--tb-logdir", "b") == 0
+    )
+    other = "other/fashion_mnist_mini_2/lenet/1/lenet_0.tar"
+    capsys.readouterr()
+    assert run(*LENET, "--load-from", other, "--inits-from", inits(first)) == 0
+    assert f"{first} is of another run than the trained network: --lr 0.001, not 0.01" in capsys.readouterr().err
 
 
 def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsys):
@@ -243,6 +251,9 @@ def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsy
     trained = ("--load-from", other / "lenet_1.pt", "--inits-from", inits(other / "lenet_init_0.pt"))
     assert run(*LENET, *trained, "--with-linear") == 0
     assert f"{warning} --seed of the training, which" in capsys.readouterr().err
+    trained = (*trained[:3], inits(mine / "lenet_init_0.pt"))  # in a list of the same name
+    assert run(*LENET, *trained, "--with-linear") == 0
+    assert f"{warning} initializations, which" in capsys.readouterr().err
     Path("results/fashion_mnist_mini/lenet/reinit_lenet_1.json").write_text("[1, 2")
     assert run(*LENET, *trained) == 0
     assert warning not in capsys.readouterr().err

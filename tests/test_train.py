@@ -87,7 +87,7 @@ def test_training_state_has_the_legacy_keys_and_more():
     schedule.load_state_dict(ours["scheduler_state_dict"])
     assert optimizer.param_groups[0]["lr"] == 0.02 * 0.5
     assert (schedule.step_size, schedule.gamma, schedule.last_epoch) == (1, 0.5, 1)
-    assert ours["format"] == 4
+    assert ours["format"] == 5
     assert ours["class_names"] == ["T-shirt/top", "Trouser"]
     assert ours["config"]["seed"] == 1
     assert ours["config"]["num_classes"] == 2
@@ -269,7 +269,7 @@ def test_options_of_training_alone_have_no_bearing_on_an_evaluation(capsys):
     assert run(*QUICK, "--epochs", 1, *split) == 0
     test_set = re.findall(r"^test set: .*$", capsys.readouterr().out, re.M)
     for name in ("lenet_0.tar", "lenet_1.pt"):
-        of_training = ("--batch-size", 50, "--seed", 5, "--optimizer", "adam", "--augmentation")
+        of_training = ("--batch-size", 50, "--optimizer", "adam", "--augmentation")
         assert run(*LENET, "--resume-from", QUICK_FOLDER / name, "--evaluate", *of_training) == 0
         output = capsys.readouterr()
         assert re.findall(r"^test set: .*$", output.out, re.M) == test_set

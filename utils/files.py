@@ -56,13 +56,13 @@ def atomic_write(path: Path, mode: str = "wb"):
 
 def _open_alone(path: Path, mode: str):
     """Open a file for writing that no other process writes, as far as the file system has locks. It is empty."""
-    while True:
+    for turn in reversed(range(100)):  # some file systems number their files anew each time one is asked
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                if turn == 0 or os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     os.ftruncate(descriptor, 0)
                     return os.fdopen(descriptor, mode)
         except BaseException:

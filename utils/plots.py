@@ -316,12 +316,17 @@ def _number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: 
     width, height = 5 * 72, 0.8 * 72 * axes.figure.get_size_inches()[1]  # of the axes, roughly: layout comes last
     scale = np.array([width / np.ptp(axes.get_xlim()), height / np.ptp(axes.get_ylim())])
     ways = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, 2 * math.pi, 16, endpoint=False)]
-    aside = [np.multiply(way, distance) for distance in range(0, 1000, 2) for way in ways]
-    discs: list[np.ndarray] = []  # their centres
+    discs = np.empty((0, 2))  # their centres
     for number, (x, y, color) in enumerate(zip(xs, ys, colors, strict=True), 1):
         point = scale * (x, y)
-        shift = next(by for by in aside if all(math.dist(point + by, disc) > diameter + 1 for disc in discs))
-        discs.append(point + shift)
+        for distance in range(0, 1000, 2):
+            aside = np.multiply(ways, distance)
+            apart = np.linalg.norm(point + aside[:, None] - discs, axis=2)
+            free = (apart > diameter + 1).all(1)
+            if free.any():
+                break
+        shift = aside[free.argmax()]
+        discs = np.vstack([discs, point + shift])
         place = {"xy": (x, y), "xytext": shift, "textcoords": "offset points", "annotation_clip": False}
         if shift.any():
             line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}

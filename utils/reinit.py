@@ -99,8 +99,14 @@ def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
     device = next(net.parameters()).device
     images = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device)
     expected, found = net(images), images
-    for segment in models.segments(net):
-        found = segment(found)
+    try:
+        for segment in models.segments(net):
+            found = segment(found)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise models.ModelError(f"the segments of the network cannot be run one after another: {reason}") from None
     if not expected.isfinite().all():  # which is found out, and said, when accuracies are measured
         return
     if found.shape != expected.shape or not torch.allclose(

@@ -10,7 +10,8 @@ from utils.configuration import HYPERPARAMETERS, IDENTITY
 from utils.files import atomic_write
 from utils.program import option
 
-NOT_COMPARED = ("data_path", "batch_size", "cuda")  #: options without bearing on what is measured
+#: Options without bearing on what is measured, and one that the folder is named by.
+NOT_COMPARED = ("data_path", "batch_size", "cuda", "subsample_classes")
 PATHS = ("load_from", "init_from", "inits_from")  #: what is in these files is compared, not what they are called
 
 
@@ -32,7 +33,7 @@ def differing_options(path: Path, content: dict[str, Any]) -> list[str]:
         found = [name for name in theirs if name in ours and theirs[name] != ours[name]]
         if not found and not _are_close(_measured(recorded), _measured(content)):
             found = ["weights"]
-        if not found and recorded.get("init_from_epoch", {}).keys() != content.get("init_from_epoch", {}).keys():
+        if not found and recorded.get("initializations") != content.get("initializations"):
             found = ["initializations"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there are none, or not of these programs
         return []

@@ -261,11 +261,7 @@ def refuse_to_overwrite(
         differing = difference(mine, state["config"])
         if not differing and state.get("class_names", dataset.class_names) != dataset.class_names:
             differing = "other classes"
-        if (
-            not differing
-            and state.get("train_fingerprint", dataset.train_fingerprint) != dataset.train_fingerprint
-        ):
-            differing = "other images or labels"
+        differing = differing or snapshots.describe_other_images(state, dataset.train_fingerprint)
         if differing:
             raise UsageError(f"{path} is of another run ({differing}), and would be overwritten: {advice}")
     if files.final.exists() and not states:

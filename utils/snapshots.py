@@ -6,7 +6,7 @@
                             authors' program writes it, and since format 2 also `format`, `config` (the arguments
                             that determine the weights), `class_names` and `tensorboard_step`, since format 3
                             `top1_acc_train_running` and `provenance` (program, arguments, versions, device), since
-                            format 4 `initial_fingerprint` (a checksum of the initialization; None: not known)
+                            format 5 `initial_fingerprint` (a checksum of the initialization; None: not known)
                             and `train_fingerprint` (number and checksum of the training images and labels)
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
@@ -30,7 +30,7 @@ from utils import archive
 from utils.archive import SnapshotError
 from utils.files import atomic_write
 
-FORMAT = 4  #: of the .tar files; the authors' files, which carry no number, are format 1
+FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -162,10 +162,13 @@ def check_class_names(path: Path, content: dict[str, Any], class_names: list[str
         raise SnapshotError(f"{path} was trained on the classes {_shorten(recorded)}, not {_shorten(class_names)}")
 
 
-def check_images(path: Path, content: dict[str, Any], fingerprint: str) -> None:
-    """Raise SnapshotError where a snapshot records that it was trained on other images, or other labels."""
-    if content.get("train_fingerprint", fingerprint) != fingerprint:
-        raise SnapshotError(f"{path} was trained on other images than those of --data-path, or other labels")
+def describe_other_images(state: dict[str, Any], fingerprint: str) -> str:
+    """What a training state was trained on, in a few words, where that is not what the fingerprint is of."""
+    recorded = state.get("train_fingerprint", fingerprint)
+    if recorded == fingerprint:
+        return ""
+    (theirs, *_), (ours, *_) = recorded.split(), fingerprint.split()
+    return f"{theirs} training images, not {ours}" if theirs != ours else "other images or labels"
 
 
 def _shorten(names: list[str]) -> str:
@@ -294,7 +297,9 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         "class_names": _is_list_of(str, content.get("class_names", [])),
         "tensorboard_step": isinstance(content.get("tensorboard_step", 0), int),
         "provenance": _is_json_object(content.get("provenance", {})),
-        "train_fingerprint": isinstance(content.get("train_fingerprint", ""), str),
+        "train_fingerprint": _is_text(content.get("train_fingerprint", "0")),
+        "initial_fingerprint": content.get("initial_fingerprint") is None
+        or _is_text(content["initial_fingerprint"]),
     }
     for key, is_sound in sound.items():
         if not is_sound:
@@ -308,6 +313,10 @@ def _is_json_object(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return isinstance(value, dict)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_list_of(kind: type, value: Any) -> bool:
