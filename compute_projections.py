@@ -15,6 +15,7 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import os
@@ -401,12 +402,8 @@ def inspect(
 def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
     """The configuration that training states in a folder record: bare weights beside them are of the same run."""
     for path in training_states(folder, arch):
-        try:
-            config = snapshots.load(path, wanted=lambda name: False).get("config", {})
-        except SnapshotError:
-            continue
-        if config:
-            return config
+        with contextlib.suppress(SnapshotError):
+            return snapshots.load(path, wanted=lambda name: False).get("config", {})
     return {}
 
 
