@@ -124,7 +124,6 @@ class Source(NamedTuple):
     epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
     dataset: str  #: with the number of classes where they were subsampled
     classes: str  #: how many, and who says so
-    subsample_classes: int  #: 0: all
     read: Callable[[], dict[str, Any]]  #: what it holds, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file its results go to
 
@@ -175,11 +174,7 @@ def main(argv=None) -> int:
             continue
         results = as_results(measured, layers, args, source)
         # Of the command that measures this snapshot alone: the results are the same.
-        of_this = {
-            "load_from": source.name if args.load_from else None,
-            "subsample_classes": source.subsample_classes,
-        }
-        asked = argparse.Namespace(**{**vars(args), **of_this})
+        asked = argparse.Namespace(**{**vars(args), "load_from": source.name if args.load_from else None})
         results["provenance"] = provenance("compute_projections.py", asked, device)
         state = content
         if args.load_from:
@@ -285,7 +280,6 @@ def new_network(args) -> Source:
         epoch=-1 if args.pretrained else 0,
         dataset=dataset_folder(args.dataset, args.subsample_classes),
         classes=f"{num_classes} ({said_by_options(args)})",
-        subsample_classes=args.subsample_classes,
         read=read,
         result=run_folder(args.results, args.dataset, args.arch, args.seed, args.subsample_classes)
         / f"{'pretrained' if args.pretrained else 'init'}_{args.arch}.json",
@@ -320,7 +314,6 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
             epoch=snapshots.epochs_trained(path, content),
             dataset=dataset_folder(args.dataset, kept),
             classes=classes,
-            subsample_classes=kept,
             read=functools.partial(snapshots.load, path, wanted),
             result=run_folder(args.results, args.dataset, args.arch, args.seed, kept, noise)
             / f"{snapshots.result_stem(path, tars)}.json",

@@ -122,7 +122,7 @@ def compare_criticality(args: argparse.Namespace) -> None:
         between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
         told = (
             f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
-            f"with fair coins instead of bias: {coins.mean:+.2f} ({coins.low:+.2f} to {coins.high:+.2f})"
+            f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     runs = list(results.values())
     save(

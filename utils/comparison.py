@@ -36,14 +36,6 @@ class Interval(NamedTuple):
     high: float
 
 
-class Draws(NamedTuple):
-    """Of a statistic under chance: its mean, and the values between which 95 % of draws are."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def read_run(folder: Path, last_epoch: int) -> Run:
     """The results of compute_projections.py for the snapshots of one run, up to an epoch.
 
@@ -231,27 +223,27 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(f"| **mean** | | **{statistics.fmean(defined):+.2f}**{between} | | |")
         coins = fair_coins(results)
         lines.append(
-            f"| of fair coins | | {coins.mean:+.2f}, 95 % of draws {coins.low:+.2f} to {coins.high:+.2f} | | |"
+            "| of fair coins | | {mean:+.2f}, 95 % of draws {low:+.2f} to {high:+.2f} | | |".format(**coins)
         )
     return "\n".join(lines)
 
 
-def fair_coins(results: Mapping[str, Mapping[str, Any]]) -> Draws:
+def fair_coins(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """The mean rank correlation of several runs if the signs of their filters were fair coins.
 
     Args:
         results: label of a run -> results of reinit_layers.py; runs whose correlation is not defined are left out,
             and so are draws in which one is not.
+
+    Returns:
+        `mean`, `low` and `high`, as of utils.correlation.summary.
     """
     drawn = []
     for seed, result in enumerate(results.values()):
         if result["correlation"]["spearman"] is not None:
             filters = [result["projections"][name]["filters"] for name in result["layers"]]
             drawn.append(correlation.fair_coins(filters, initial_drops(result), seed))
-    means = np.mean(drawn, axis=0)
-    means = means[~np.isnan(means)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Draws(float(means.mean()), float(low), float(high))
+    return correlation.summary(np.mean(drawn, axis=0))
 
 
 def initial_drops(result: Mapping[str, Any]) -> list[float]:

@@ -57,10 +57,14 @@ def rank_correlation(
         p_value = permutation_test(
             (ranks,), covariance, permutation_type="pairings", alternative="greater", n_resamples=math.inf
         ).pvalue
-    drawn = fair_coins(filters, drops)
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    coins = {"mean": float(np.nanmean(drawn)), "low": float(low), "high": float(high)}
+    coins = summary(fair_coins(filters, drops))
     return {"spearman": float(result.statistic), "p_value": float(p_value), "fair_coins": coins}
+
+
+def summary(drawn: np.ndarray) -> dict[str, float]:
+    """The mean of draws, and between which values 95 % of them are (`low`, `high`); NaN are left out."""
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"mean": float(np.nanmean(drawn)), "low": float(low), "high": float(high)}
 
 
 def fair_coins(filters: Sequence[int], drops: Sequence[float], seed: int = 0) -> np.ndarray:

@@ -38,9 +38,7 @@ def atomic_write(path: Path, mode: str = "wb"):
                 os.fsync(file.fileno())
                 os.replace(temporary, path)
             except BaseException:
-                with contextlib.suppress(
-                    OSError
-                ):  # of a disk that has become read-only: the first error says more
+                with contextlib.suppress(OSError):  # a disk has become read-only: the first error says more
                     temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:  # a full disk does not say which file, others name the temporary one

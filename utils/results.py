@@ -33,7 +33,8 @@ def differing_options(path: Path, content: dict[str, Any]) -> list[str]:
         found = [name for name in theirs if name in ours and theirs[name] != ours[name]]
         if not found and not _are_close(_measured(recorded), _measured(content)):
             found = ["weights"]
-        if not found and recorded.get("initializations") != content.get("initializations"):
+        key = "initializations"  # which results of before do not record
+        if not found and key in recorded and recorded[key] != content.get(key):
             found = ["initializations"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there are none, or not of these programs
         return []
