@@ -34,22 +34,9 @@ import models
 from data.transforms import UPSCALED
 from utils import devices, distributed, projections, seeds, snapshots
 from utils.logging import close_log, open_log, progress
+from utils.options import Parser, file_name, folder, input_path, list_choices, number, seed
 from utils.paths import dataset_folder, noise_of_snapshot, run_folder
-from utils.program import (
-    DONE,
-    FAILED,
-    Parser,
-    RunError,
-    UsageError,
-    exit_status,
-    file_name,
-    folder,
-    input_path,
-    list_choices,
-    memory_for,
-    number,
-    seed,
-)
+from utils.program import DONE, FAILED, RunError, UsageError, exit_status, memory_for
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
 from utils.resume import training_states
@@ -172,20 +159,8 @@ def main(argv=None) -> int:
                 raise
             damaged.append(str(error))  # the text alone: the error would keep the file mapped in memory
             continue
-        results = as_results(measured, layers, args, source)
-        # Of the command that measures this snapshot alone: the results are the same.
-        asked = argparse.Namespace(**{**vars(args), "load_from": source.name if args.load_from else None})
-        results["provenance"] = provenance("compute_projections.py", asked, device)
-        state = content
-        if args.load_from:
-            state = snapshots.beside(Path(source.name), content) or content
-        if "provenance" in state:
-            results["trained_by"] = state["provenance"]
-        if "init_seed" in content:
-            results["init_seed"] = content["init_seed"]
-        for key in ACCURACIES:
-            if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
-                results[key] = content[key]
+        state = (snapshots.beside(Path(source.name), content) if args.load_from else None) or content
+        results = as_results(measured, layers, args, source, content, state, device)
         differing = differing_options(source.result, results)
         if differing:
             replaced.append(f"{source.result} held results with other {', '.join(differing)}, which are replaced")
@@ -202,7 +177,7 @@ def main(argv=None) -> int:
         if run:  # what the figures over epochs need; all projections are kept of the last snapshot only
             run[-1] = (run[-1][0], without_projections(run[-1][1]))
         run.append((source, measured))
-        del content
+        del content, state
     if log is None:
         raise RunError("; ".join(damaged))
 
@@ -414,8 +389,21 @@ def measure(name: str, weights: dict[str, Tensor], normalize: bool, initial: dic
         raise SnapshotError(f"{name} cannot be measured: {error}") from None
 
 
-def as_results(measured: dict[str, dict], layers: list[models.Layer], args, source: Source) -> dict[str, Any]:
-    """Stage -> block -> statistics, then those of the whole network, and whose they are."""
+def as_results(
+    measured: dict[str, dict],
+    layers: list[models.Layer],
+    args: argparse.Namespace,
+    source: Source,
+    content: dict[str, Any],
+    state: dict[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Stage -> block -> statistics, then those of the whole network, whose they are and how they were made.
+
+    Args:
+        content: what `source` holds.
+        state: the training state of the same weights, where there is one beside them; else `content`.
+    """
     results: dict[str, Any] = {}
     for layer in layers:
         results.setdefault(str(layer.stage), {})[str(layer.block)] = {"name": layer.name, **measured[layer.name]}
@@ -425,6 +413,16 @@ def as_results(measured: dict[str, dict], layers: list[models.Layer], args, sour
     if args.seed is not None:
         results["seed"] = str(args.seed)
     results["epoch"] = None if source.epoch is None else str(source.epoch)
+    # Of the command that measures this snapshot alone: the results are the same.
+    asked = argparse.Namespace(**{**vars(args), "load_from": source.name if args.load_from else None})
+    results["provenance"] = provenance("compute_projections.py", asked, device)
+    if "provenance" in state:
+        results["trained_by"] = state["provenance"]
+    if "init_seed" in content:
+        results["init_seed"] = content["init_seed"]
+    for key in ACCURACIES:
+        if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
+            results[key] = content[key]
     return results
 
 

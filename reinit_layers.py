@@ -29,24 +29,21 @@ from utils import correlation, devices, distributed, projections, reinit, seeds,
 from utils.configuration import HYPERPARAMETERS, difference, is_sound
 from utils.files import make_writable
 from utils.logging import open_log, progress
-from utils.paths import dataset_folder, noise_of_snapshot, run_folder
-from utils.program import (
-    DONE,
+from utils.options import (
     Parser,
-    UsageError,
+    add_device,
+    add_test_images,
     check_dataset,
     check_recorded,
-    exit_status,
     file_name,
     folder,
     input_path,
     list_choices,
-    memory_for,
-    number,
     seed,
     warn_of,
-    workers,
 )
+from utils.paths import dataset_folder, noise_of_snapshot, run_folder
+from utils.program import DONE, UsageError, exit_status, memory_for
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
 
@@ -55,25 +52,8 @@ RAND = "rand"  #: the row of the fresh random initialization
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = Parser(prog="reinit_layers.py", description=__doc__.splitlines()[0])
-    add = parser.add_argument_group("network and test images").add_argument
-    add("--arch", help="network; without it, list the supported ones")
-    add("--dataset", help="dataset; without it, list the supported ones")
-    add(
-        "--data-path",
-        type=folder,
-        default="./datasets",
-        metavar="DIR",
-        help="where the datasets are (%(default)s)",
-    )
-    add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
-    add("--class-sample-seed", type=seed, metavar="S", help="seed for choosing them (default: the first N)")
-    add("--upscale", action="store_true", help="upscale images to 224x224")
-    add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
-    add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
-    add("--batch-size", type=number(int, 1, 2**31 - 1), default=128, metavar="N", help="images a batch (128)")
-    add("--amp", action="store_true", help="compute in bfloat16 (autocast); changes the numbers")
-    add("--tf32", action="store_true", help="let the GPU round the factors of products to 10 bits (TF32)")
-    add("--cuda", action="store_true", help="use the GPU")
+    add_test_images(parser.add_argument_group("network and test images"))
+    add_device(parser.add_argument_group("computation"))
 
     add = parser.add_argument_group("weights").add_argument
     add("--load-from", type=input_path, metavar="PATH", help="the trained network (required)")
@@ -143,24 +123,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 
-    with (
-        distributed.one_a_machine_first(),
-        memory_for("the dataset", "keep fewer classes with --subsample-classes"),
-    ):
-        test_set = data.load_test(
-            args.dataset,
-            args.data_path,
-            args.batch_size,
-            device=device,
-            subsample_classes=args.subsample_classes,
-            class_sample_seed=args.class_sample_seed,
-            upscale=args.upscale,
-            upscale_padding=args.upscale_padding,
-            unnormalize=config.get("unnormalize", False),
-            workers=args.workers,
-            memory_format=devices.memory_format(device, args.amp),
-            share=(distributed.RANK, distributed.WORLD_SIZE),
-        )
+    test_set = load_test_set(args, config, device)
     snapshots.check_class_names(args.load_from, recorded, test_set.class_names)
 
     def build() -> nn.Module:
@@ -214,17 +177,11 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         measured = reinit.accuracies(net, replacements, batches, log.info, args.amp)
     if distributed.RANK > 0:
         return DONE
-    rows = dict(
-        zip(
-            (initialization.row for initialization in initializations),
-            (measured.replaced[start : start + len(names)] for start in range(0, len(replacements), len(names))),
-            strict=True,
-        )
-    )
+    in_turn = iter(measured.replaced)
+    rows = {initialization.row: [next(in_turn) for _ in names] for initialization in initializations}
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
     results = as_results(args, snapshot, measured, rows, bias, rand_seed)
     results["initializations"] = {one.row: snapshots.fingerprint(one.weights) for one in initializations}
-
     results["provenance"] = provenance("reinit_layers.py", args, device)
     if "provenance" in recorded:
         results["trained_by"] = recorded["provenance"]
@@ -242,16 +199,31 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
-    from utils import plots
-
-    title = f"{args.arch} on {dataset_folder(args.dataset, args.subsample_classes)}"
-    for name, figure in (
-        (f"reinit_{stem}", plots.accuracy_loss(results, title)),
-        (f"criticality_{stem}", plots.bias_and_criticality(results, title)),
-    ):
-        for file in plots.save(figure, plots_folder / name):
-            log.info(f"figure: {file}")
+    for figure in draw(results, args, plots_folder, stem):
+        log.info(f"figure: {figure}")
     return DONE
+
+
+def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> data.TestSet:
+    """The test images, on the device, with pixel values as the network was trained on."""
+    with (
+        distributed.one_a_machine_first(),
+        memory_for("the dataset", "keep fewer classes with --subsample-classes"),
+    ):
+        return data.load_test(
+            args.dataset,
+            args.data_path,
+            args.batch_size,
+            device=device,
+            subsample_classes=args.subsample_classes,
+            class_sample_seed=args.class_sample_seed,
+            upscale=args.upscale,
+            upscale_padding=args.upscale_padding,
+            unnormalize=config.get("unnormalize", False),
+            workers=args.workers,
+            memory_format=devices.memory_format(device, args.amp),
+            share=(distributed.RANK, distributed.WORLD_SIZE),
+        )
 
 
 def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -453,6 +425,18 @@ def report(results: dict[str, Any], width: int = 110) -> str:
             f"fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     return "\n".join(lines)
+
+
+def draw(results: dict[str, Any], args: argparse.Namespace, plots_folder: Path, stem: str) -> list[Path]:
+    """The figures of the results; returns their files."""
+    from utils import plots
+
+    title = f"{args.arch} on {dataset_folder(args.dataset, args.subsample_classes)}"
+    figures = {
+        f"reinit_{stem}": plots.accuracy_loss(results, title),
+        f"criticality_{stem}": plots.bias_and_criticality(results, title),
+    }
+    return [file for name, figure in figures.items() for file in plots.save(figure, plots_folder / name)]
 
 
 if __name__ == "__main__":

@@ -33,27 +33,22 @@ from utils.configuration import DRAWN_SEEDS, configuration, ineffective
 from utils.lock import FolderLock
 from utils.logging import epochs_logged, open_log, progress, say
 from utils.metrics import Evaluation, NotFiniteError, evaluate
-from utils.paths import RunFiles
-from utils.program import (
-    DONE,
-    PLATEAU,
+from utils.options import (
     Parser,
-    RunError,
-    UsageError,
+    add_device,
+    add_test_images,
     check_dataset,
-    check_signals,
-    exit_status,
     file_name,
     folder,
     list_choices,
-    memory_for,
     not_empty,
     number,
     option,
     seed,
     warn_of,
-    workers,
 )
+from utils.paths import RunFiles
+from utils.program import DONE, PLATEAU, RunError, UsageError, check_signals, exit_status, memory_for
 from utils.provenance import provenance
 
 LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
@@ -67,20 +62,10 @@ FINAL_METRICS = (
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = Parser(prog="train.py", description="Train a ConvNet and keep snapshots of it.")
-    group = parser.add_argument_group("network and dataset")
+    group = parser.add_argument_group("network and images")
+    add_test_images(group)
     add = group.add_argument
-    add("--arch", help="network; without it, list the supported ones")
-    add("--dataset", help="dataset; without it, list the supported ones")
-    add(
-        "--data-path",
-        type=folder,
-        default="./datasets",
-        metavar="DIR",
-        help="where the datasets are (%(default)s)",
-    )
     add("--pretrained", action="store_true", help="ImageNet weights from the model zoo")
-    add("--subsample-classes", type=number(int, 0), default=0, metavar="N", help="use only N classes (0: all)")
-    add("--class-sample-seed", type=seed, metavar="S", help="seed for choosing them (default: the first N)")
     add(
         "--noise",
         type=number(float),
@@ -90,8 +75,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     add("--noise-seed", type=seed, metavar="S", help="seed for it (default: drawn)")
     add("--augmentation", action="store_true", help="random crops, and flips of colour images")
-    add("--upscale", action="store_true", help="upscale images to 224x224")
-    add("--upscale-padding", action="store_true", help="upscale images to 112x112, zero-pad to 224x224")
     add("--unnormalize", action="store_true", help="pixel values in [0, 1] instead of normalized ones")
     add(
         "--split",
@@ -107,24 +90,16 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         action="store_true",
         help="shuffle before the split; without a split, train in a new random order each epoch",
     )
-    add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
 
     add = parser.add_argument_group("training").add_argument
     add(
         "--epochs",
-        type=number(int, 0, 10**9),
+        type=number(int, 0, 10**6),
         default=20,
         metavar="N",
         help="in all (20); 0: write the initialization",
     )
     add("--start-epoch", type=number(int, 0), default=0, metavar="N", help="first epoch, from 0 (0)")
-    add(
-        "--batch-size",
-        type=number(int, 1, 2**31 - 1),
-        default=128,
-        metavar="N",
-        help="images a step, on all GPUs together (128)",
-    )
     add("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
     add(
         "--lr", type=number(float, above=0, most=LARGEST), default=0.001, metavar="F", help="learning rate (0.001)"
@@ -134,21 +109,22 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--weight-decay", type=number(float, 0, LARGEST), default=1e-4, metavar="F", help="(1e-4)")
     add("--momentum", type=number(float, 0, LARGEST), default=0.9, metavar="F", help="of sgd (0.9)")
     add("--seed", type=seed, metavar="S", help="of initialization, order, augmentation, dropout (default: drawn)")
-    add("--cuda", action="store_true", help="use the GPU; under torchrun each process has one")
-    add(
-        "--sync-bn",
-        action="store_true",
-        help="under torchrun, batch norm over the whole batch instead of each GPU's share",
-    )
-    add("--amp", action="store_true", help="compute in bfloat16 (autocast); changes the numbers")
-    add("--tf32", action="store_true", help="let the GPU round the factors of products to 10 bits (TF32)")
-    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, slower")
-    add("--compile", action="store_true", help="compile the training step (torch.compile)")
     add(
         "--kill-plateaus",
         action="store_true",
         help=f"stop when validation accuracy is the same twice in a row in the first {PLATEAU_EPOCHS} epochs",
     )
+
+    group = parser.add_argument_group("computation")
+    add_device(group)
+    add = group.add_argument
+    add(
+        "--sync-bn",
+        action="store_true",
+        help="under torchrun, batch norm over the whole batch instead of each GPU's share",
+    )
+    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, slower")
+    add("--compile", action="store_true", help="compile the training step (torch.compile)")
 
     add = parser.add_argument_group("snapshots and reports").add_argument
     add("--models-path", type=folder, default="./models", metavar="DIR", help="where snapshots go (%(default)s)")
@@ -283,6 +259,16 @@ class TrainingStep(nn.Module):
         reduction = "mean" if distributed.WORLD_SIZE == 1 else "sum"
         loss = functional.cross_entropy(logits, labels, reduction=reduction)
         return loss, (logits.detach().argmax(1) == labels).sum()
+
+
+def make_step(net: nn.Module, compiled: bool) -> nn.Module:
+    """The training step of a network: of several ranks, one that averages the gradients; compiled where asked."""
+    step = TrainingStep(net)
+    if distributed.WORLD_SIZE > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
+            step.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return compile_step(step, next(net.parameters()).device) if compiled else step
 
 
 def compile_step(step: TrainingStep, device: torch.device) -> nn.Module:
@@ -458,6 +444,14 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if training:
         return train(args, net, optimizer, schedule, dataset, files, start, done_before, log)
 
+    report_evaluation(args, net, dataset, log)
+    return DONE
+
+
+def report_evaluation(
+    args: argparse.Namespace, net: nn.Module, dataset: data.Dataset, log: logging.Logger
+) -> None:
+    """Tell what was asked for instead of training."""
     if args.eval_regularization_loss:
         norms = [
             weight.norm().item() for name, weight in net.named_parameters() if name.split(".")[-1] == "weight"
@@ -469,7 +463,6 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         log.info(f"validation split: {evaluate(net, dataset.val, 'validation split')}")
     if args.evaluate:
         log.info(f"test set: {evaluate(net, dataset.test, 'test set')}")
-    return DONE
 
 
 def train(
@@ -499,41 +492,16 @@ def train(
         watched, watched_name = dataset.test, "test set"
         log.info("there is no validation split: the test set is used to watch training")
 
-    config = {
-        **configuration(args),
-        "num_classes": dataset.num_classes,
-        "in_channels": dataset.in_channels,
-        "seed_given": files.seed is not None,
-        "overridden": args.override or bool(start.snapshot and start.snapshot.get("config", {}).get("overridden")),
-    }
-    made_by = provenance("train.py", args, next(net.parameters()).device)
-    made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
-    of_run = {  # what each of its training states records
-        "format": snapshots.FORMAT,
-        "config": config,
-        "class_names": dataset.class_names,
-        "train_fingerprint": dataset.train_fingerprint,
-        "initial_fingerprint": fingerprint_of_initialization(net, start),
-        "provenance": made_by,
-    }
-    step = TrainingStep(net)
-    if distributed.WORLD_SIZE > 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
-            step.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
-    if args.compile:
-        step = compile_step(step, device=next(net.parameters()).device)
-    if (
-        start.snapshot is None
-        and args.resume_from is None
-        and any(files.board_folder.glob("events.out.tfevents.*"))
-    ):
+    of_run = describe_run(args, net, dataset, start)
+    step = make_step(net, args.compile)
+    new = start.snapshot is None and args.resume_from is None
+    if new and any(files.board_folder.glob("events.out.tfevents.*")):
         log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
     result = None
     previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
     first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
     final = None  # the evaluation on the test set after the last epoch
-    with (Board if is_main else NoBoard)(files.board_folder, first_step, config, FINAL_METRICS) as board:
+    with (Board if is_main else NoBoard)(files.board_folder, first_step, of_run["config"], FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
         for epoch in range(start.first_epoch, args.epochs):
@@ -602,6 +570,27 @@ def train(
         snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE
+
+
+def describe_run(args: argparse.Namespace, net: nn.Module, dataset: data.Dataset, start: resume.Start) -> dict:
+    """What each training state of a run records of the run."""
+    config = {
+        **configuration(args),
+        "num_classes": dataset.num_classes,
+        "in_channels": dataset.in_channels,
+        "seed_given": "seed" in args.given,
+        "overridden": args.override or bool(start.snapshot and start.snapshot.get("config", {}).get("overridden")),
+    }
+    made_by = provenance("train.py", args, next(net.parameters()).device)
+    made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
+    return {
+        "format": snapshots.FORMAT,
+        "config": config,
+        "class_names": dataset.class_names,
+        "train_fingerprint": dataset.train_fingerprint,
+        "initial_fingerprint": fingerprint_of_initialization(net, start),
+        "provenance": made_by,
+    }
 
 
 def fingerprint_of_initialization(net: nn.Module, start: resume.Start) -> str | None:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from utils import comparison, plots
 from utils.comparison import ResultError
 from utils.files import atomic_write
-from utils.program import number
+from utils.options import number
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

@@ -21,7 +21,8 @@ import data
 import models
 from utils import projections, snapshots
 from utils.files import atomic_write
-from utils.program import UsageError, number
+from utils.options import number
+from utils.program import UsageError
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

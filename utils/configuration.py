@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 import models
-from utils.program import option
+from utils.options import option
 
 #: The options that determine the weights and stay what they are for the whole of a run, and their kinds. An option
 #: stands after those that decide whether it has an effect.

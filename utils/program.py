@@ -1,6 +1,5 @@
-"""What the three programs share at their edges: one-line errors, exit statuses, and arguments of the same name."""
+"""How a program ends: what stops it is told in one line on standard error, and by the exit status."""
 
-import argparse
 import contextlib
 import functools
 import os
@@ -15,11 +14,10 @@ import torch
 
 import data
 import models
-from data.transforms import UPSCALED
 from utils import distributed
 from utils.devices import DeviceError
 from utils.distributed import GroupError
-from utils.logging import close_log, last_words, say
+from utils.logging import close_log, last_words
 from utils.metrics import NotFiniteError
 from utils.snapshots import SnapshotError
 
@@ -180,163 +178,3 @@ def check_signals() -> None:
     """Raise again what a signal has raised, where that got lost: C code clears an exception now and then."""
     if _asked_to_end:
         raise _asked_to_end[0]
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which remembers the options that were given."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
-
-    def parse_args(self, argv=None) -> argparse.Namespace:
-        """As argparse does; `given` of the result holds the names of the options on the command line."""
-        argv = sys.argv[1:] if argv is None else argv
-        args = super().parse_args(argv)
-        only_given = argparse.Namespace(**{action.dest: _UNSET for action in self._actions})
-        super().parse_args(argv, only_given)
-        args.given = {name for name, value in vars(only_given).items() if value is not _UNSET}
-        return args
-
-    def error(self, message: str):
-        if distributed.LOCAL_RANK == 0:
-            last_words(f"{self.prog}: error: {message}")
-        self.exit(WRONG_USE)
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog):
-        super().__init__(prog, max_help_position=32, width=110)
-
-
-_UNSET: list = []  #: a list, which an option that may be given repeatedly extends: to another one, a copy
-
-
-def number(kind: type, least=None, most=None, above=None) -> Callable:
-    """An argparse type: an int or a finite float in a range."""
-
-    def convert(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            wanted = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
-        if kind is float and not abs(value) < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-        if least is not None and value < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        if most is not None and value > most:
-            raise argparse.ArgumentTypeError(f"{text} is more than {most}")
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f"{text} is not more than {above}")
-        return value
-
-    return convert
-
-
-seed = number(int, least=0, most=2**32 - 1)  #: what numpy's legacy generator takes, and torch's tells apart
-
-
-LONGEST_NAME = 200  #: of a log file, in bytes: file systems take 255, of which the date has some
-
-
-def file_name(text: str) -> str:
-    """An argparse type: the name of a file, without folders."""
-    if not text or "/" in text or text in (".", ".."):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
-    if len(os.fsencode(text)) > LONGEST_NAME:
-        raise argparse.ArgumentTypeError(f"a name of more than {LONGEST_NAME} bytes")
-    return text
-
-
-workers = number(int, least=0, most=1024)  #: processes
-
-
-def not_empty(text: str) -> str:
-    """An argparse type: any text but that of an unset variable, which as a path would be the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
-
-
-def input_path(text: str) -> Path:
-    """An argparse type: the path of something to read."""
-    return Path(not_empty(text))
-
-
-def folder(text: str) -> Path:
-    """An argparse type: a folder that exists or can be made, as far as what lies on its path tells."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name of a folder is empty")
-    path = Path(text)
-    for part in (path, *path.parents):
-        if part.is_symlink() and not part.exists():
-            raise argparse.ArgumentTypeError(f"{part} is a link to a place that does not exist")
-        if part.exists() and not part.is_dir():
-            raise argparse.ArgumentTypeError(f"{part} is not a folder")
-    return path
-
-
-def option(name: str) -> str:
-    """The option as on the command line: `lr_step` is `--lr-step`."""
-    return "--" + name.replace("_", "-")
-
-
-def check_recorded(args: argparse.Namespace, name: str, recorded, path: Path) -> None:
-    """Raise UsageError where an option that was given contradicts what a snapshot records."""
-    given = getattr(args, name)
-    if name in args.given and given != recorded:
-        raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded}")
-
-
-def check_dataset(args: argparse.Namespace) -> dict[str, str]:
-    """Refuse what a dataset cannot give, as far as that is known before it is read, or downloaded.
-
-    Returns:
-        the options that have no effect with it, each with the reason.
-
-    Raises:
-        UsageError: --upscale and --upscale-padding are both given, or there are fewer classes.
-        models.ModelError: its images are too small for the architecture.
-    """
-    spec = data.info(args.dataset)
-    if args.upscale and args.upscale_padding:
-        raise UsageError("--upscale and --upscale-padding exclude each other")
-    if spec.in_memory and args.subsample_classes > spec.num_classes:  # a folder may hold any number of classes
-        raise UsageError(
-            f"--subsample-classes {args.subsample_classes}: {args.dataset} has {spec.num_classes} classes"
-        )
-    size = (UPSCALED, UPSCALED) if args.upscale or args.upscale_padding else spec.image_size
-    with torch.device("meta"):
-        models.build(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, size)
-    found = {}
-    if spec.in_memory:
-        found["workers"] = f"with {args.dataset}, which is kept in memory"
-    if spec.in_repository:
-        found["data_path"] = f"with {args.dataset}, which comes with the repository"
-    return found
-
-
-def warn_of(without_effect: dict[str, str], args: argparse.Namespace) -> list[str]:
-    """What to warn about: the options that were given, of those that have no effect."""
-    return [f"{option(name)} has no effect {why}" for name, why in without_effect.items() if name in args.given]
-
-
-def list_choices(args: argparse.Namespace) -> bool:
-    """Without --arch or without --dataset, list the supported ones; returns whether that was all there is to do.
-
-    Raises:
-        UsageError, models.ModelError: what was given of the two does not exist.
-    """
-    if args.arch is not None:
-        models.check(args.arch)
-    if args.dataset is not None and args.dataset not in data.names():
-        raise UsageError(f"--dataset {args.dataset}: no such dataset; there are {', '.join(data.names())}")
-    if args.arch is None:
-        others = (
-            "and torchvision's other ConvNets by its names, such as densenet121, mobilenet_v2, resnext50_32x4d,",
-            "efficientnet_b0 (a name that does not exist is answered with all of them)",
-        )
-        say("\n  ".join(["architectures (--arch):", *models.names(), *others]), sys.stdout)
-    if args.dataset is None:
-        say("\n  ".join(["datasets (--dataset):", *data.names()]), sys.stdout)
-    return args.arch is None or args.dataset is None

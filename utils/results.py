@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.configuration import HYPERPARAMETERS, IDENTITY
 from utils.files import atomic_write
-from utils.program import option
+from utils.options import option
 
 #: Options without bearing on what is measured, and one that the folder is named by.
 NOT_COMPARED = ("data_path", "batch_size", "cuda", "subsample_classes")

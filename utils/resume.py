@@ -23,8 +23,9 @@ from utils.configuration import (
     legacy_configuration,
 )
 from utils.lock import FolderLock
+from utils.options import check_recorded, option
 from utils.paths import RunFiles
-from utils.program import UsageError, check_recorded, option
+from utils.program import UsageError
 
 
 class Start(NamedTuple):
