@@ -5,7 +5,7 @@
 # make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
 # make lint     ruff
 #
-# Each creates .venv where it is missing, and installs what is needed.
+# Each creates .venv where it is missing, and installs what is needed; `make clean` removes it, and what the demo made.
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,8 +43,8 @@ ifdef CUDA
 	$(BIN)/python benchmarks/training.py --compile --cuda
 	$(BIN)/python benchmarks/supply.py --cuda
 	$(BIN)/python benchmarks/evaluation.py --arch vgg11 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda --tf32
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --batch-size 500 --cuda
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --batch-size 500 --cuda --tf32
 	$(BIN)/python benchmarks/memory.py --cuda
 	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
 else

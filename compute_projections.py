@@ -19,7 +19,6 @@ import contextlib
 import functools
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -34,12 +33,11 @@ import models
 from data.transforms import UPSCALED
 from utils import devices, distributed, projections, seeds, snapshots
 from utils.logging import close_log, open_log, progress
-from utils.options import Parser, file_name, folder, input_path, list_choices, number, seed
-from utils.paths import dataset_folder, noise_of_snapshot, run_folder
+from utils.options import Parser, check_recorded, file_name, folder, input_path, list_choices, number, seed
+from utils.paths import dataset_folder, noise_of_snapshot, parse_snapshot_name, run_folder, training_states
 from utils.program import DONE, FAILED, RunError, UsageError, exit_status, memory_for
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
-from utils.resume import training_states
 from utils.snapshots import SnapshotError
 
 #: Of a training state, in percent: on the images that training was watched with, and on the batches trained on.
@@ -136,13 +134,15 @@ def main(argv=None) -> int:
     def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
         return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
 
-    initial, initial_fingerprint = None, None
+    initial, initial_fingerprint, unchecked = None, None, []
+    beside = functools.cache(lambda folder: recorded_beside(folder, args.arch))
     if args.init_from is not None:
-        content, _ = inspect(args.init_from, args, wanted, of_this_run=False)
+        content, _ = inspect(args.init_from, args, beside, wanted, of_this_run=False)
+        unchecked = snapshots.without_checksums(args.init_from, content)
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
             initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
-    sources, damaged = find_snapshots(args, wanted) if args.load_from else ([new_network(args)], [])
+    sources, damaged = find_snapshots(args, beside, wanted) if args.load_from else ([new_network(args)], [])
     alone = len(sources) + len(damaged) == 1
 
     log = None
@@ -169,10 +169,8 @@ def main(argv=None) -> int:
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
             log = start_log(args, sources, device)
-        if not content.get("checksums", True):
-            log.warning(
-                "%s is in PyTorch's old format, which has no checksums: damage would not be noticed", source.name
-            )
+        if args.load_from:
+            unchecked += snapshots.without_checksums(Path(source.name), content)
         run = runs.setdefault(source.result.parent, [])
         if run:  # what the figures over epochs need; all projections are kept of the last snapshot only
             run[-1] = (run[-1][0], without_projections(run[-1][1]))
@@ -183,19 +181,19 @@ def main(argv=None) -> int:
 
     for run in runs.values():
         source, measured = run[-1]
-        log.info("\n%s%s", source.name, "" if len(run) == 1 else f", the last of {len(run)} snapshots")
-        log.info("%s", table(measured))
-        log.info("results: %s", source.result if len(run) == 1 else f"{len(run)} files in {source.result.parent}")
+        log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
+        log.info(table(measured))
+        log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {source.result.parent}'}")
     if args.plots is not None:
         for run in runs.values():
             for figure in draw(run, args):
-                log.info("figure: %s", figure)
-    for warnings in (otherwise_initialized, replaced):
+                log.info(f"figure: {figure}")
+    for warnings in (unchecked, otherwise_initialized, replaced):
         if warnings:
             more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
-            log.warning("%s%s", warnings[0], more)
+            log.warning(f"{warnings[0]}{more}")
     for problem in damaged:
-        log.error("%s", problem)
+        log.error(problem)
     close_log(log)
     return FAILED if damaged else DONE
 
@@ -208,9 +206,7 @@ def check_arguments(args) -> None:
     models.check(args.arch, args.pretrained)
     if args.load_from and args.pretrained:
         raise UsageError("--pretrained: contradicts --load-from, which says where the weights come from")
-    classes = data.info(args.dataset).num_classes
-    if args.subsample_classes > classes:
-        raise UsageError(f"--subsample-classes {args.subsample_classes}: {args.dataset} has {classes} classes")
+    data.check_options(args.dataset, subsample_classes=args.subsample_classes)
     for path in args.load_from or []:
         if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
             raise UsageError(f"--load-from {path}: there is no such file or folder")
@@ -261,7 +257,9 @@ def new_network(args) -> Source:
     )
 
 
-def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], list[str]]:
+def find_snapshots(
+    args, beside: Callable[[Path], dict[str, Any]], wanted: Callable[[str], bool]
+) -> tuple[list[Source], list[str]]:
     """The snapshots of --load-from in order of training, and what is wrong with the damaged ones among them.
 
     Raises:
@@ -276,7 +274,7 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
     by_result: dict[Path, Source] = {}
     for path in paths:
         try:
-            content, classes = inspect(path, args)
+            content, classes = inspect(path, args, beside)
         except SnapshotError as error:
             if len(paths) == 1:
                 raise
@@ -303,7 +301,8 @@ def find_snapshots(args, wanted: Callable[[str], bool]) -> tuple[list[Source], l
 
 
 def is_named_as_snapshot(path: Path, arch: str) -> bool:
-    return re.fullmatch(re.escape(arch) + r"_(init_|pretrained_)?\d{1,9}\.(pt|tar)", path.name) is not None
+    name = parse_snapshot_name(path)
+    return name is not None and name.arch == arch and name.suffix in (".pt", ".tar")
 
 
 def in_folder(folder: Path, args) -> list[Path]:
@@ -315,9 +314,17 @@ def in_folder(folder: Path, args) -> list[Path]:
 
 
 def inspect(
-    path: Path, args, wanted: Callable[[str], bool] = lambda name: False, of_this_run: bool = True
+    path: Path,
+    args,
+    beside: Callable[[Path], dict[str, Any]],
+    wanted: Callable[[str], bool] = lambda name: False,
+    of_this_run: bool = True,
 ) -> tuple[dict[str, Any], str]:
     """Read a snapshot, the weights only where `wanted`, and make sure it is one of the network in question.
+
+    Args:
+        beside: as `recorded_beside`, of a folder: what is recorded there holds for bare weights in it.
+        of_this_run: whether it is of the run that the options describe.
 
     Returns:
         what `snapshots.load` gives; how many classes the network has, and who says so.
@@ -329,18 +336,15 @@ def inspect(
     content = snapshots.load(path, wanted)
     config = content.setdefault("config", {})  # a bare state_dict or a file of the authors has none
     if not config:
-        recorded = recorded_beside(path.parent, args.arch)
+        recorded = beside(path.parent)
         if not (of_this_run and is_named_as_snapshot(path, args.arch)):  # it may be of any run with such a head
             recorded = {name: recorded[name] for name in ("num_classes", "subsample_classes") if name in recorded}
         config |= recorded
         if "subsample_classes" in args.given:
             config.pop("num_classes", None)
-    for option in ("arch", "dataset", "seed"):
-        given, recorded = getattr(args, option), config.get(option)
-        if given is not None and recorded is not None and given != recorded:
-            raise UsageError(
-                f"--{option} {given}: contradicts {path}, which was trained with --{option} {recorded}"
-            )
+    for name in ("arch", "dataset", "seed"):
+        if config.get(name) is not None:
+            check_recorded(args, name, config[name], path)
     spec = data.info(args.dataset)
     by_options = args.subsample_classes or spec.num_classes
     num_classes = config.get("num_classes", by_options)
@@ -366,12 +370,11 @@ def inspect(
     return content, f"{num_classes} ({'recorded' if 'num_classes' in config else said_by_options(args)})"
 
 
-@functools.cache
 def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
     """The configuration that training states in a folder record: bare weights beside them are of the same run."""
-    for path in training_states(folder, arch):
+    for path in training_states(folder, arch).values():
         with contextlib.suppress(SnapshotError):
-            return snapshots.load(path, wanted=lambda name: False).get("config", {})
+            return snapshots.load_record(path).get("config", {})
     return {}
 
 
@@ -438,11 +441,9 @@ def start_log(args, sources: list[Source], device: torch.device):
     log, _ = open_log(Path("log") / sources[0].result.parent.relative_to(args.results), args.log)
     what = sources[0].name if len(sources) == 1 else f"{len(sources)} snapshots"
     kind = "cosines" if args.normalize else "sums of weights"
-    log.info(
-        "%s on %s: %s; projections are %s; on %s", args.arch, args.dataset, what, kind, devices.describe(device)
-    )
+    log.info(f"{args.arch} on {args.dataset}: {what}; projections are {kind}; on {devices.describe(device)}")
     for classes, count in Counter(source.classes for source in sources).items():
-        log.info("classes: %s%s", classes, f" for {count} snapshots" if count > 1 else "")
+        log.info(f"classes: {classes}" + (f" for {count} snapshots" if count > 1 else ""))
     return log
 
 

@@ -35,6 +35,7 @@ from utils.options import (
     add_test_images,
     check_dataset,
     check_recorded,
+    check_tf32,
     file_name,
     folder,
     input_path,
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     recorded = snapshots.beside(args.load_from, snapshot) or {**snapshot, "path": args.load_from}
     config = recorded.get("config") or {}
     adopt(args, config)
-    warnings = check_arguments(args)
+    warnings = check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
     for name in ("amp", "tf32"):
         if config and config.get(name, False) != getattr(args, name):
             trained, measured = ("with", "without") if config.get(name) else ("without", "with")
@@ -161,10 +162,6 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     announce(log, args, recorded, test_set, initializations, device, log_path)
     for warning in warnings + test_set.notes:
         log.warning(warning)
-    if not snapshot["checksums"]:
-        log.warning(
-            f"{args.load_from} is an old non-zip file, which carries no checksums: damage would go unnoticed"
-        )
 
     names = [layer.name for layer in layers]
     replacements = [
@@ -254,12 +251,10 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
 
 def check_arguments(args: argparse.Namespace) -> list[str]:
     """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
+    check_tf32(args)
     without_effect = check_dataset(args)
     if not args.subsample_classes:
         without_effect["class_sample_seed"] = "without --subsample-classes"
-        args.class_sample_seed = None
-    if not args.cuda:
-        without_effect["tf32"] = "without --cuda"
     return warn_of(without_effect, args)
 
 
@@ -314,6 +309,7 @@ def read_initializations(
     found: dict[int, Initialization] = {}
     for path in paths:
         content = snapshots.load(path, wanted.__contains__)
+        warnings += snapshots.without_checksums(path, content)
         for name in ("arch", "dataset"):
             if name in (content.get("config") or {}):
                 check_recorded(args, name, content["config"][name], path)

@@ -38,6 +38,7 @@ from utils.options import (
     add_device,
     add_test_images,
     check_dataset,
+    check_tf32,
     file_name,
     folder,
     list_choices,
@@ -53,15 +54,12 @@ from utils.provenance import provenance
 
 LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
-FINAL_METRICS = (
-    "final/test_loss",
-    "final/test_top1",
-    "final/test_top5",
-)  #: in TensorBoard, beside hyperparameters
+#: In TensorBoard, beside hyperparameters.
+FINAL_METRICS = ("final/test_loss", "final/test_top1", "final/test_top5")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="train.py", description="Train a ConvNet and keep snapshots of it.")
+    parser = Parser(prog="train.py", description=__doc__.splitlines()[0])
     group = parser.add_argument_group("network and images")
     add_test_images(group)
     add = group.add_argument
@@ -167,14 +165,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 def check_arguments(args: argparse.Namespace, training: bool, start: resume.Start) -> list[str]:
     """Refuse contradictions; returns what to warn about: options that were given and have no effect."""
     models.check(args.arch, args.pretrained)
-    if not (0 <= args.noise <= 1 or args.noise == -1):
-        raise UsageError(f"--noise {args.noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
     if 0 < args.noise < 1e-6:
         raise UsageError(f"--noise {args.noise:g}: a ratio of less than 1e-6 corrupts nothing")
     if args.split >= 1:
         raise UsageError(f"--split {args.split:g}: a share in [0, 1)")
-    if args.noise > 0 and args.subsample_classes == 1:
-        raise UsageError(f"--noise {args.noise:g}: with a single class there is no wrong label")
     if args.stratified and not args.split:
         raise UsageError("--stratified: there is no split; give --split")
     if (args.lr_step is None) != (args.lr_decay is None):
@@ -188,10 +182,9 @@ def check_arguments(args: argparse.Namespace, training: bool, start: resume.Star
         )
 
     without_effect = {**unused(args, training, start), **ineffective(args), **check_dataset(args)}
+    check_tf32(args)
     if not args.cuda:
         without_effect["deterministic"] = "without --cuda"
-        if "tf32" in args.given:
-            raise UsageError("--tf32 is about a GPU: give --cuda too")
     if distributed.WORLD_SIZE == 1:
         without_effect.setdefault("sync_bn", "in one process: batch norm is over the whole batch there")
     elif args.sync_bn and "sync_bn" not in without_effect and training and not args.cuda:
@@ -208,21 +201,14 @@ def unused(args: argparse.Namespace, training: bool, start: resume.Start) -> dic
     if args.resume_from == "latest":  # which needs all of them to know the run by
         return {}
     of_training = (
-        "augmentation",
-        "optimizer",
-        "lr",
-        "lr_step",
-        "lr_decay",
-        "momentum",
-        "override",
-        "kill_plateaus",
-        "sync_bn",
-        "compile",
+        *("augmentation", "optimizer", "lr", "lr_step", "lr_decay", "momentum", "override", "kill_plateaus"),
+        *("sync_bn", "compile", "snapshot_every", "snapshot_all_until", "train_acc", "tb_logdir"),
     )
     of_computing = ("amp", "tf32", "deterministic")
-    of_training += ("snapshot_every", "snapshot_all_until", "train_acc", "tb_logdir")
-    of_images = ("class_sample_seed", "noise_seed", "split", "stratified", "split_seed", "shuffle", "unnormalize")
-    of_images += ("batch_size", "workers")
+    of_images = (
+        *("class_sample_seed", "noise_seed", "split", "stratified", "split_seed", "shuffle", "unnormalize"),
+        *("batch_size", "workers"),
+    )
     if training:
         if start.first_epoch >= PLATEAU_EPOCHS:
             return {"kill_plateaus": f"after the first {PLATEAU_EPOCHS} epochs"}
@@ -266,7 +252,8 @@ def make_step(net: nn.Module, compiled: bool) -> nn.Module:
     step = TrainingStep(net)
     if distributed.WORLD_SIZE > 1:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its name is another one since PyTorch 2.15
+            # Deprecated since PyTorch 2.13, for an option that earlier versions do not have.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             step.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
     return compile_step(step, next(net.parameters()).device) if compiled else step
 
@@ -290,7 +277,8 @@ def compile_step(step: TrainingStep, device: torch.device) -> nn.Module:
 def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
-    Each of several ranks computes on its share of every batch, perhaps on no image of the last one.
+    Each of several ranks computes on its share of every batch, perhaps on no image of the last one. (Synchronized
+    batch norm makes the host wait in every layer.)
 
     Args:
         step: a TrainingStep, compiled or not.
@@ -528,7 +516,8 @@ def train(
             if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
                 result = evaluate_after(epoch, net, watched, watched_name)
                 log.info(f"  {watched_name}: {result}")
-                curves |= {f"{name}/validation": value for name, value in result._asdict().items()}
+                tag = "validation" if dataset.val is not None else "test"
+                curves |= {f"{name}/{tag}": value for name, value in result._asdict().items()}
                 if in_plateau_epochs and result.top1 == previous_top1:
                     log.error(f"plateau: {result.top1:.2f} % on the {watched_name} again after epoch {epoch}")
                     return PLATEAU

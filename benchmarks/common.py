@@ -26,7 +26,9 @@ from utils import devices
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """The options of the programs that decide where and how it is computed."""
     parser.add_argument("--cuda", action="store_true", help="measure on the GPU")
-    parser.add_argument("--amp", action="store_true", help="ours in bfloat16, as the programs with --amp")
+    parser.add_argument(
+        "--amp", action="store_true", help="all in bfloat16 (autocast), as the programs with --amp"
+    )
     parser.add_argument(
         "--tf32", action="store_true", help="all with TF32 on the GPU, as the programs with --tf32"
     )
@@ -77,6 +79,29 @@ def measure(
     return seconds
 
 
+class ConstantBatches:
+    """One batch again and again, as often as an epoch has batches."""
+
+    def __init__(self, loader):
+        self.batch = next(iter(loader))
+        self.length, self.num_images, self.batch_size = len(loader), loader.num_images, loader.batch_size
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        for start in range(0, self.num_images, self.batch_size):  # the last batch is as short as the real one
+            images, labels = self.batch
+            count = min(self.batch_size, self.num_images - start)
+            yield images[:count], labels[:count]
+
+
+def take_all(batches, device: torch.device) -> None:
+    """Have all batches made, and bring them to the device where they are not there yet."""
+    for images, labels in batches:
+        images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -122,6 +147,8 @@ def dataset_folder(name: str, data_path: str | None, count: int | None = None):
                 (files / f"{part}-labels-idx1-ubyte").write_bytes(
                     struct.pack(">2I", 0x801, number) + labels.tobytes()
                 )
+        elif not spec.in_repository:
+            raise SystemExit(f"--dataset {name}: give --data-path")
         yield Path(folder)
 
 
@@ -132,7 +159,7 @@ def evaluate_plainly(net: torch.nn.Module, loader: DataLoader, device: torch.dev
     loss = correct = count = 0
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        logits = net(images)
+        logits = net(images).float()
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()
         count += len(labels)
@@ -157,9 +184,16 @@ class PlainDataset(torch.utils.data.Dataset):
 
 
 def plain_loader(
-    name: str, loader, batch_size: int, augmentation: bool = False, workers: int = 1, *, shuffle: bool
+    name: str,
+    loader,
+    batch_size: int,
+    device: torch.device,
+    augmentation: bool = False,
+    workers: int = 1,
+    *,
+    shuffle: bool,
 ) -> DataLoader:
-    """The plain PyTorch way to the images of a loader of ours."""
+    """The plain PyTorch way to the images of a loader of ours, to be used on the device."""
     from torchvision import transforms
 
     spec = data.info(name)
@@ -169,6 +203,6 @@ def plain_loader(
         if spec.flip:
             steps.insert(1, transforms.RandomHorizontalFlip())
     dataset = PlainDataset(loader.images.cpu(), loader.labels.cpu(), transforms.Compose(steps))
-    pinned = torch.cuda.is_available()
+    pinned = device.type == "cuda"
     warnings.filterwarnings("ignore", "This DataLoader will create")  # that there are fewer cores
     return DataLoader(dataset, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=pinned)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import models
 from benchmarks.common import (
+    ConstantBatches,
     add_device_options,
     dataset_folder,
     evaluate_plainly,
@@ -31,7 +32,6 @@ from benchmarks.common import (
     prepare_device,
     report,
 )
-from benchmarks.training import ConstantBatches
 from utils import devices
 from utils.metrics import evaluate
 
@@ -52,13 +52,14 @@ def main() -> None:
     def network(memory_format):
         torch.manual_seed(0)
         net = models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
-        return net.to(device, memory_format=memory_format)
+        net.to(device, memory_format=memory_format)
+        if args.amp:
+            devices.use_bfloat16(net, device)
+        return net
 
     ours, plain = network(layout), network(torch.contiguous_format)
-    if args.amp:
-        devices.use_bfloat16(ours, device)
     constant = ConstantBatches(test_set.test)
-    loader = plain_loader(args.dataset, test_set.test, args.batch_size, shuffle=False)
+    loader = plain_loader(args.dataset, test_set.test, args.batch_size, device, shuffle=False)
     ways = {
         "ours": lambda: evaluate(ours, test_set.test, "test set"),
         "constant": lambda: evaluate(ours, constant, "test set"),

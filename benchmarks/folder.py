@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
-from benchmarks.common import header, measure, report
+from benchmarks.common import header, measure, report, take_all
 from utils import devices
 
 
@@ -43,14 +43,9 @@ class Decoding(Dataset):
         return 0
 
 
-def take_all(batches) -> None:
+def decode_all(batches) -> None:
     for _ in batches:
         pass
-
-
-def take_to(device: torch.device, batches) -> None:
-    for images, labels in batches:
-        images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 @contextlib.contextmanager
@@ -87,6 +82,7 @@ def main() -> None:
     device = devices.choose(args.cuda)
     with image_folder(args.data_path, args.images) as folder:
         options = {"device": device, "shuffle": True, "augmentation": True, "workers": args.workers}
+        options["memory_format"] = devices.memory_format(device)
         train = data.load("imagenet", folder, args.batch_size, **options).train
         # Its workers, like ours, stay from one epoch to the next.
         decoding = DataLoader(
@@ -107,9 +103,9 @@ def main() -> None:
             pin_memory=args.cuda,
         )
         ways = {
-            "ours": functools.partial(take_all, train),
-            "plain": functools.partial(take_to, device, plain),
-            "decoding": functools.partial(take_all, decoding),
+            "ours": functools.partial(take_all, train, device),
+            "plain": functools.partial(take_all, plain, device),
+            "decoding": functools.partial(decode_all, decoding),
         }
         seconds = measure(ways, args.repetitions, device)
 

@@ -61,7 +61,7 @@ class Run:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with exit status {process.returncode}")
-        self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self.peak_bytes = usage.ru_maxrss * 1024
         self.disk_bytes = usage.ru_inblock * 512
 
 

@@ -134,7 +134,9 @@ def main() -> None:
     singly, accuracies = one_by_one(ours, replacements, lambda: evaluate(ours, images, "").top1)
     farthest = max(abs(a - b) for a, b in zip(accuracies, measured.replaced, strict=True))
     plain = trained.to(device)
-    loader = plain_loader(args.dataset, images, args.batch_size, shuffle=False)
+    if args.amp:
+        devices.use_bfloat16(plain, device)
+    loader = plain_loader(args.dataset, images, args.batch_size, device, shuffle=False)
     evaluate_plainly(plain, loader, device)
     each, accuracies = one_by_one(plain, replacements, lambda: evaluate_plainly(plain, loader, device)[1])
     farthest = max(farthest, *(abs(a - b) for a, b in zip(accuracies, measured.replaced, strict=True)))

@@ -6,7 +6,7 @@
 Measured in one run, in turn:
 
     ours    an epoch of data.load's training batches
-    limit   as many batches copied in memory, in the layout and type of ours
+    limit   an epoch of such batches, made before, copied into the memory of one
     plain   a dataset of PIL images as torchvision's, RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, a
             DataLoader with one worker and with four
 """
@@ -22,18 +22,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
-from benchmarks.common import dataset_folder, header, measure, plain_loader, report
+from benchmarks.common import dataset_folder, header, measure, plain_loader, report, take_all
 from utils import devices
 
 
-def take_all(batches, device) -> None:
-    for images, labels in batches:
-        images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def copy(images: torch.Tensor, out: torch.Tensor, times: int) -> None:
-    for _ in range(times):
-        out.copy_(images)
+def copy(images: torch.Tensor, out: torch.Tensor) -> None:
+    for batch in images.split(len(out)):
+        out[: len(batch)].copy_(batch)
 
 
 def main() -> None:
@@ -52,13 +47,13 @@ def main() -> None:
         train = data.load("cifar10", folder, args.batch_size, **options).train
 
     train = replace(train, images=train.images[: args.images], labels=train.labels[: args.images])
-    images, _ = next(iter(train))
+    images = torch.cat([images for images, _ in train]).contiguous(memory_format=layout)
     ways = {
         "ours": functools.partial(take_all, train, device),
-        "limit": functools.partial(copy, images, torch.empty_like(images), len(train)),
+        "limit": functools.partial(copy, images, torch.empty_like(images[: args.batch_size])),
     }
     for workers in args.workers:
-        loader = plain_loader("cifar10", train, args.batch_size, True, workers, shuffle=True)
+        loader = plain_loader("cifar10", train, args.batch_size, device, True, workers, shuffle=True)
         name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
         ways[name] = functools.partial(take_all, loader, device)
     seconds = measure(ways, args.repetitions, device)

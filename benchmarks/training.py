@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import models
 from benchmarks.common import (
+    ConstantBatches,
     add_device_options,
     dataset_folder,
     header,
@@ -38,6 +39,7 @@ from benchmarks.common import (
     prepare_device,
     report,
     spread,
+    take_all,
 )
 from data.memory import MemoryLoader
 from train import TrainingStep, compile_step, train_epoch
@@ -53,33 +55,11 @@ def plain_epoch(net, optimizer, loader, device) -> None:
     total = 0.0
     for images, labels in loader:
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        loss = functional.cross_entropy(net(images), labels)
+        loss = functional.cross_entropy(net(images).float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item()
-
-
-class ConstantBatches:
-    """One batch again and again, as often as an epoch has batches."""
-
-    def __init__(self, loader):
-        self.batch = next(iter(loader))
-        self.length, self.num_images, self.batch_size = len(loader), loader.num_images, loader.batch_size
-
-    def __len__(self):
-        return self.length
-
-    def __iter__(self):
-        for start in range(0, self.num_images, self.batch_size):  # the last batch is as short as the real one
-            images, labels = self.batch
-            count = min(self.batch_size, self.num_images - start)
-            yield images[:count], labels[:count]
-
-
-def take_all(batches) -> None:
-    for _ in batches:
-        pass
 
 
 def main() -> None:
@@ -120,12 +100,13 @@ def compare(
         torch.manual_seed(0)
         spec = data.info(args.dataset)
         net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
-        return net.to(device, memory_format=memory_format)
+        net.to(device, memory_format=memory_format)
+        if args.amp:
+            devices.use_bfloat16(net, device)
+        return net
 
     def ours(compiled: bool = args.compile):
         net = network(layout)
-        if args.amp:
-            devices.use_bfloat16(net, device)
         step = TrainingStep(net)
         if compiled:
             step = compile_step(step, device)
@@ -135,14 +116,16 @@ def compare(
     ways = {
         "ours": functools.partial(epoch_of, train),
         "constant": functools.partial(epoch_of, ConstantBatches(train)),
-        "supply": functools.partial(take_all, train),
+        "supply": functools.partial(take_all, train, device),
     }
     if args.compile:
         ways["ours, not compiled"] = functools.partial(ours(compiled=False), train)
     plain = network(torch.contiguous_format)
     optimizer = torch.optim.SGD(plain.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     for workers in args.workers:
-        loader = plain_loader(args.dataset, train, args.batch_size, train.augmentation, workers, shuffle=True)
+        loader = plain_loader(
+            args.dataset, train, args.batch_size, device, train.augmentation, workers, shuffle=True
+        )
         name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
         ways[name] = functools.partial(plain_epoch, plain, optimizer, loader, device)
     # A CUDA graph of the last, smaller batch is made in the second epoch.

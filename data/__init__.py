@@ -2,6 +2,7 @@
 
     names()                          which datasets there are
     info(name)                       number of classes, channels and image size of one, without reading it
+    check_options(name, ...)         raises DataError for what is wrong with options that `load` would be given
     load(name, root, batch_size)     its batches, with class subsampling, label noise, pixel shuffle, a validation
                                      split and augmentation where asked for
     load_test(name, root, batch_size) the test images alone
@@ -13,7 +14,7 @@ with `register`: a dataset is added by adding one file.
 import importlib
 import pkgutil
 
-from data.loading import Dataset, TestSet, load, load_test
+from data.loading import Dataset, TestSet, check_options, load, load_test
 from data.registry import DataError, ImageError, info, names, register
 
 for _module in pkgutil.iter_modules(__path__, prefix="data."):
@@ -29,6 +30,7 @@ __all__ = [
     "Dataset",
     "ImageError",
     "TestSet",
+    "check_options",
     "info",
     "load",
     "load_test",

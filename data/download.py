@@ -1,10 +1,12 @@
 """Downloads, by torchvision, that leave either a whole dataset or nothing."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 from data.registry import DataError
+from utils.logging import first_line, say
 
 
 def download(torchvision_name: str, root: Path, folder: str) -> None:
@@ -16,7 +18,7 @@ def download(torchvision_name: str, root: Path, folder: str) -> None:
     import torchvision.datasets
 
     existing = next(parent for parent in [root, *root.absolute().parents] if parent.exists())
-    print(f"{root / folder} is not there: downloading {torchvision_name}", flush=True)
+    say(f"{root / folder} is not there: downloading {torchvision_name}", sys.stdout)
     try:
         # Beside its place, and renamed into it when it is complete.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as temporary:
@@ -24,5 +26,5 @@ def download(torchvision_name: str, root: Path, folder: str) -> None:
             root.mkdir(parents=True, exist_ok=True)
             os.replace(Path(temporary, folder), root / folder)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(": ")
+        reason = first_line(error).rstrip(": ")
         raise DataError(f"--data-path {root}: {folder} is not there and cannot be downloaded ({reason})") from None

@@ -18,6 +18,7 @@ from data.memory import PreparedBatch
 from data.registry import ImageError
 from data.subsets import batch_slices
 from data.transforms import UPSCALED, UPSCALED_PADDED, permute_pixels, zero_pad
+from utils.logging import first_line
 from utils.seeds import derive
 
 LONGEST_TEMPDIR = 70  #: characters; the socket's own name has up to 35
@@ -51,15 +52,14 @@ class Preparation:
                 # Else resizing its shorter side would fill the memory, as a decompression bomb does.
                 if longer / shorter * (UPSCALED * 8 // 7) ** 2 > 2 * Image.MAX_IMAGE_PIXELS:
                     raise ValueError(f"{image.width}x{image.height} pixels are too long and narrow")
-                if image.mode == "F" or (
-                    image.mode == "I" and image.format not in ("PNG", "PPM")
-                ):  # 16 bits there
+                # The "I" of PNG and PPM are 16 bits.
+                if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
                     raise ValueError("its pixels are floating-point or 32-bit numbers, of no known range")
                 if image.mode.startswith("I"):  # 16 bits a pixel: `convert` would make all above 255 white
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 image = image.convert("RGB")
         except Exception as error:  # a broken file can make PIL raise anything
-            return ImageError(f"{self.files[number]} cannot be read: {(str(error).splitlines() or ['?'])[0]}")
+            return ImageError(f"{self.files[number]} cannot be read: {first_line(error)}")
         with torch.random.fork_rng(devices=[]):
             if seed is not None:
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too, and takes its time

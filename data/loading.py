@@ -99,8 +99,13 @@ def load(
         DataError: the dataset is not there or damaged, or cannot be had as asked.
     """
     spec, root = info(name), Path(root)
-    if not (0 <= noise <= 1 or noise == PIXEL_SHUFFLE):
-        raise DataError(f"--noise {noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
+    check_options(
+        name,
+        subsample_classes=subsample_classes,
+        noise=noise,
+        upscale=upscale,
+        upscale_padding=upscale_padding,
+    )
     if noise and noise_seed is None:
         raise DataError(f"--noise {noise:g} needs a seed: --noise-seed")
     if split and shuffle and split_seed is None:
@@ -172,6 +177,26 @@ def load(
     )
 
 
+def check_options(
+    name: str,
+    *,
+    subsample_classes: int = 0,
+    noise: float = 0.0,
+    upscale: bool = False,
+    upscale_padding: bool = False,
+) -> None:
+    """Raise DataError for what is wrong with the options of `load`, as far as that is known without reading."""
+    spec = info(name)
+    if spec.in_memory and subsample_classes > spec.num_classes:  # a folder may hold any number of classes
+        raise DataError(f"--subsample-classes {subsample_classes}: {name} has {spec.num_classes} classes")
+    if not (0 <= noise <= 1 or noise == PIXEL_SHUFFLE):
+        raise DataError(f"--noise {noise:g}: a ratio in [0, 1], or -1 to shuffle pixels")
+    if noise > 0 and subsample_classes == 1:
+        raise DataError(f"--noise {noise:g}: with a single class there is no wrong label")
+    if upscale and upscale_padding:
+        raise DataError("--upscale and --upscale-padding exclude each other")
+
+
 def load_test(
     name: str,
     root: str | Path,
@@ -190,6 +215,8 @@ def load_test(
         DataError: the dataset is not there or damaged, or cannot be had as asked.
     """
     spec = info(name)
+    of_images = {key: value for key, value in options.items() if key in ("upscale", "upscale_padding")}
+    check_options(name, subsample_classes=subsample_classes, **of_images)
     made = _Maker(spec, batch_size, **options)
     test, class_names = _read(spec, Path(root), False)
     if subsample_classes:
@@ -296,8 +323,6 @@ class _Maker:
     share: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
-        if self.upscale and self.upscale_padding:
-            raise DataError("--upscale and --upscale-padding exclude each other")
         self.device = torch.device(self.device)
 
     @property

@@ -81,7 +81,10 @@ class MemoryLoader:
                 permutations = self._make_permutations(torch.cat([order[part] for part in parts]))
                 images = transforms.permute_pixels(images, permutations)
             sizes = [part.stop - part.start for part in parts]
-            yield from zip(self.finish(images).split(sizes), self.labels[chosen].split(sizes), strict=True)
+            images = self.finish(
+                images
+            )  # in place of what it was made of, which is let go of before the network runs
+            yield from zip(images.split(sizes), self.labels[chosen].split(sizes), strict=True)
 
     def _generator(self, purpose: str, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, purpose, epoch))

@@ -75,7 +75,7 @@ def names() -> list[str]:
 def info(name: str) -> Spec:
     """The number of classes, channels and the image size of a dataset.
 
-    An image folder may hold fewer classes than its specification says: `load` counts them.
+    An image folder may hold another number of classes than its specification says: `load` counts them.
 
     Raises:
         DataError: no such dataset.

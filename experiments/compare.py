@@ -17,12 +17,23 @@ import datetime
 import re
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils import comparison, plots
-from utils.comparison import ResultError
+from experiments.reading import ResultError, check_resets, labelled_folders, read, read_run, seeds_in
+from experiments.seeds import SIGNIFICANCE, correlations, fair_coins, mean_interval
+from experiments.tables import (
+    bias_table,
+    correlation_table,
+    critical_of_biased,
+    criticality_table,
+    made_by,
+    network_table,
+)
+from utils import plots
 from utils.files import atomic_write
 from utils.options import number
 
@@ -50,10 +61,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     networks.add_argument("files", type=Path, nargs="+", help="results of compute_projections.py, one a network")
     args = parser.parse_args(argv)
-    if args.kind == "bias" and len(args.groups) % 2:
-        parser.error("LABEL FOLDER: give each folder a label")
-    if args.kind == "bias" and len(set(args.groups[::2])) < len(args.groups) // 2:
-        parser.error("LABEL FOLDER: give each folder a label of its own")
+    if args.kind == "bias":
+        args.groups = labelled_folders(parser, args.groups)
     if not args.output.name:
         parser.error("--output: give the files a name")
     return args
@@ -69,20 +78,9 @@ def main(argv=None) -> int:
     return 0
 
 
-def seeds_in(folder: Path) -> list[Path]:
-    """The subfolders of a folder that are named by a number, in its order."""
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is no folder of results")
-    found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    if not found:
-        raise ResultError(f"{folder} has no subfolders of seeds")
-    return found
-
-
 def compare_bias(args: argparse.Namespace) -> None:
-    folders = dict(zip(args.groups[::2], map(Path, args.groups[1::2]), strict=True))
-    seeds = {label: seeds_in(folder) for label, folder in folders.items()}
-    groups = {label: [comparison.read_run(one, args.epoch) for one in paths] for label, paths in seeds.items()}
+    seeds = {label: seeds_in(folder) for label, folder in args.groups.items()}
+    groups = {label: [read_run(one, args.epoch) for one in paths] for label, paths in seeds.items()}
     first, *others = (run.epochs[args.epoch].keys() for runs in groups.values() for run in runs)
     if any(layers != first for layers in others):
         raise ResultError("the runs are of different layers: give those of one architecture")
@@ -93,13 +91,13 @@ def compare_bias(args: argparse.Namespace) -> None:
     explanation = (
         f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation "
         "over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial "
-        f"test without filters of zeros, p < {comparison.LEVEL}: by chance in at most one of 20). Chance: the "
+        f"test without filters of zeros, p < {SIGNIFICANCE}: by chance in at most one of 20). Chance: the "
         "mean of |mass - 1/2| with fair coins. Intervals: Student's, of the mean over seeds."
     )
     if args.note:
         explanation += f"\n\n{args.note}"
     files = [path for runs in groups.values() for run in runs for path in run.files]
-    write_table(args, explanation, [comparison.bias_table(groups, args.epoch)], files)
+    write_table(args, explanation, [bias_table(groups, args.epoch)], files)
 
 
 def compare_criticality(args: argparse.Namespace) -> None:
@@ -109,16 +107,16 @@ def compare_criticality(args: argparse.Namespace) -> None:
         # Where a training state shares the name of the final weights, theirs has the suffix.
         found = sorted((path for path in seed.glob("*.json") if of_epoch(path.name)), reverse=True)
         # `<arch>_3.tar` is after four epochs.
-        found = [path for path in found if comparison.read(path).get("epoch") == str(args.epoch)][:1]
+        found = [path for path in found if read(path).get("epoch") == str(args.epoch)][:1]
         if not found:
             raise ResultError(f"{seed} has no results of resetting layers after {args.epoch} epochs")
         files += found
-    results = {f"seed {path.parent.name}": comparison.read(path) for path in files}
-    comparison.check_resets(results)
-    values = [value for value in comparison.correlations(results) if value is not None]
+    results = {f"seed {path.parent.name}": read(path) for path in files}
+    check_resets(results)
+    values = [value for value in correlations(results) if value is not None]
     told = "Spearman's rank correlation is not defined"
     if values:
-        interval, coins = comparison.mean_interval(values), comparison.fair_coins(results)
+        interval, coins = mean_interval(values), fair_coins(results)
         between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
         told = (
             f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
@@ -126,31 +124,45 @@ def compare_criticality(args: argparse.Namespace) -> None:
         )
     runs = list(results.values())
     save(
-        plots.accuracy_loss(comparison.mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"),
+        plots.accuracy_loss(mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"),
         args.output,
         "map",
     )
     save(plots.bias_and_criticality_of_runs(runs, args.title, told), args.output, "points")
     explanation = (
         f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
-        f"exact binomial test rejects fair coins at {comparison.LEVEL}, and critical where more than half of the "
+        f"exact binomial test rejects fair coins at {SIGNIFICANCE}, and critical where more than half of the "
         "accuracy is lost when it is reset. p: if any pairing of bias and drops were equally likely. The interval "
         "of the mean correlation is Student's, over seeds. Fair coins: the mean correlation of the same drops "
         "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
         "which are further from 1/2 by chance, are also the more critical ones."
     )
     tables = [
-        comparison.criticality_table(results),
-        comparison.critical_of_biased(results),
-        comparison.correlation_table(results),
+        criticality_table(results),
+        critical_of_biased(results),
+        correlation_table(results),
     ]
     write_table(args, explanation, tables, files)
+
+
+def mean_of_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Results of reinit_layers.py averaged over runs, as far as the heat map needs them."""
+    first = results[0]
+    drops = {
+        row: [
+            statistics.fmean(of_layer)
+            for of_layer in zip(*(one["relative_drop"][row] for one in results), strict=True)
+        ]
+        for row in first["relative_drop"]
+    }
+    top1 = statistics.fmean(one["top1_test"] for one in results)
+    return {"layers": first["layers"], "relative_drop": drops, "top1_test": top1}
 
 
 def compare_networks(args: argparse.Namespace) -> None:
     results = {}
     for path in args.files:
-        content = comparison.read(path)
+        content = read(path)
         if "net" not in content:
             raise ResultError(f"{path} is no result of compute_projections.py")
         if content["arch"] in results:
@@ -159,10 +171,10 @@ def compare_networks(args: argparse.Namespace) -> None:
     save(plots.masses_of_networks(results, args.title), args.output, "mass")
     explanation = (
         "A layer is biased where an exact binomial test over its filters, those of zeros left out, rejects "
-        f"fair coins at {comparison.LEVEL}; by chance that would be 5 % of the layers or fewer. Bias is "
+        f"fair coins at {SIGNIFICANCE}; by chance that would be 5 % of the layers or fewer. Bias is "
         "|mass - 1/2| of those filters, its mean over layers; chance: its expectation where signs are fair coins."
     )
-    write_table(args, explanation, [comparison.network_table(results)], args.files)
+    write_table(args, explanation, [network_table(results)], args.files)
 
 
 def save(figure, output: Path, what: str) -> None:
@@ -172,13 +184,13 @@ def save(figure, output: Path, what: str) -> None:
 
 def write_table(args: argparse.Namespace, explanation: str, tables: list[str], files: list[Path]) -> None:
     """Write the tables, with what the results were made with and when."""
-    results = [comparison.read(path) for path in files]
+    results = [read(path) for path in files]
     date = datetime.date.fromtimestamp(max(path.stat().st_mtime for path in files))
-    made = [f"Measured on {date:%Y-%m-%d}: {comparison.made_by([one.get('provenance', {}) for one in results])}"]
+    made = [f"Measured on {date:%Y-%m-%d}: {made_by([one.get('provenance', {}) for one in results])}"]
     # Not recorded of an initialization.
     trained = [one["trained_by"] for one in results if isinstance(one.get("trained_by"), dict)]
     if trained:
-        made.insert(0, f"Trained: {comparison.made_by(trained)}")
+        made.insert(0, f"Trained: {made_by(trained)}")
     text = "\n\n".join([f"# {args.title}", explanation, *tables, *made])
     path = args.output.with_name(f"{args.output.name}.md")
     with atomic_write(path, "w") as file:

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
+from experiments.reading import ResultError, labelled_folders, seeds_in
 from utils import projections, snapshots
 from utils.files import atomic_write
 from utils.options import number
-from utils.program import UsageError
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -33,8 +33,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="of the table, without suffix")
     parser.add_argument("groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and folder of seeds")
     args = parser.parse_args(argv)
-    if len(args.groups) % 2:
-        parser.error("LABEL FOLDER: give each folder a label")
+    args.groups = labelled_folders(parser, args.groups)
     return args
 
 
@@ -42,10 +41,10 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     try:
         groups = {
-            label: [measure(path, args.data_path) for path in states_of(Path(folder), args.epoch)]
-            for label, folder in zip(args.groups[::2], args.groups[1::2], strict=True)
+            label: [measure(path, args.data_path) for path in states_of(folder, args.epoch)]
+            for label, folder in args.groups.items()
         }
-    except (UsageError, snapshots.SnapshotError, data.DataError, OSError) as error:
+    except (ResultError, snapshots.SnapshotError, data.DataError, OSError) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2
     explanation = (
@@ -62,10 +61,12 @@ def main(argv=None) -> int:
 
 def states_of(folder: Path, epochs: int) -> list[Path]:
     """The training states after so many epochs, of all seeds in a folder."""
-    seeds = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
-    found = [path for seed in seeds for path in seed.glob(f"*_{epochs - 1}.tar")]
-    if not found or len(found) != len(seeds):
-        raise UsageError(f"{folder} has no seeds, or one without a training state after {epochs} epochs")
+    found = []
+    for seed in seeds_in(folder):
+        states = list(seed.glob(f"*_{epochs - 1}.tar"))
+        if len(states) != 1:
+            raise ResultError(f"{seed} has no training state after {epochs} epochs, or several")
+        found += states
     return found
 
 
@@ -75,7 +76,7 @@ def measure(path: Path, data_path: str) -> dict[str, tuple[torch.Tensor, torch.T
     state = snapshots.load(path)
     config = state.get("config")
     if not config:
-        raise UsageError(f"{path} does not record how it was trained")
+        raise ResultError(f"{path} does not record how it was trained")
     names = ("subsample_classes", "class_sample_seed", "upscale", "upscale_padding", "unnormalize")
     images = data.load_test(config["dataset"], data_path, 500, **{name: config.get(name) for name in names})
     net = models.build(config["arch"], images.num_classes, images.in_channels, images.image_size)
@@ -89,7 +90,7 @@ def measure(path: Path, data_path: str) -> dict[str, tuple[torch.Tensor, torch.T
         if start is not None:
             relu = next((i for i in range(start, len(segments)) if isinstance(segments[i], nn.ReLU)), None)
         if relu is None or relu in after:
-            raise UsageError(f"{config['arch']}: {layer.name} is not followed by a ReLU of its own")
+            raise ResultError(f"{config['arch']}: {layer.name} is not followed by a ReLU of its own")
         after[relu] = layer
     active = {layer.name: torch.zeros(len(layer.module.weight), dtype=torch.bool) for layer in layers}
     for x, _ in images.test:

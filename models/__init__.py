@@ -24,6 +24,15 @@ for _module in pkgutil.iter_modules(__path__, prefix="models."):
         importlib.import_module(_module.name)
 
 __all__ = [
-    *("Layer", "ModelError", "build", "check", "check_own_weights", "has_batch_norm", "layers", "names", "other_names", "register"),
+    "Layer",
+    "ModelError",
+    "build",
+    "check",
+    "check_own_weights",
+    "has_batch_norm",
+    "layers",
+    "names",
+    "other_names",
+    "register",
     "segments",
 ]

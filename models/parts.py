@@ -57,8 +57,8 @@ def _inception(net: Any) -> list[nn.Module]:
     return [Function(net._transform_input), *trunk, avgpool, nn.Flatten(), dropout, fc]
 
 
-#: What the forward methods of torchvision's classes do, by the name of the class: torchvision need not be imported to
-#: know one. A class that is derived from one of these may do something else, and is not among them.
+#: What the forward methods of torchvision's classes do, by the name of the class: torchvision need not be imported
+#: to know one. A class that is derived from one of these may do something else, and is not among them.
 _TORCHVISION: dict[str, Callable[[Any], list[nn.Module]]] = {
     "torchvision.models.alexnet.AlexNet": _features,
     "torchvision.models.convnext.ConvNeXt": lambda net: [net.features, net.avgpool, net.classifier],
@@ -114,9 +114,9 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
     """The convolutional layers in network order, without 1x1 convolutions.
 
     A stage begins with each segment that lowers the resolution, except for the first convolution of the network.
-    So LeNet, AlexNet and VGG have as many as max-pooling layers have been passed, and ResNet's stem is stage 0, its
-    `layer1` to `layer4` are 1 to 4. The fully connected layers are in a stage of their own. In a block of branches
-    the layers of one branch come after those of the other.
+    So the stage of a layer of LeNet, AlexNet or VGG is the number of max-pooling layers before it, and ResNet's
+    stem is stage 0, its `layer1` to `layer4` are 1 to 4. The fully connected layers are in a stage of their own.
+    In a block of branches the layers of one branch come after those of the other.
 
     Args:
         with_linear: also the fully connected layers. Linear layers in one block with a convolution (ConvNeXt) see
@@ -135,13 +135,11 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
         if found and any(map(_lowers_resolution, modules)):
             stage += 1
         for module in modules:
-            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-                pass
-            elif isinstance(module, nn.Linear) and with_linear and not convolutional:
-                after_convolution = found and isinstance(found[-1].module, nn.Conv2d)
-                stage += bool(after_convolution and found[-1].stage == stage)
-            else:
+            is_linear = with_linear and not convolutional and isinstance(module, nn.Linear)
+            if not is_linear and not (isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)):
                 continue
+            if is_linear and found and isinstance(found[-1].module, nn.Conv2d) and found[-1].stage == stage:
+                stage += 1
             block = sum(layer.stage == stage for layer in found)
             found.append(Layer(names[id(module)], module, stage, block))
     return found

@@ -109,7 +109,8 @@ def check(arch: str, pretrained: bool = False) -> None:
     if pretrained and arch in _builders and arch not in _with_weights:
         having = ", ".join(name for name in names() if name in _with_weights)
         raise ModelError(
-            f"--pretrained: there are no ImageNet weights for {arch}; there are for {having} and torchvision's others"
+            f"--pretrained: there are no ImageNet weights for {arch}; there are for {having} "
+            "and torchvision's others"
         )
 
 

@@ -1,11 +1,11 @@
 """torchvision's ConvNets, with torchvision's initialization and ImageNet weights.
 
-AlexNet, VGG and ResNet are those of the papers. The others go by torchvision's names; they have no auxiliary heads.
+AlexNet, VGG and ResNet are those of the papers. The others go by torchvision's names, and have no auxiliary heads.
 
 Most expect images as they are normalized for ImageNet. GoogLeNet and Inception v3 were trained on pixel values in
 [-1, 1], and so get them: images of three channels are taken as normalized for ImageNet and converted inside the
-network, as torchvision does it for the pretrained ones. Here it is done whether or not ImageNet weights are loaded,
-because the snapshots of a fine-tuned network do not tell.
+network, as torchvision does it for the pretrained ones. Here it is done whether or not ImageNet weights are
+loaded, because the snapshots of a fine-tuned network do not tell.
 """
 
 import re
@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from models.registry import ModelError, register, register_others
+from utils.logging import first_line
 
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
 TORCHVISION_NAMES = {"alexnet": "alexnet", **VGG, **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}}
@@ -104,7 +105,7 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
     try:
         state_dict = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     except Exception as error:  # of a damaged file torch.load raises whatever its content leads it to
-        reason = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
+        reason = first_line(getattr(error, "reason", error))
         if not file.exists():
             raise ModelError(f"--pretrained: cannot download {weights.url} ({reason})") from None
         if isinstance(error, OSError):

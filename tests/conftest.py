@@ -16,6 +16,10 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("steady")
 
 
 def pytest_addoption(parser):

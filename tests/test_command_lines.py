@@ -188,7 +188,7 @@ ROWS = [
     Row("train", "--arch mlp_bn --batch-size 1", "--batch-size 1", "network data"),
     Row("train", "--dataset imagenet --data-path nowhere", "--data-path", "network data"),
     Row("train", "--dataset imagenet --data-path folder", "--data-path", "network data"),
-    Row("compute", "--dataset imagenet --subsample-classes 1001", "--subsample-classes 1001"),
+    Row("compute", "--dataset cifar100 --subsample-classes 101", "--subsample-classes 101"),
     Row("compute", "--dataset mnist --subsample-classes 11 --load-from lenet_2.tar", "--subsample-classes 11"),
     Row("reinit", f"{TRAINED} --subsample-classes 11", "--subsample-classes 11", "snapshot"),
     Row("reinit", f"--arch vgg11 {TRAINED}", "--upscale", "snapshot network"),

@@ -12,7 +12,10 @@ from programs import ROOT
 from scipy.stats import binom
 
 from experiments import compare
-from utils import comparison, correlation
+from experiments.reading import ResultError, read, read_run
+from experiments.seeds import expected_bias, mean_interval
+from experiments.tables import made_by
+from utils import correlation
 from utils.results import layers_of
 
 
@@ -67,7 +70,7 @@ def row(table: str, name: str) -> list[str]:
 def test_expected_bias_is_that_of_the_binomial_distribution(filters):
     counts = np.arange(filters + 1)
     expected = (binom.pmf(counts, filters, 0.5) * np.abs(counts / filters - 0.5)).sum()
-    assert comparison.expected_bias(filters) == pytest.approx(expected, rel=1e-9)
+    assert expected_bias(filters) == pytest.approx(expected, rel=1e-9)
 
 
 def test_interval_of_a_mean_is_students():
@@ -75,9 +78,9 @@ def test_interval_of_a_mean_is_students():
     half = (
         3.1824463 * np.std(values, ddof=1) / 2
     )  # the 97.5 % quantile of t with 3 degrees of freedom, from a table
-    assert comparison.mean_interval(values) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
-    assert comparison.mean_interval([0.5]) is None
-    assert comparison.mean_interval([0.5, 0.5]) == (0.5, 0.5)
+    assert mean_interval(values) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    assert mean_interval([0.5]) is None
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_run_is_read_up_to_an_epoch_with_its_accuracy():
@@ -88,18 +91,18 @@ def test_run_is_read_up_to_an_epoch_with_its_accuracy():
     write_projections(folder, "lenet_2.pt", 2, {"a": 1.0})  # the final weights, which know no accuracy
     write_projections(folder, "lenet_2", 3, {"a": 0.0}, top1_acc=90.0)
     write_reinit(folder, [0.5], [0.1], None)
-    run = comparison.read_run(folder, 2)
+    run = read_run(folder, 2)
     assert {epoch: layers["a"]["mass"] for epoch, layers in run.epochs.items()} == {0: 0.5, 1: 0.75, 2: 1.0}
     assert (run.accuracy, run.accuracy_trained_on) == (80.0, 85.0)
-    with pytest.raises(comparison.ResultError, match="results/1 has no results of 4 epochs"):
-        comparison.read_run(folder, 4)
+    with pytest.raises(ResultError, match="results/1 has no results of 4 epochs"):
+        read_run(folder, 4)
 
 
 def test_results_of_format_2_are_read():
-    content = comparison.read(ROOT / "tests/reference/format2/lenet_0.json")
+    content = read(ROOT / "tests/reference/format2/lenet_0.json")
     assert list(layers_of(content))[:2] == ["features.0", "features.2"]
-    assert comparison.read(ROOT / "tests/reference/format2/reinit_lenet_1.json")["layers"][0] == "features.0"
-    assert "not recorded" in comparison.made_by([content])
+    assert read(ROOT / "tests/reference/format2/reinit_lenet_1.json")["layers"][0] == "features.0"
+    assert "not recorded" in made_by([content])
 
 
 def test_bias_is_compared_over_seeds_and_groups():

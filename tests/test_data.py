@@ -127,8 +127,7 @@ def write_images(root, counts=(4, 3, 5), size=(40, 36), suffix=".png", seed=0):
 
 def test_the_six_datasets_are_there():
     names = {"mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "fashion_mnist_mini"}
-    assert set(data.names()) == names
-    assert len(data.names()) == 6
+    assert set(data.names()) >= names  # and what users have added
 
 
 def test_what_is_known_of_a_dataset_before_it_is_read():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data import corruption, subsets
@@ -18,9 +18,6 @@ from data import corruption, subsets
 REFERENCE = Path(__file__).parent / "reference"
 PROTOCOL = json.loads((REFERENCE / "data_protocol.json").read_text())
 SEEDS = st.integers(0, 2**32 - 1)
-
-settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("steady")
 
 
 @pytest.fixture(scope="module")

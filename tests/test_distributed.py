@@ -228,7 +228,7 @@ def test_compiled_ranks_train_as_ranks_that_are_not():
         "train.py", *options, "--models-path", "compiled", "--tb-logdir", "board", "--compile"
     )
     finished = subprocess.run(torchrun, capture_output=True, text=True, timeout=300)
-    assert (finished.returncode, finished.stderr) == (0, "")
+    assert (finished.returncode, finished.stderr) == (0, ""), finished.stderr
     plain, compiled = (weights(f"{run}/{FOLDER}/lenet_2.pt") for run in ("plain", "compiled"))
     for name, weight in compiled.items():
         torch.testing.assert_close(weight, plain[name], atol=1e-6, rtol=1e-4)

@@ -149,5 +149,5 @@ def test_silent_filters_are_those_that_no_test_image_activates(capsys):
     others = (int((first.sum((1, 2, 3)) <= 0).sum()) + 1) / 9
     assert f"| features.2 | 6 | 0, 3; 67 % / {100 * others:.0f} % |" in table
     assert silent_filters.main(["--title", "LeNet", "--epoch", "9", "--output", "none", *two]) == 2
-    assert "without a training state after 9 epochs" in capsys.readouterr().err
+    assert "has no training state after 9 epochs" in capsys.readouterr().err
     assert not Path("none.md").exists()

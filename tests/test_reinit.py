@@ -138,12 +138,6 @@ def test_weights_that_are_used_twice_are_replaced_in_both_places(tied):
         assert reinit.accuracies(net, [replacement], [(images, labels)]).replaced == [expected]
 
 
-def test_batch_norm_keeps_its_trained_parameters_and_statistics():
-    net = network("vgg11bn")
-    (convolution, *_) = replacements("vgg11bn", net)
-    assert set(convolution.parameters) == {"weight", "bias"}
-
-
 def test_top5_counts_the_five_likeliest():
     net = network("lenet")
     batches = images_and_labels("lenet", [50])

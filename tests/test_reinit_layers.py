@@ -49,6 +49,30 @@ def mnist_test_set() -> Path:
     return Path("datasets")
 
 
+def test_batch_norm_keeps_its_trained_parameters_and_statistics():
+    torch.manual_seed(1)
+    weights = models.build("resnet18", 10, 1, (28, 28)).state_dict()
+    torch.save(weights, "resnet18_2.pt")
+    batch_norm = {name: value for name, value in weights.items() if re.search(r"bn|downsample\.1", name)}
+    assert len(batch_norm) == 20 * 5
+    other = {name: value + 1 for name, value in batch_norm.items()}
+    torch.save({**weights, **other}, "resnet18_init_0.pt")
+    assert (
+        run(
+            "--arch",
+            "resnet18",
+            *MINI,
+            "--load-from",
+            "resnet18_2.pt",
+            "--inits-from",
+            inits("resnet18_init_0.pt"),
+        )
+        == 0
+    )
+    measured = results("results/fashion_mnist_mini/resnet18/reinit_resnet18_2.json")
+    assert measured["init_from_epoch"]["0"] == [measured["top1_test"]] * 17
+
+
 def test_accuracies_on_mnist_are_those_of_the_reference(mnist_test_set):
     expected = json.loads((REFERENCE / "reinit_lenet_2.json").read_text())
     snapshots = [REFERENCE / name for name in ("lenet_init_0.pt", "lenet_0.tar", "lenet_2.tar")]

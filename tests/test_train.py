@@ -116,15 +116,19 @@ def test_folders_tell_dataset_classes_noise_architecture_and_seed(options, folde
     assert len(list(Path("log", folder).iterdir())) == 1
 
 
-def test_tensorboard_has_curves_configuration_and_hyperparameters():
-    assert run(*QUICK, "--epochs", 2, "--snapshot-every", 1, "--train-acc", "--lr-step", 1, "--lr-decay", 0.1) == 0
+@pytest.mark.parametrize(("split", "watched"), [((), "test"), (("--split", 0.1), "validation")])
+def test_tensorboard_has_curves_configuration_and_hyperparameters(split, watched):
+    training = ("--epochs", 2, "--snapshot-every", 1, "--train-acc", "--lr-step", 1, "--lr-decay", 0.1)
+    assert run(*QUICK, *training, *split) == 0
     folder = "tensorboard/fashion_mnist_mini_2/lenet/1"
     curves = scalars(folder)
-    for tag in ("loss/train", "loss/validation", "top1/train", "top1/validation", "top5/validation", "lr"):
+    on_watched = {f"{name}/{watched}" for name in ("loss", "top1", "top5")}
+    for tag in {"loss/train", "top1/train", "lr", *on_watched}:
         assert [step for step, _ in curves[tag]] == [1, 2], tag
+    assert {tag for tag in curves if tag.endswith(("/test", "/validation"))} == on_watched
     assert [value for _, value in curves["lr"]] == pytest.approx([0.02, 0.002])
     recorded = torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)
-    assert curves["top1/validation"][-1][1] == pytest.approx(recorded["top1_acc"])
+    assert curves[f"top1/{watched}"][-1][1] == pytest.approx(recorded["top1_acc"])
     events = EventAccumulator(folder).Reload()
     assert "configuration/text_summary" in events.Tags()["tensors"]
     hyperparameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
@@ -708,15 +712,15 @@ def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(monkeypatch,
     assert "epoch 0" not in output.out
 
 
-def test_progress_bar_only_on_a_terminal():
+def test_without_a_terminal_there_is_no_progress_bar():
     finished = shell("train.py", *QUICK, "--epochs", 1)
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
 @pytest.mark.cuda
-def test_on_a_gpu_the_initialization_and_the_order_are_those_of_the_cpu():
-    assert run(*QUICK, "--epochs", 1, "--shuffle", "--augmentation", "--models-path", "cpu") == 0
-    assert run(*QUICK, "--epochs", 1, "--shuffle", "--augmentation", "--models-path", "gpu", "--cuda") == 0
+def test_on_a_gpu_the_initialization_is_that_of_the_cpu():
+    assert run(*QUICK, "--epochs", 1, "--models-path", "cpu") == 0
+    assert run(*QUICK, "--epochs", 1, "--models-path", "gpu", "--cuda") == 0
     folder = "fashion_mnist_mini_2/lenet/1"
     assert same(weights(f"cpu/{folder}/lenet_init_0.pt"), weights(f"gpu/{folder}/lenet_init_0.pt"))
     assert weights(f"gpu/{folder}/lenet_0.tar")["features.0.weight"].device.type == "cpu"

@@ -85,7 +85,7 @@ def test_every_convnet_of_torchvision_has_one_name():
     under_our_names = {name for name in theirs if re.fullmatch(r"vgg\d+_bn", name)}
     assert set(models.other_names()) == theirs - transformers - under_their_names - under_our_names
     assert len(models.other_names()) == len(set(models.other_names())) >= 56
-    assert sorted(models.names()) == sorted(OWN)
+    assert set(models.names()) >= set(OWN)  # and what users have added
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,10 @@ def test_a_network_has_one_name_only(program, capsys):
 def test_list_shows_the_papers_networks_and_how_to_name_the_others(capsys):
     assert run_main(train, "--dataset", "mnist") == 0
     output = capsys.readouterr().out
-    assert [line.strip() for line in output.splitlines()[1:17]] == models.names()
+    shown = output[: output.index("and torchvision's other ConvNets")].splitlines()
+    assert [line.strip() for line in shown[1:] if line.strip()] == models.names()
     assert "densenet121" in output
-    assert len(output.splitlines()) < 20
+    assert len(output.splitlines()) <= len(models.names()) + 3
 
 
 # Structure

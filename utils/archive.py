@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from utils.logging import printable
+from utils.logging import first_line, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
@@ -159,7 +159,7 @@ def _torch_load(path: Path, **options) -> Any:
     except UnicodeEncodeError:
         raise SnapshotError(f"{str(path)!a}: PyTorch opens no file whose path is not UTF-8") from None
     except Exception as error:  # garbage can make the unpickler raise anything
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        reason = first_line(error)[:200]
         raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
 
 

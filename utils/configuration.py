@@ -26,8 +26,9 @@ HYPERPARAMETERS: dict[str, type] = {
 }
 #: Those without bearing on the evaluation of a network that is trained.
 OF_TRAINING_ALONE = ("optimizer", "augmentation", "batch_size", "sync_bn")
-#: Of these None means that there is nothing of the kind; the seeds are drawn where they are needed and not given.
+#: Drawn where they are needed and not given.
 DRAWN_SEEDS = ("seed", "noise_seed", "split_seed")
+#: Recorded as None where the run has no such thing.
 MAY_BE_NONE = {*DRAWN_SEEDS, "class_sample_seed", "lr_step", "lr_decay", "momentum"}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 EXACT_LAYERS = 8  #: up to which the p-value of a correlation counts all 8! pairings
 DRAWS = 10_000  #: of fair coins
-LEVEL = 0.95  #: of intervals
+CONFIDENCE = 0.95  #: of intervals
 
 
 def bias(mass: float | np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def rank_correlation(
 
 def summary(drawn: np.ndarray) -> dict[str, float]:
     """The mean of draws, and between which values 95 % of them are (`low`, `high`); NaN are left out."""
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return {"mean": float(np.nanmean(drawn)), "low": float(low), "high": float(high)}
 
 

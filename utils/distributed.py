@@ -122,7 +122,10 @@ def connection_lost(error: Exception) -> str | None:
     """What an error says of a broken connection to another process; None: it is about something else."""
     if WORLD_SIZE == 1 or not isinstance(error, RuntimeError):
         return None
-    if not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
+    by_nccl = "NCCL" in str(error)
+    if by_nccl and not re.search("remote process exited|network error|connection", str(error)):
+        return None  # it fails for other reasons too
+    if not by_nccl and not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
         return None
     first_sentence = str(error).splitlines()[0].split(". ")[0]
     return re.sub(r"^\[[^]]*\] ", "", first_sentence)  # without the place in PyTorch's source

@@ -54,7 +54,8 @@ def atomic_write(path: Path, mode: str = "wb"):
 
 def _open_alone(path: Path, mode: str):
     """Open a file for writing that no other process writes, as far as the file system has locks. It is empty."""
-    for turn in reversed(range(100)):  # some file systems number their files anew each time one is asked
+    # More than one turn, but not for ever: some network file systems give another inode number at each call.
+    for turn in reversed(range(100)):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             with contextlib.suppress(OSError):

@@ -118,6 +118,11 @@ def printable(text: str) -> str:
     )
 
 
+def first_line(error: BaseException | str) -> str:
+    """What an error says, in a line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _make_printable(record: logging.LogRecord) -> bool:
     record.msg, record.args = printable(record.getMessage()), None
     return True

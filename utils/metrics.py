@@ -19,9 +19,7 @@ class Evaluation(NamedTuple):
 
     loss: float  #: mean cross-entropy in nats
     top1: float  #: accuracy in percent
-    top5: (
-        float  #: share of images whose class is among the 5 likeliest (or all, where there are fewer), in percent
-    )
+    top5: float  #: share of images whose class is among the 5 likeliest (or all, if there are fewer), in percent
 
     def __str__(self) -> str:
         return f"loss {self.loss:.4f}, top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %"

@@ -138,6 +138,12 @@ def add_device(group) -> None:
     add("--tf32", action="store_true", help="let the GPU round the factors of products to 10 bits (TF32)")
 
 
+def check_tf32(args: argparse.Namespace) -> None:
+    """Raise UsageError where --tf32, which results record, is given without a GPU."""
+    if "tf32" in args.given and not args.cuda:
+        raise UsageError("--tf32 is about a GPU: give --cuda too")
+
+
 def option(name: str) -> str:
     """The option as on the command line: `lr_step` is `--lr-step`."""
     return "--" + name.replace("_", "-")
@@ -157,16 +163,12 @@ def check_dataset(args: argparse.Namespace) -> dict[str, str]:
         the options that have no effect with it, each with the reason.
 
     Raises:
-        UsageError: --upscale and --upscale-padding are both given, or there are fewer classes.
+        data.DataError: the options exclude each other, or there are fewer classes.
         models.ModelError: its images are too small for the architecture.
     """
     spec = data.info(args.dataset)
-    if args.upscale and args.upscale_padding:
-        raise UsageError("--upscale and --upscale-padding exclude each other")
-    if spec.in_memory and args.subsample_classes > spec.num_classes:  # a folder may hold any number of classes
-        raise UsageError(
-            f"--subsample-classes {args.subsample_classes}: {args.dataset} has {spec.num_classes} classes"
-        )
+    names = ("subsample_classes", "noise", "upscale", "upscale_padding")
+    data.check_options(args.dataset, **{name: value for name, value in vars(args).items() if name in names})
     size = (UPSCALED, UPSCALED) if args.upscale or args.upscale_padding else spec.image_size
     with torch.device("meta"):
         models.build(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, size)
@@ -187,12 +189,12 @@ def list_choices(args: argparse.Namespace) -> bool:
     """Without --arch or without --dataset, list the supported ones; returns whether that was all there is to do.
 
     Raises:
-        UsageError, models.ModelError: what was given of the two does not exist.
+        models.ModelError, data.DataError: what was given of the two does not exist.
     """
     if args.arch is not None:
         models.check(args.arch)
-    if args.dataset is not None and args.dataset not in data.names():
-        raise UsageError(f"--dataset {args.dataset}: no such dataset; there are {', '.join(data.names())}")
+    if args.dataset is not None:
+        data.info(args.dataset)
     if args.arch is None:
         others = (
             "and torchvision's other ConvNets by its names, such as densenet121, mobilenet_v2, resnext50_32x4d,",

@@ -5,7 +5,7 @@ import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def noise_folder(noise: float) -> str | None:
@@ -18,8 +18,7 @@ def noise_folder(noise: float) -> str | None:
         return None
     if noise == -1:
         return "pixel_shuffle"
-    percent = f"{Decimal(repr(float(noise))) * 100:f}"
-    return f"noise_{percent.rstrip('0').rstrip('.') if '.' in percent else percent}"
+    return f"noise_{(100 * Decimal(repr(float(noise)))).normalize():f}"
 
 
 def noise_of_snapshot(path: Path, config: dict[str, Any]) -> str | None:
@@ -46,6 +45,31 @@ def run_folder(
     """The folder below `base` for a run. `noise` as `noise_folder` gives it; no folder for a seed that is None."""
     parts = [dataset_folder(dataset, subsample_classes), noise, arch, None if seed is None else str(seed)]
     return Path(base, *(part for part in parts if part is not None))
+
+
+class SnapshotName(NamedTuple):
+    """What the name of a snapshot says: `<arch>_init_0.pt`, `<arch>_3.tar`."""
+
+    arch: str  #: "" where it names none
+    kind: str  #: "init", "pretrained" or ""
+    number: int  #: of a `.tar` the 0-based epoch, else the epochs trained
+    suffix: str
+
+
+def parse_snapshot_name(path: Path) -> SnapshotName | None:
+    """The parts of a snapshot's name; None where it is named otherwise."""
+    match = re.fullmatch(r"(?:(.+?)_)??(?:(init|pretrained)_)?(\d{1,9})", path.stem)
+    return match and SnapshotName(match[1] or "", match[2] or "", int(match[3]), path.suffix)
+
+
+def training_states(folder: Path, arch: str) -> dict[int, Path]:
+    """The training states of an architecture in a folder: 0-based epoch -> path, in order."""
+    found = {}
+    for path in folder.glob("*.tar"):
+        name = parse_snapshot_name(path)
+        if name is not None and (name.arch, name.kind) == (arch, ""):
+            found[name.number] = path
+    return dict(sorted(found.items()))
 
 
 class RunFiles:

@@ -16,7 +16,7 @@ from matplotlib.offsetbox import AnnotationBbox, DrawingArea
 from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import MaxNLocator
 
-from utils import projections, reinit
+from utils import correlation, projections, reinit
 from utils.files import atomic_write
 from utils.results import layers_of
 
@@ -269,7 +269,7 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     where = where.get(row, f"epoch {row}")
     losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))
     names = [name for name, loss in losses.items() if loss is not None]  # None: there was no accuracy to lose
-    bias = [abs(results["projections"][name]["mass"] - 0.5) for name in names]
+    bias = correlation.bias([results["projections"][name]["mass"] for name in names])
     drops = [100 * losses[name] for name in names]
     figure, axes = _beside_names(names)
     axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
@@ -282,12 +282,12 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     axes.set_xlabel("bias |mass - 1/2| (share of filters)")
     axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {where} (%)")
     _number_points(axes, bias, drops, names)
-    correlation = results["correlation"]
+    found = results["correlation"]
     told = "not defined"
-    if correlation["spearman"] is not None:
-        coins = correlation["fair_coins"]
+    if found["spearman"] is not None:
+        coins = found["fair_coins"]
         told = (
-            f"{correlation['spearman']:+.2f} (p = {correlation['p_value']:.2g}, {len(names)} layers)\n"
+            f"{found['spearman']:+.2f} (p = {found['p_value']:.2g}, {len(names)} layers)\n"
             f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     axes.set_title(f"Spearman's rank correlation: {told}")
@@ -408,7 +408,7 @@ def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: st
     """
     row = reinit.initialization_row(results[0]["relative_drop"])
     names = results[0]["layers"]
-    bias = np.array([[abs(one["projections"][name]["mass"] - 0.5) for name in names] for one in results])
+    bias = correlation.bias([[one["projections"][name]["mass"] for name in names] for one in results])
     drops = 100 * np.array([one["relative_drop"][row] for one in results])
     figure, axes = _beside_names(names)
     axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)

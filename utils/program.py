@@ -17,7 +17,7 @@ import models
 from utils import distributed
 from utils.devices import DeviceError
 from utils.distributed import GroupError
-from utils.logging import close_log, last_words
+from utils.logging import close_log, first_line, last_words
 from utils.metrics import NotFiniteError
 from utils.snapshots import SnapshotError
 
@@ -68,6 +68,9 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             if says_why:
                 rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
                 last_words(f"{name}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
+            if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
+                close_log()
+                os._exit(status)  # else NCCL complains at length of its end, and may wait for ranks that are gone
             return status
         except KeyboardInterrupt:
             _say_no_more()
@@ -112,8 +115,9 @@ def memory_for(what: str, otherwise: str = "a machine with more is needed"):
 
 
 def _is_out_of_gpu_memory(error: Exception) -> bool:
-    # A GPU with no room for as much as CUDA itself raises the second.
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+    # A GPU with no room for as much as CUDA itself, or its libraries, raises one of the others.
+    others = "CUDA error: out of memory|Cuda failure.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
+    return isinstance(error, torch.OutOfMemoryError) or re.search(others, str(error)) is not None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -126,26 +130,22 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return WRONG_USE, str(error)
     if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
         return FAILED, str(error)
-    lost = distributed.connection_lost(error)
+    lost = None if _is_out_of_gpu_memory(error) else distributed.connection_lost(error)
     if lost is not None:
         return FAILED, f"another process of this run is gone ({lost})"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return FAILED, f"--compile: {_first_line(error)}: give no --compile, or mend the compiler"
+        return FAILED, f"--compile: {first_line(error)}: give no --compile, or mend the compiler"
     if re.search("deterministic implementation|Deterministic behavior was enabled", str(error)):
-        return FAILED, f"--deterministic: {_first_line(error)}"
+        return FAILED, f"--deterministic: {first_line(error)}"
     if "Expected to have finished reduction" in str(error):
         return (
             WRONG_USE,
             "torchrun: parameters of the network have no bearing on its output, which is not supported",
         )
     return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _out_of_memory(error: Exception) -> str | None:

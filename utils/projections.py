@@ -217,17 +217,17 @@ def sign_test(non_positive: int, filters: int) -> float | None:
     return min(1.0, 2.0 * float(bdtr(min(non_positive, filters - non_positive), filters, 0.5)))
 
 
-def chance_of_mass(filters: int, level: float = 0.95) -> tuple[float, float]:
-    """The least and the greatest mass of N = `filters` fair coins that a test at 1 - level does not reject."""
-    low = next(count for count in range(filters + 1) if sign_test(count, filters) > 1 - level)
+def chance_of_mass(filters: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The least and the greatest mass of `filters` fair coins that no test at the level 1 - confidence rejects."""
+    low = next(count for count in range(filters + 1) if sign_test(count, filters) > 1 - confidence)
     return low / filters, 1 - low / filters
 
 
-def chance_of_mean(mean: float, std: float, filters: int, level: float = 0.95) -> float:
+def chance_of_mean(mean: float, std: float, filters: int, confidence: float = 0.95) -> float:
     """How far from 0 the mean projection may lie if projections kept their sizes and signs were fair coins.
 
     Then its variance is the sum of the squared projections over N^2; the quantile is the normal distribution's.
     """
     from scipy.special import ndtri
 
-    return float(ndtri((1 + level) / 2)) * math.sqrt((mean**2 + std**2) / filters)
+    return float(ndtri((1 + confidence) / 2)) * math.sqrt((mean**2 + std**2) / filters)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import models
 from utils import distributed
+from utils.logging import first_line
 from utils.metrics import NotFiniteError, count_correct
 
 
@@ -105,8 +106,9 @@ def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise models.ModelError(f"the segments of the network cannot be run one after another: {reason}") from None
+        raise models.ModelError(
+            f"the segments of the network cannot be run one after another: {first_line(error)}"
+        ) from None
     if not expected.isfinite().all():  # which is found out, and said, when accuracies are measured
         return
     if found.shape != expected.shape or not torch.allclose(

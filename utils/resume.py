@@ -3,7 +3,6 @@
 import argparse
 import errno
 import glob
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from utils.configuration import (
 )
 from utils.lock import FolderLock
 from utils.options import check_recorded, option
-from utils.paths import RunFiles
+from utils.paths import RunFiles, training_states
 from utils.program import UsageError
 
 
@@ -36,27 +35,6 @@ class Start(NamedTuple):
     first_epoch: int  #: the first one to train, counted from 0
     notes: list[str]  #: what to tell the user
     warnings: list[str]
-
-
-def epoch_of(path: Path, arch: str) -> int | None:
-    """The epoch in the name of a training state; None for any other file."""
-    match = re.fullmatch(re.escape(arch) + r"_(\d{1,9})\.tar", path.name)
-    return int(match[1]) if match else None
-
-
-def training_states(folder: Path, arch: str) -> list[Path]:
-    """The `.tar` snapshots of an architecture in a folder, by epoch."""
-    found = [path for path in folder.glob("*.tar") if epoch_of(path, arch) is not None]
-    return sorted(found, key=lambda path: epoch_of(path, arch))
-
-
-def read_config(path: Path) -> dict[str, Any] | None:
-    """The configuration that a snapshot records, without reading its weights; None where it records none.
-
-    Raises:
-        SnapshotError: the file is damaged.
-    """
-    return snapshots.load(path, wanted=lambda name: False).get("config")
 
 
 def find_start(args: argparse.Namespace, training: bool) -> Start:
@@ -97,8 +75,7 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
         args.started_from = snapshot["config"].get("started_from")
     else:
         args.started_from = f"weights {snapshots.fingerprint(snapshot['model_state_dict'])} at epoch {first_epoch}"
-    if not snapshot["checksums"]:
-        warnings.append(f"{path} is an old non-zip file, which carries no checksums: damage would go unnoticed")
+    warnings += snapshots.without_checksums(path, snapshot)
     return Start(path, snapshot, first_epoch, [], warnings)
 
 
@@ -113,9 +90,9 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] |
     ignore = {name for name in DRAWN_SEEDS if name not in args.given}
     if args.override:
         ignore |= {*HYPERPARAMETERS, "batch_size"}
-    for path in reversed(training_states(RunFiles(args).folder, args.arch)):
+    for path in reversed(training_states(RunFiles(args).folder, args.arch).values()):
         try:
-            config = read_config(path)
+            config = snapshots.load_record(path).get("config")
             if config is None or difference(mine, config, ignore):
                 continue
             snapshot = snapshots.load(path)
@@ -246,11 +223,11 @@ def refuse_to_overwrite(
     how = "give it the options of that run" if latest else "continue it with --resume-from latest"
     advice = f"{how}, or choose another --models-path or --seed, or remove it"
     states = training_states(files.folder, args.arch)
-    for path in reversed(states):
-        if epoch_of(path, args.arch) < start.first_epoch:
+    for epoch, path in reversed(states.items()):
+        if epoch < start.first_epoch:
             continue
         try:
-            state = snapshots.load(path, wanted=lambda name: False)
+            state = snapshots.load_record(path)
         except snapshots.SnapshotError as error:
             if latest:  # it was passed over, and is done again
                 continue

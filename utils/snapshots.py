@@ -7,7 +7,8 @@
                             that determine the weights), `class_names` and `tensorboard_step`, since format 3
                             `top1_acc_train_running` and `provenance` (program, arguments, versions, device), since
                             format 5 `initial_fingerprint` (a checksum of the initialization; None: not known)
-                            and `train_fingerprint` (number and checksum of the training images and labels)
+                            and `train_fingerprint` (number and checksum of the training images and labels);
+                            format 4 was never published
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from utils import archive
 from utils.archive import SnapshotError
 from utils.files import atomic_write
+from utils.paths import parse_snapshot_name
 
 FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
 
@@ -101,6 +103,18 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
             check(tensor, name)
     content["structure"] = structure
     return content
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """What a training state says beside weights and the optimizer's state: as `load`, but it reads neither."""
+    return load(path, wanted=lambda name: False)
+
+
+def without_checksums(path: Path, content: dict[str, Any]) -> list[str]:
+    """What to warn about a snapshot, as `load` gives it, in which damage goes unnoticed."""
+    if content["checksums"]:
+        return []
+    return [f"{path} is in PyTorch's old format, which has no checksums: damage would go unnoticed"]
 
 
 def bare_weights(net: nn.Module) -> dict[str, Tensor]:
@@ -188,10 +202,10 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     Returns:
         the training state as `load` gives it, without weights; nothing where there is none.
     """
-    numbered = re.fullmatch(r"(.+?)(?:_pretrained)?_(\d{1,9})", path.stem)
-    if "config" in content or path.suffix != ".pt" or numbered is None:
+    name = parse_snapshot_name(path)
+    if "config" in content or name is None or name.kind == "init" or name.suffix != ".pt":
         return {}
-    state_path = path.with_name(f"{numbered[1]}_{int(numbered[2]) - 1}.tar")
+    state_path = path.with_name(f"{name.arch}_{name.number - 1}.tar")
     try:
         state = load(state_path, content["model_state_dict"].__contains__)
     except SnapshotError:  # it is not there, or of no use
@@ -223,15 +237,14 @@ def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
     """
     if isinstance(content.get("epoch"), int):
         return content["epoch"] + 1
-    numbered = re.search(r"(?:^|_)(init_|pretrained_)?(\d{1,9})$", path.stem)
-    if numbered is None:
+    name = parse_snapshot_name(path)
+    if name is None:
         return None
-    kind, epoch = numbered[1], int(numbered[2])
-    if kind == "init_":
+    if name.kind == "init":
         return 0
-    if kind == "pretrained_" and epoch == 0:
+    if name.kind == "pretrained" and name.number == 0:
         return -1
-    return epoch + 1 if path.suffix == ".tar" else epoch
+    return name.number + 1 if name.suffix == ".tar" else name.number
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str, assign: bool = False) -> None:
@@ -291,7 +304,11 @@ def _on_cpu(value: Any) -> Any:
 
 def _check_kinds(path: Path, content: dict[str, Any]) -> None:
     """Raise SnapshotError where what is beside the weights is not of the kind that it is in a training state."""
+    version = content.get("format", 1)
+    if isinstance(version, int) and version > FORMAT:
+        raise SnapshotError(f"{path} is of format {version}, which this program, of format {FORMAT}, cannot read")
     sound = {
+        "format": isinstance(version, int),
         "epoch": isinstance(content.get("epoch", 0), int) and content.get("epoch", 0) >= 0,
         "config": isinstance(content.get("config", {}), dict),
         "class_names": _is_list_of(str, content.get("class_names", [])),

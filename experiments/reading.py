@@ -1,0 +1,118 @@
+"""The results of several runs, one a seed, read from the files of the programs."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils import reinit
+from utils.results import layers_of
+
+Layers = dict[str, dict[str, Any]]  #: name -> statistics, as utils.projections.measure gives them
+
+
+class ResultError(ValueError):
+    """Results that are not there, or not of one experiment; the message is one line and names the file."""
+
+
+class Run(NamedTuple):
+    """The projections of one training run."""
+
+    seed: str  #: the name of its folder
+    files: list[Path]  #: that this is from
+    epochs: dict[int, Layers]  #: epochs trained -> its layers, in network order
+    accuracy: float | None  #: top-1 in percent after the last of them, on the images that training is watched with
+    accuracy_trained_on: float | None  #: in percent, on the batches of the last epoch as they were trained on
+
+
+def read_run(folder: Path, last_epoch: int) -> Run:
+    """The results of compute_projections.py for the snapshots of one run, up to an epoch.
+
+    Args:
+        folder: `<results>/<dataset>/<arch>/<seed>`.
+        last_epoch: epochs trained; later ones are left out.
+
+    Raises:
+        ResultError: there is nothing about that epoch, or what there is was measured in different ways.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    files: dict[int, Path] = {}
+    ways = set()
+    for path in sorted(folder.glob("*.json")):
+        content = read(path)
+        if "init_from_epoch" in content or content.get("epoch") is None:
+            continue
+        epoch = max(int(content["epoch"]), 0)
+        if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # a final `.pt` knows no accuracy
+            found[epoch], files[epoch] = content, path
+            ways.add(content.get("provenance", {}).get("arguments", {}).get("normalize"))
+    for epoch, what in ((0, "the initialization"), (last_epoch, f"{last_epoch} epochs of training")):
+        if epoch not in found:
+            raise ResultError(f"{folder} has no results of {what}")
+    if len({tuple(layers_of(content)) for content in found.values()}) > 1:
+        raise ResultError(f"{folder} has results of different layers")
+    if len(ways) > 1:
+        raise ResultError(f"{folder} has results with and without --normalize")
+    last = found[last_epoch]
+    return Run(
+        folder.name,
+        [files[epoch] for epoch in sorted(found)],
+        {epoch: layers_of(found[epoch]) for epoch in sorted(found)},
+        last.get("top1_acc"),
+        last.get("top1_acc_train_running"),
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Results of any of the programs.
+
+    Raises:
+        ResultError: the file does not exist, or is not what they write.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ResultError(f"{path} is no result: {error}") from None
+    if not isinstance(content, dict) or "arch" not in content:
+        raise ResultError(f"{path} is no result of these programs")
+    return content
+
+
+def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ResultError where results of reinit_layers.py cannot be averaged.
+
+    Args:
+        results: label of a run -> results.
+    """
+    first_label, first = next(iter(results.items()))
+    for label, result in results.items():
+        drops = result.get("relative_drop", {})
+        if reinit.initialization_row(drops) is None:
+            raise ResultError(f"{label}: layers were not reset to the initialization")
+        if result["layers"] != first["layers"] or drops.keys() != first["relative_drop"].keys():
+            raise ResultError(f"{first_label} and {label} have other layers, or were reset to other epochs")
+        if any(None in row for row in drops.values()):
+            raise ResultError(f"{label}: the trained network has no accuracy to lose")
+
+
+def seeds_in(folder: Path) -> list[Path]:
+    """The subfolders of a folder that are named by a number, in its order."""
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is no folder of runs")
+    found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    if not found:
+        raise ResultError(f"{folder} has no subfolders of seeds")
+    return found
+
+
+def labelled_folders(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, Path]:
+    """The arguments LABEL FOLDER LABEL FOLDER ... as a dict; ends the program where they are no such pairs."""
+    if len(given) % 2:
+        parser.error("LABEL FOLDER: give each folder a label")
+    folders = dict(zip(given[::2], map(Path, given[1::2]), strict=True))
+    if len(folders) < len(given) // 2:
+        parser.error("LABEL FOLDER: give each folder a label of its own")
+    return folders
