@@ -1,9 +1,13 @@
-"""How the tests run the three programs: as a user does, from the shell or by their main function."""
+"""How the tests run the programs, from the shell or by their main function, and read what they leave behind."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+
+import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"  #: values measured with the authors' code
@@ -43,3 +47,29 @@ def refused(program: ModuleType, capsys, *options: object) -> str:
     (line,) = output.err.splitlines()
     assert line.startswith(f"{program.__name__}.py: error: ")
     return line
+
+
+def weights(path) -> dict[str, torch.Tensor]:
+    """The weights in a snapshot, read by PyTorch alone."""
+    content = torch.load(path, weights_only=True)
+    return content.get("model_state_dict", content)
+
+
+def same(one, other) -> bool:
+    """Whether two values are the same: tensors bit by bit, everything else in kind and value."""
+    if isinstance(one, torch.Tensor):
+        return (
+            isinstance(other, torch.Tensor)
+            and (one.dtype, one.shape) == (other.dtype, other.shape)
+            and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
+        )
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+def results(path) -> dict:
+    """Results as strict JSON: NaN and infinities, which Python would read, are no numbers."""
+    return json.loads(Path(path).read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))

@@ -1,6 +1,5 @@
 """compute_projections.py as a user runs it."""
 
-import json
 import math
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import REFERENCE, ROOT, files_below, refused, run_main, shell
+from programs import REFERENCE, ROOT, files_below, refused, results, run_main, shell
 
 import compute_projections
 import models
@@ -24,11 +23,6 @@ TRAINED, INITIAL = REFERENCE / "lenet_2.tar", REFERENCE / "lenet_init_0.pt"
 
 
 run = partial(run_main, compute_projections)
-
-
-def results(path) -> dict:
-    """Results as strict JSON: NaN and infinities, which Python would read, are no numbers."""
-    return json.loads(Path(path).read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
 
 
 def layers_of(content: dict) -> list[dict]:

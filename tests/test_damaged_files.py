@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from programs import REFERENCE, files_below, run_main
+from programs import REFERENCE, files_below, run_main, same
 from torch import nn
 
 import compute_projections
@@ -134,21 +134,6 @@ def mutate(chance: random.Random, content: bytes, other: bytes) -> tuple[str, by
     if kind == "prepended":
         return "another before it", chance.choice([other, b"\n", bytes(PAGE)]) + content
     return "twice", content + content
-
-
-def same(one, other) -> bool:
-    """Whether two values are the same: tensors bit by bit, everything else in kind and value."""
-    if isinstance(one, torch.Tensor):
-        return (
-            isinstance(other, torch.Tensor)
-            and (one.dtype, one.shape) == (other.dtype, other.shape)
-            and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
-        )
-    if isinstance(one, dict):
-        return isinstance(other, dict) and list(one) == list(other) and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, (list, tuple)):
-        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and repr(one) == repr(other)
 
 
 # ---- snapshots ----

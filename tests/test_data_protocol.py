@@ -6,16 +6,15 @@ import json
 import math
 import random
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import REFERENCE
 
 from data import corruption, subsets
 
-REFERENCE = Path(__file__).parent / "reference"
 PROTOCOL = json.loads((REFERENCE / "data_protocol.json").read_text())
 SEEDS = st.integers(0, 2**32 - 1)
 

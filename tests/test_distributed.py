@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, run_main
+from programs import REFERENCE, command, files_below, run_main, same, weights
 from torch import nn
 
 import compute_projections
@@ -102,15 +102,6 @@ def torchrun_command(program: str, *options, restarts: int = 0) -> list[str]:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", restarts)
     python, *arguments = command(program, *options)
     return [python, *map(str, torchrun), *arguments]
-
-
-def weights(path) -> dict[str, torch.Tensor]:
-    content = torch.load(path, weights_only=True)
-    return content.get("model_state_dict", content)
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def told(ended: Ended) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import ROOT, command, files_below
+from programs import ROOT, command, files_below, same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils import snapshots
@@ -176,17 +176,6 @@ def options_of(number: int, chance: random.Random) -> list:
     if "--split-seed" in options and "--shuffle" not in options:
         options.append("--shuffle")
     return options
-
-
-def same(first, second) -> bool:
-    """Whether what two files hold is the same, bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
 
 
 @pytest.mark.parametrize("number", range(14))

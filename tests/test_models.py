@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from programs import REFERENCE
 from torch import nn
 
 import models
-
-REFERENCE = Path(__file__).parent / "reference"
 
 VGG = {
     "11": "64 M 128 M 256 256 M 512 512 M 512 512 M",

@@ -3,7 +3,6 @@
 import json
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from programs import REFERENCE
 from torch import nn
 
 from utils import projections
-
-REFERENCE = Path(__file__).parent / "reference"
 
 filter_banks = hnp.arrays(
     np.float64,

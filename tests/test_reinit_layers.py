@@ -11,7 +11,7 @@ from pathlib import Path
 import programs
 import pytest
 import torch
-from programs import REFERENCE, files_below, run_main, shell
+from programs import REFERENCE, files_below, results, run_main, shell
 
 import data
 import models
@@ -30,13 +30,6 @@ refused = partial(programs.refused, reinit_layers)
 def inits(*paths) -> Path:
     Path("inits.txt").write_text("\n\n".join(map(str, paths)) + "\n  \n")
     return Path("inits.txt")
-
-
-def results(path) -> dict:
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(Path(path).read_text(), parse_constant=refuse)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, shell
+from programs import REFERENCE, command, files_below, same, shell, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -26,15 +26,6 @@ QUICK_FOLDER = Path("models/fashion_mnist_mini_2/lenet/1")
 
 def run(*options) -> int:
     return train.main([str(option) for option in options])
-
-
-def weights(path) -> dict[str, torch.Tensor]:
-    content = torch.load(path, weights_only=True)
-    return content.get("model_state_dict", content)
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def scalars(folder) -> dict[str, list[tuple[int, float]]]:
