@@ -15,7 +15,6 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 """
 
 import argparse
-import contextlib
 import functools
 import math
 import os
@@ -188,7 +187,7 @@ def main(argv=None) -> int:
         for run in runs.values():
             for figure in draw(run, args):
                 log.info(f"figure: {figure}")
-    for warnings in (unchecked, otherwise_initialized, replaced):
+    for warnings in (list(dict.fromkeys(unchecked)), otherwise_initialized, replaced):
         if warnings:
             more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
             log.warning(f"{warnings[0]}{more}")
@@ -301,8 +300,8 @@ def find_snapshots(
 
 
 def is_named_as_snapshot(path: Path, arch: str) -> bool:
-    name = parse_snapshot_name(path)
-    return name is not None and name.arch == arch and name.suffix in (".pt", ".tar")
+    name = parse_snapshot_name(path, arch)
+    return name is not None and name.suffix in (".pt", ".tar")
 
 
 def in_folder(folder: Path, args) -> list[Path]:
@@ -373,8 +372,12 @@ def inspect(
 def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
     """The configuration that training states in a folder record: bare weights beside them are of the same run."""
     for path in training_states(folder, arch).values():
-        with contextlib.suppress(SnapshotError):
+        try:
             return snapshots.load_record(path).get("config", {})
+        except snapshots.NewerFormatError:
+            raise
+        except SnapshotError:
+            continue
     return {}
 
 

@@ -117,6 +117,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     config = recorded.get("config") or {}
     adopt(args, config)
     warnings = check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
+    if not args.subsample_classes:
+        args.class_sample_seed = None  # results record what had an effect
     for name in ("amp", "tf32"):
         if config and config.get(name, False) != getattr(args, name):
             trained, measured = ("with", "without") if config.get(name) else ("without", "with")
@@ -160,7 +162,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         make_writable(folder_of_files)
     log, log_path = open_log(log_folder, args.log)
     announce(log, args, recorded, test_set, initializations, device, log_path)
-    for warning in warnings + test_set.notes:
+    for warning in dict.fromkeys(warnings + test_set.notes):
         log.warning(warning)
 
     names = [layer.name for layer in layers]

@@ -4,8 +4,8 @@
     python benchmarks/memory.py --arch lenet --dataset mnist
     python benchmarks/memory.py --cuda
 
-A run of one epoch is made in this process. What it needs at least: the network, its gradients, the optimizer's
-state, what autograd keeps of a batch for the backward pass, and the images as bytes.
+A run of one epoch is made in this process, on a GPU two. What it needs at least: the network, its gradients, the
+optimizer's state, what autograd keeps of a batch for the backward pass, and the images as bytes.
 
 On a GPU the peak is that of PyTorch's allocator. On the CPU it is the resident memory of the process, less what it
 had when all was imported, and less the code of libraries, which is mapped from their files.

@@ -101,7 +101,7 @@ def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
 def seeds_in(folder: Path) -> list[Path]:
     """The subfolders of a folder that are named by a number, in its order."""
     if not folder.is_dir():
-        raise ResultError(f"{folder} is no folder of runs")
+        raise ResultError(f"{folder} is no folder of seeds")
     found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     if not found:
         raise ResultError(f"{folder} has no subfolders of seeds")

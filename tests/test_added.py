@@ -94,6 +94,23 @@ def add(monkeypatch):
     return add
 
 
+@pytest.mark.parametrize("arch", ["added_init", "added_pretrained", "added_2"])
+def test_snapshots_of_a_network_whose_name_looks_like_a_snapshots(arch, add, monkeypatch, capsys):
+    add()
+    monkeypatch.setitem(models.registry._builders, arch, lambda *arguments: Network())
+    options = ("--arch", arch, "--dataset", "added", "--seed", 1)
+    training = (*options, "--snapshot-every", 1, "--batch-size", 7)
+    assert run_main(train, *training, "--epochs", 2) == 0
+    assert run_main(train, *training, "--epochs", 2, "--lr", 0.5) == 2
+    assert "is of another run (--lr" in capsys.readouterr().err
+    assert run_main(train, *training, "--epochs", 3, "--resume-from", "latest") == 0
+    assert "epoch 1 " not in capsys.readouterr().out
+    folder = Path("models/added", arch, "1")
+    assert run_main(compute_projections, *options, "--load-from", folder) == 0
+    measured = {path.stem for path in Path("results/added", arch, "1").iterdir()}
+    assert measured >= {f"{arch}_init_0", f"{arch}_0", f"{arch}_1", f"{arch}_2", f"{arch}_3"}
+
+
 def trained(*options) -> int:
     return run_main(train, *ADDED, "--snapshot-every", 1, "--lr", 0.1, "--batch-size", 7, *options)
 

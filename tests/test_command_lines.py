@@ -189,6 +189,8 @@ ROWS = [
     Row("train", "--dataset imagenet --data-path nowhere", "--data-path", "network data"),
     Row("train", "--dataset imagenet --data-path folder", "--data-path", "network data"),
     Row("compute", "--dataset cifar100 --subsample-classes 101", "--subsample-classes 101"),
+    Row("train", "--tf32", "--tf32 is about a GPU", "network data"),
+    Row("reinit", f"{TRAINED} --tf32", "--tf32 is about a GPU", "snapshot"),
     Row("compute", "--dataset mnist --subsample-classes 11 --load-from lenet_2.tar", "--subsample-classes 11"),
     Row("reinit", f"{TRAINED} --subsample-classes 11", "--subsample-classes 11", "snapshot"),
     Row("reinit", f"--arch vgg11 {TRAINED}", "--upscale", "snapshot network"),

@@ -479,3 +479,20 @@ def _rank_1_of(agent: int) -> int:
         if "\0RANK=1\0" in Path(f"/proc/{child}/environ").read_text(errors="replace"):
             return int(child)
     raise AssertionError("there is no rank 1")
+
+
+@pytest.mark.parametrize(
+    ("message", "is_lost"),
+    [
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("[1] is setting up NCCL communicator: wait timeout after 600000ms", True),
+        ("NCCL communicator was aborted on rank 1.", True),
+        ("NCCL error: unhandled system error, ncclSystemError: Connection refused", True),
+        ("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'", False),
+        ("NCCL error: ncclInvalidUsage\nDuplicate GPU detected", False),
+    ],
+)
+def test_not_every_error_of_nccl_is_a_process_that_is_gone(message, is_lost, monkeypatch):
+    monkeypatch.setattr(distributed, "WORLD_SIZE", 2)
+    error = torch.distributed.DistBackendError(message)
+    assert (distributed.connection_lost(error) is not None) == is_lost

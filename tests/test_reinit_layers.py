@@ -42,6 +42,15 @@ def mnist_test_set() -> Path:
     return Path("datasets")
 
 
+def test_seed_for_choosing_classes_is_recorded_where_classes_are_chosen(capsys):
+    shutil.copy(REFERENCE / "lenet_init_0.pt", "lenet_2.pt")
+    for options in (("--class-sample-seed", 3), ()):
+        assert run(*LENET, "--rand", "--seed", 1, "--load-from", "lenet_2.pt", *options) == 0
+        measured = results("results/fashion_mnist_mini/lenet/1/reinit_lenet_2.json")
+        assert measured["provenance"]["arguments"]["class_sample_seed"] is None
+    assert "held results with other" not in capsys.readouterr().err
+
+
 def test_batch_norm_keeps_its_trained_parameters_and_statistics():
     torch.manual_seed(1)
     weights = models.build("resnet18", 10, 1, (28, 28)).state_dict()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, same, shell, weights
+from programs import REFERENCE, command, files_below, run_main, same, shell, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+import compute_projections
 import models
 import train
 from utils import optimizers, snapshots
@@ -494,6 +495,35 @@ def test_latest_passes_over_a_damaged_snapshot(capsys):
     assert "lenet_2.tar is damaged" in output.err
     assert "weights from models/fashion_mnist_mini_2/lenet/1/lenet_1.tar" in output.out
     assert same(weights(QUICK_FOLDER / "lenet_3.pt"), expected)
+
+
+def test_training_state_of_a_later_version_is_neither_overwritten_nor_passed_over(capsys):
+    options = (*QUICK, "--snapshot-every", 1)
+    assert run(*options, "--epochs", 2) == 0
+    for epoch in (0, 1):
+        path = QUICK_FOLDER / f"lenet_{epoch}.tar"
+        torch.save({**torch.load(path, weights_only=True), "format": snapshots.FORMAT + 1}, path)
+    before = {path: path.read_bytes() for path in QUICK_FOLDER.iterdir()}
+    capsys.readouterr()
+    for more in (
+        ("--epochs", 3, "--resume-from", "latest"),
+        ("--epochs", 2),
+        ("--resume-from", QUICK_FOLDER / "lenet_1.tar", "--epochs", 3),
+        ("--resume-from", QUICK_FOLDER / "lenet_2.pt", "--evaluate"),
+    ):
+        assert run(*options, *more) == 2
+        assert f"is of format {snapshots.FORMAT + 1}" in capsys.readouterr().err
+    measured = (
+        "--arch",
+        "lenet",
+        "--dataset",
+        "fashion_mnist_mini",
+        "--load-from",
+        str(QUICK_FOLDER / "lenet_2.pt"),
+    )
+    assert compute_projections.main([*measured]) == 2
+    assert f"is of format {snapshots.FORMAT + 1}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in QUICK_FOLDER.iterdir()} == before
 
 
 def test_latest_without_a_seed_keeps_the_seed_that_was_drawn(capsys):

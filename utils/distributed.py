@@ -123,8 +123,8 @@ def connection_lost(error: Exception) -> str | None:
     if WORLD_SIZE == 1 or not isinstance(error, RuntimeError):
         return None
     by_nccl = "NCCL" in str(error)
-    if by_nccl and not re.search("remote process exited|network error|connection", str(error)):
-        return None  # it fails for other reasons too
+    if by_nccl and re.search("Cuda failure|CUDA error|ncclInvalid|ncclUnhandledCuda|Duplicate GPU", str(error)):
+        return None  # which is no other process's fault
     if not by_nccl and not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
         return None
     first_sentence = str(error).splitlines()[0].split(". ")[0]

@@ -56,9 +56,13 @@ class SnapshotName(NamedTuple):
     suffix: str
 
 
-def parse_snapshot_name(path: Path) -> SnapshotName | None:
-    """The parts of a snapshot's name; None where it is named otherwise."""
-    match = re.fullmatch(r"(?:(.+?)_)??(?:(init|pretrained)_)?(\d{1,9})", path.stem)
+def parse_snapshot_name(path: Path, arch: str | None = None) -> SnapshotName | None:
+    """The parts of a snapshot's name; None where it is named otherwise, or after another architecture than `arch`.
+
+    Without `arch`, `a_init_3.tar` is taken as an initialization of `a`, not as a state of a network `a_init`.
+    """
+    named = r"(?:(.*?)_)??" if arch is None else f"({re.escape(arch)})_"
+    match = re.fullmatch(named + r"(?:(init|pretrained)_)?(\d{1,9})", path.stem, re.DOTALL)
     return match and SnapshotName(match[1] or "", match[2] or "", int(match[3]), path.suffix)
 
 
@@ -66,8 +70,8 @@ def training_states(folder: Path, arch: str) -> dict[int, Path]:
     """The training states of an architecture in a folder: 0-based epoch -> path, in order."""
     found = {}
     for path in folder.glob("*.tar"):
-        name = parse_snapshot_name(path)
-        if name is not None and (name.arch, name.kind) == (arch, ""):
+        name = parse_snapshot_name(path, arch)
+        if name is not None and path.name == f"{arch}_{name.number}.tar":
             found[name.number] = path
     return dict(sorted(found.items()))
 

@@ -35,6 +35,10 @@ from utils.paths import parse_snapshot_name
 FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
 
 
+class NewerFormatError(SnapshotError):
+    """A training state of a later version of this program: nothing is wrong with it, it cannot be read here."""
+
+
 def save(content: dict[str, Any], path: Path) -> None:
     """Write a training state or a bare state_dict; a reader sees the old file or the new one. The folder is there.
 
@@ -201,13 +205,19 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         the training state as `load` gives it, without weights; nothing where there is none.
+
+    Raises:
+        NewerFormatError: it is of a later version of this program.
     """
     name = parse_snapshot_name(path)
-    if "config" in content or name is None or name.kind == "init" or name.suffix != ".pt":
+    if "config" in content or name is None or not name.arch or name.suffix != ".pt":
         return {}
-    state_path = path.with_name(f"{name.arch}_{name.number - 1}.tar")
+    arch = f"{name.arch}_init" if name.kind == "init" else name.arch  # a network may be called so
+    state_path = path.with_name(f"{arch}_{name.number - 1}.tar")
     try:
         state = load(state_path, content["model_state_dict"].__contains__)
+    except NewerFormatError:
+        raise
     except SnapshotError:  # it is not there, or of no use
         return {}
     weights = state.pop("model_state_dict")
@@ -306,7 +316,9 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
     """Raise SnapshotError where what is beside the weights is not of the kind that it is in a training state."""
     version = content.get("format", 1)
     if isinstance(version, int) and version > FORMAT:
-        raise SnapshotError(f"{path} is of format {version}, which this program, of format {FORMAT}, cannot read")
+        raise NewerFormatError(
+            f"{path} is of format {version}, which this program, of format {FORMAT}, cannot read"
+        )
     sound = {
         "format": isinstance(version, int),
         "epoch": isinstance(content.get("epoch", 0), int) and content.get("epoch", 0) >= 0,
