@@ -513,15 +513,7 @@ def test_training_state_of_a_later_version_is_neither_overwritten_nor_passed_ove
     ):
         assert run(*options, *more) == 2
         assert f"is of format {snapshots.FORMAT + 1}" in capsys.readouterr().err
-    measured = (
-        "--arch",
-        "lenet",
-        "--dataset",
-        "fashion_mnist_mini",
-        "--load-from",
-        str(QUICK_FOLDER / "lenet_2.pt"),
-    )
-    assert compute_projections.main([*measured]) == 2
+    assert run_main(compute_projections, *LENET, "--load-from", QUICK_FOLDER / "lenet_2.pt") == 2
     assert f"is of format {snapshots.FORMAT + 1}" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in QUICK_FOLDER.iterdir()} == before
 
