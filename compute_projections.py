@@ -374,8 +374,6 @@ def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
     for path in training_states(folder, arch).values():
         try:
             return snapshots.load_record(path).get("config", {})
-        except snapshots.NewerFormatError:
-            raise
         except SnapshotError:
             continue
     return {}

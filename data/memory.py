@@ -81,9 +81,8 @@ class MemoryLoader:
                 permutations = self._make_permutations(torch.cat([order[part] for part in parts]))
                 images = transforms.permute_pixels(images, permutations)
             sizes = [part.stop - part.start for part in parts]
-            images = self.finish(
-                images
-            )  # in place of what it was made of, which is let go of before the network runs
+            # Under the same name: what they are made of is not kept while the network runs on them.
+            images = self.finish(images)
             yield from zip(images.split(sizes), self.labels[chosen].split(sizes), strict=True)
 
     def _generator(self, purpose: str, epoch: int) -> torch.Generator:

@@ -44,7 +44,7 @@ def main(argv=None) -> int:
             label: [measure(path, args.data_path) for path in states_of(folder, args.epoch)]
             for label, folder in args.groups.items()
         }
-    except (ResultError, snapshots.SnapshotError, data.DataError, OSError) as error:
+    except (ResultError, snapshots.SnapshotError, snapshots.NewerFormatError, data.DataError, OSError) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2
     explanation = (

@@ -67,8 +67,8 @@ def test_training_step(fake, arch, channels, deterministic):
     assert (loss.shape, correct.shape) == ((), ())
 
 
-@pytest.mark.parametrize(("arch", "channels"), NETWORKS)
-def test_evaluation_asks_for_values_once_all_batches_are_done(fake, arch, channels):
+def values_are_asked_for_after_the_last(measure, channels: int) -> bool:
+    """Whether `measure`, of an iterable of batches, needs no value before all batches are done."""
     done = []
 
     def batches():
@@ -77,8 +77,16 @@ def test_evaluation_asks_for_values_once_all_batches_are_done(fake, arch, channe
             done.append(True)
 
     with pytest.raises(DataDependentOutputException):
-        metrics.evaluate(network(arch, channels), batches(), "test set")
-    assert len(done) == 3
+        measure(batches())
+    return len(done) == 3
+
+
+@pytest.mark.parametrize(("arch", "channels"), NETWORKS)
+def test_evaluation(fake, arch, channels):
+    net = network(arch, channels)
+    assert values_are_asked_for_after_the_last(
+        lambda batches: metrics.evaluate(net, batches, "test set"), channels
+    )
 
 
 @pytest.mark.parametrize(("arch", "channels"), NETWORKS)
@@ -90,13 +98,6 @@ def test_resetting_layers(fake, arch, channels, monkeypatch):
         reinit.Replacement(layer.name, {name: torch.empty(p.shape) for name, p in layer.module.named_parameters()})
         for layer in models.layers(net, with_linear=True)
     ]
-    done = []
-
-    def batches():
-        for _ in range(2):
-            yield batch(channels)
-            done.append(True)
-
-    with pytest.raises(DataDependentOutputException):
-        reinit.accuracies(net, replacements, batches())
-    assert len(done) == 2
+    assert values_are_asked_for_after_the_last(
+        lambda batches: reinit.accuracies(net, replacements, batches), channels
+    )

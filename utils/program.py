@@ -19,7 +19,7 @@ from utils.devices import DeviceError
 from utils.distributed import GroupError
 from utils.logging import close_log, first_line, last_words
 from utils.metrics import NotFiniteError
-from utils.snapshots import SnapshotError
+from utils.snapshots import NewerFormatError, SnapshotError
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -126,7 +126,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _explain(error: Exception) -> tuple[int, str | None]:
     """The exit status that an error ends a program with, and what to say of it; None: nobody expected it."""
-    if isinstance(error, (UsageError, models.ModelError, data.DataError, DeviceError, GroupError, SnapshotError)):
+    wrong_input = (UsageError, models.ModelError, data.DataError, DeviceError, GroupError)
+    if isinstance(error, (*wrong_input, SnapshotError, NewerFormatError)):
         return WRONG_USE, str(error)
     if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
         return FAILED, str(error)

@@ -96,8 +96,6 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] |
             if config is None or difference(mine, config, ignore):
                 continue
             snapshot = snapshots.load(path)
-        except snapshots.NewerFormatError:
-            raise
         except snapshots.SnapshotError as error:
             damaged.append(f"passed over: {error}")
             continue
@@ -230,8 +228,6 @@ def refuse_to_overwrite(
             continue
         try:
             state = snapshots.load_record(path)
-        except snapshots.NewerFormatError:
-            raise
         except snapshots.SnapshotError as error:
             if latest:  # it was passed over, and is done again
                 continue

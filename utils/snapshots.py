@@ -35,8 +35,8 @@ from utils.paths import parse_snapshot_name
 FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
 
 
-class NewerFormatError(SnapshotError):
-    """A training state of a later version of this program: nothing is wrong with it, it cannot be read here."""
+class NewerFormatError(ValueError):
+    """A training state of a later version of this program. It is not damaged, and must not be passed over."""
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -77,6 +77,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
     Raises:
         SnapshotError: the file does not exist, cannot be read, is damaged, would have to run code, or is no
             snapshot.
+        NewerFormatError: it is of a later version of this program.
     """
     path = Path(path)
     content, check = archive.read(path)
@@ -216,8 +217,6 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     state_path = path.with_name(f"{arch}_{name.number - 1}.tar")
     try:
         state = load(state_path, content["model_state_dict"].__contains__)
-    except NewerFormatError:
-        raise
     except SnapshotError:  # it is not there, or of no use
         return {}
     weights = state.pop("model_state_dict")
