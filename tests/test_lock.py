@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from programs import ROOT, command, files_below, shell
 
+from utils import files
 from utils.lock import FolderLock
 
 QUICK = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", 2, "--seed", 1)
@@ -63,6 +64,7 @@ def test_run_that_is_refused_leaves_no_folder():
 CONTENDER = """
 import os, sys
 from pathlib import Path
+from utils import files
 from utils.lock import FolderLock
 entered = 0
 while entered < int(sys.argv[1]):
@@ -111,3 +113,46 @@ for number in range(100):
     writers = [subprocess.Popen([*command, letter], env=environment) for letter in "abc"]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
     assert files_below(Path()) == {"results.json"}
+
+
+def test_interrupted_before_any_instruction_a_file_is_whole_or_gone():
+    """A signal's exception comes between two instructions of Python, here before each of them in turn."""
+    path = Path("results.json")
+    instructions = 0
+
+    def interrupt_before(number):
+        def trace(frame, event, _):
+            nonlocal instructions
+            if frame.f_code.co_filename != files.__file__ or frame.f_code.co_name == "_remove_unused":
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                instructions += 1
+                if instructions == number:
+                    raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    def write():
+        with files.atomic_write(path, "w") as file:
+            file.write("{}")
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it before the tracing begins
+    for number in range(1, 1000):
+        path.unlink(missing_ok=True)
+        instructions = 0
+        sys.settrace(interrupt_before(number))
+        try:
+            write()
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.settrace(before)
+        assert files_below(Path()) <= {"results.json"}, number
+        assert not path.exists() or path.read_text() == "{}"
+    assert 100 < number < 999
+    assert path.read_text() == "{}"

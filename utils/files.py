@@ -31,18 +31,22 @@ def atomic_write(path: Path, mode: str = "wb"):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with _open_alone(temporary, mode) as file:
-            try:
+        # More than one turn, but not for ever: some network file systems give another inode number at each call.
+        for turn in reversed(range(100)):
+            with open(temporary, mode, opener=_open_or_create) as file:
+                if not _wait_for_lock(file, temporary) and turn > 0:
+                    continue  # the other process has renamed or removed it
+                os.ftruncate(file.fileno(), 0)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):  # a disk has become read-only: the first error says more
-                    temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:  # a full disk does not say which file, others name the temporary one
-        error.filename = str(path)
+            break
+    except BaseException as error:  # a signal can come at any point, between the creation and the `with` too
+        with contextlib.suppress(OSError):  # a disk has become read-only: the first error says more
+            _remove_unused(temporary)
+        if isinstance(error, OSError):  # a full disk does not say which file, others name the temporary one
+            error.filename = str(path)
         raise
     # The new name is on the disk only when its folder is.
     folder = os.open(path.parent, os.O_RDONLY)
@@ -52,19 +56,32 @@ def atomic_write(path: Path, mode: str = "wb"):
         os.close(folder)
 
 
-def _open_alone(path: Path, mode: str):
-    """Open a file for writing that no other process writes, as far as the file system has locks. It is empty."""
-    # More than one turn, but not for ever: some network file systems give another inode number at each call.
-    for turn in reversed(range(100)):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def _open_or_create(path: str, _: int) -> int:
+    """Open a file for `open` without emptying it: another process may be writing it."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _wait_for_lock(file, path: Path) -> bool:
+    """Wait until no other process writes an open file, if the file system has locks; is it still at `path`?"""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unused(path: Path) -> None:
+    """Remove a file unless another process is writing it."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
         try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if turn == 0 or os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    os.ftruncate(descriptor, 0)
-                    return os.fdopen(descriptor, mode)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the other process has renamed or removed it
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # no locks here
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            path.unlink()
+    finally:
+        os.close(descriptor)
