@@ -18,12 +18,9 @@ import argparse
 import logging
 import sys
 import time
-import warnings
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 import data
 import models
@@ -51,6 +48,7 @@ from utils.options import (
 from utils.paths import RunFiles
 from utils.program import DONE, PLATEAU, RunError, UsageError, check_signals, exit_status, memory_for
 from utils.provenance import provenance
+from utils.steps import Step, make_step
 
 LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
@@ -232,56 +230,11 @@ def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
     return bool(every) or epoch < args.snapshot_all_until or epoch == args.epochs - 1
 
 
-class TrainingStep(nn.Module):
-    """What a training step computes of a batch before it goes backward: what --compile compiles."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of a batch, its mean (of a share of a batch: its sum), and how many images are correct."""
-        logits = self.net(images).float()  # they are bfloat16 with --amp
-        reduction = "mean" if distributed.WORLD_SIZE == 1 else "sum"
-        loss = functional.cross_entropy(logits, labels, reduction=reduction)
-        return loss, (logits.detach().argmax(1) == labels).sum()
-
-
-def make_step(net: nn.Module, compiled: bool) -> nn.Module:
-    """The training step of a network: of several ranks, one that averages the gradients; compiled where asked."""
-    step = TrainingStep(net)
-    if distributed.WORLD_SIZE > 1:
-        with warnings.catch_warnings():
-            # Deprecated since PyTorch 2.13, for an option that earlier versions do not have.
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            step.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
-    return compile_step(step, next(net.parameters()).device) if compiled else step
-
-
-def compile_step(step: TrainingStep, device: torch.device) -> nn.Module:
-    """Compile the forward and backward pass; on a GPU into CUDA graphs, which need one launch instead of hundreds.
-
-    Dropout draws what it draws without.
-    """
-    import torch._inductor.config
-
-    torch._inductor.config.fallback_random = True
-    torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()  # no choice by timing
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # whether to use them is --tf32's choice
-    logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # of DDP's own profiling
-    # Not dynamic: the last batch of an epoch, which is smaller, gets a graph of its own.
-    return torch.compile(step, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")
-
-
-def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float, float]:
+def train_epoch(step: Step, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
     Each of several ranks computes on its share of every batch, perhaps on no image of the last one. (Synchronized
     batch norm makes the host wait in every layer.)
-
-    Args:
-        step: a TrainingStep, compiled or not.
 
     Returns:
         mean loss, and accuracy in percent, as they were while the weights changed and with dropout.
@@ -289,31 +242,21 @@ def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float,
     Raises:
         NotFiniteError: the loss of a batch was not finite.
     """
-    step.train()
-    device = next(step.parameters()).device
+    step.forward.train()
+    device = next(step.forward.parameters()).device
     losses = torch.zeros(len(batches), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    sizes = torch.full((len(batches),), batches.batch_size, dtype=torch.float64)
-    sizes[-1] = batches.num_images - batches.batch_size * (len(batches) - 1)
+    sizes = [batches.batch_size] * (len(batches) - 1)
+    sizes.append(batches.num_images - sum(sizes))
     for index, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
         check_signals()
-        optimizer.zero_grad()  # before the forward pass: gradients and activations never fill the memory together
-        # A share without images is computed as it is: PyTorch compiles no backward pass of it.
-        compute = step if len(images) else getattr(step, "_orig_mod", step)
-        loss, correct_here = compute(images, labels)
-        if distributed.WORLD_SIZE > 1:
-            # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
-            loss = loss * (distributed.WORLD_SIZE / sizes[index].item())
-        loss.backward()
-        optimizer.step()
-        losses[index] = loss.detach()
+        losses[index], correct_here = step(images, labels, sizes[index])
         correct += correct_here
-        del loss, correct_here  # which the next run of a CUDA graph overwrites
 
     losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
     correct = distributed.sum_(correct)
     # Batch norm's running statistics, which each rank has of its shares.
-    distributed.average_(buffer for buffer in step.buffers() if buffer.is_floating_point())
+    distributed.average_(buffer for buffer in step.forward.buffers() if buffer.is_floating_point())
     broken = (~losses.isfinite()).nonzero()
     if len(broken):
         first = int(broken[0])
@@ -321,7 +264,8 @@ def train_epoch(step: nn.Module, optimizer, batches, epoch: int) -> tuple[float,
             f"the loss is {losses[first].item()} in epoch {epoch}, batch {first} (both counted from 0): "
             "no snapshot is written; try a smaller --lr"
         )
-    return (losses @ sizes).item() / batches.num_images, 100 * correct.item() / batches.num_images
+    total = losses @ torch.tensor(sizes, dtype=torch.float64)
+    return total.item() / batches.num_images, 100 * correct.item() / batches.num_images
 
 
 @exit_status
@@ -481,7 +425,7 @@ def train(
         log.info("there is no validation split: the test set is used to watch training")
 
     of_run = describe_run(args, net, dataset, start)
-    step = make_step(net, args.compile)
+    step = make_step(net, optimizer, args.compile)
     new = start.snapshot is None and args.resume_from is None
     if new and any(files.board_folder.glob("events.out.tfevents.*")):
         log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
@@ -500,7 +444,7 @@ def train(
             if not lr <= LARGEST:
                 raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
             began = time.perf_counter()
-            loss, accuracy = train_epoch(step, optimizer, dataset.train, epoch)
+            loss, accuracy = train_epoch(step, dataset.train, epoch)
             seconds = time.perf_counter() - began
             if schedule is not None:
                 schedule.step()

@@ -29,6 +29,7 @@ import models
 import train
 from benchmarks.common import dataset_folder, header
 from utils import devices
+from utils.steps import Forward
 
 
 def in_memory(what: str) -> int:
@@ -37,9 +38,9 @@ def in_memory(what: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def kept_for_backward(step: train.TrainingStep, batch) -> int:
+def kept_for_backward(forward: Forward, batch) -> int:
     """Bytes of the tensors that autograd keeps of a batch, each once, without the parameters; and of the batch."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in forward.parameters()}
     kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in batch}
 
     def keep(tensor):
@@ -49,7 +50,7 @@ def kept_for_backward(step: train.TrainingStep, batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = step(*batch)
+        loss, _ = forward(*batch)
     loss.backward()
     return sum(kept.values())
 
@@ -106,7 +107,7 @@ def main() -> None:
         "network": network,
         "gradients": parameters,
         "optimizer (momentum)": parameters,
-        "kept for the backward pass": kept_for_backward(train.TrainingStep(net), batch),
+        "kept for the backward pass": kept_for_backward(Forward(net), batch),
         "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
     }
     print(header(device))

@@ -42,9 +42,10 @@ from benchmarks.common import (
     take_all,
 )
 from data.memory import MemoryLoader
-from train import TrainingStep, compile_step, train_epoch
+from train import train_epoch
 from utils import devices
 from utils.optimizers import make_optimizer
+from utils.steps import make_step
 
 # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
 HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
@@ -107,10 +108,8 @@ def compare(
 
     def ours(compiled: bool = args.compile):
         net = network(layout)
-        step = TrainingStep(net)
-        if compiled:
-            step = compile_step(step, device)
-        return functools.partial(train_epoch, step, make_optimizer(net, HYPERPARAMETERS), epoch=0)
+        step = make_step(net, make_optimizer(net, HYPERPARAMETERS), compiled)
+        return functools.partial(train_epoch, step, epoch=0)
 
     epoch_of = ours()  # the same network for both: where another one lies in memory makes a difference of its own
     ways = {
@@ -128,8 +127,7 @@ def compare(
         )
         name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
         ways[name] = functools.partial(plain_epoch, plain, optimizer, loader, device)
-    # A CUDA graph of the last, smaller batch is made in the second epoch.
-    seconds = measure(ways, args.repetitions, device, warm_up=2 if args.compile else 1)
+    seconds = measure(ways, args.repetitions, device)
 
     report(seconds, train.num_images)
     for name, of in (("constant", "ours"), ("supply", "constant")):

@@ -13,8 +13,8 @@ import data
 import models
 from data.loading import _Maker
 from data.registry import ArraySource
-from train import TrainingStep
 from utils import devices, metrics, reinit
+from utils.steps import Forward
 
 GPU = torch.device("cuda", 0)
 NETWORKS = [("lenet", 1), ("vgg11", 3), ("resnet18", 3), ("mlp_bn", 1), ("densenet121", 3)]
@@ -62,7 +62,7 @@ def test_training_step(fake, arch, channels, deterministic):
     net = network(arch, channels)
     if deterministic:
         devices.make_deterministic(net)
-    loss, correct = TrainingStep(net).train()(*batch(channels))
+    loss, correct = Forward(net).train()(*batch(channels))
     assert loss.device == correct.device == GPU
     assert (loss.shape, correct.shape) == ((), ())
 

@@ -16,7 +16,7 @@ import data
 import models
 import reinit_layers
 import train
-from utils import devices, optimizers, snapshots
+from utils import devices, optimizers, snapshots, steps
 
 MINI = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
 QUICK = (*MINI, "--subsample-classes", 2, "--lr", 0.02, "--epochs", 1)
@@ -181,8 +181,8 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
     dataset = data.load("fashion_mnist_mini", "", 128, device=device, shuffle=True, augmentation=True)
     net = models.build(arch, 10, 1, (28, 28)).to(device)
     hyperparameters = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    training = train.TrainingStep(net), optimizers.make_optimizer(net, hyperparameters), dataset.train
-    train.train_epoch(*training, 0)  # libraries wait when they are first used
+    step = steps.make_step(net, optimizers.make_optimizer(net, hyperparameters))
+    train.train_epoch(step, dataset.train, 0)  # libraries wait when they are first used
 
     def epoch_is_over(tensor):
         torch.cuda.set_sync_debug_mode("default")
@@ -191,7 +191,42 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
     monkeypatch.setattr(train.distributed, "sum_", epoch_is_over)
     try:
         torch.cuda.set_sync_debug_mode("error")
-        train.train_epoch(*training, 1)
+        train.train_epoch(step, dataset.train, 1)
         assert torch.cuda.get_sync_debug_mode() == 0
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("arch", ["lenet", "resnet18"])
+def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer):
+    """Of a network that is not compiled: dropout, batch norm, another learning rate, a smaller last batch."""
+    device = torch.device("cuda")
+    devices.set_precision(device)
+    torch.backends.cudnn.benchmark = False  # which may choose differently for the two
+    hyperparameters = argparse.Namespace(optimizer=optimizer, lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    trained = {}
+    for kind in (steps.Step, steps.GraphedStep):
+        dataset = data.load("fashion_mnist_mini", "", 100, device=device, shuffle=True, subsample_classes=3)
+        torch.manual_seed(0)
+        net = models.build(arch, 3, 1, (28, 28)).to(device)
+        step = kind(steps.Forward(net), optimizers.make_optimizer(net, hyperparameters))
+        results = []
+        for epoch in range(3):
+            torch.manual_seed(epoch)
+            results.append(train.train_epoch(step, dataset.train, epoch))
+            step.optimizer.param_groups[0]["lr"] /= 2
+        assert (
+            "capturable" not in step.optimizer.param_groups[0] or not step.optimizer.param_groups[0]["capturable"]
+        )
+        trained[kind] = net.state_dict(), results
+    assert step.graph is not None
+    assert step.learning_rates == [2.5e-4]
+    assert len(step.images) == 100 != dataset.train.num_images % 100
+    (weights, results), (graphed_weights, graphed_results) = trained.values()
+    for (loss, accuracy), (graphed_loss, graphed_accuracy) in zip(results, graphed_results, strict=True):
+        assert graphed_loss == pytest.approx(loss, rel=1e-4)
+        assert graphed_accuracy == pytest.approx(accuracy, abs=0.5)
+    for name, weight in graphed_weights.items():
+        torch.testing.assert_close(weight, weights[name], atol=2e-4, rtol=1e-3)

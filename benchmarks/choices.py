@@ -1,0 +1,131 @@
+"""What each choice about a training step gains: the step of train.py, and the same with one choice made otherwise.
+
+    python benchmarks/choices.py                                        LeNet on images of MNIST's form, the CPU
+    python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
+
+All train on one batch that lies on the device, are measured in one run, in turn, and differ in one thing each:
+what train.py does by default (fused optimizers, the layout of images, cuDNN's trials), or what its options change.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import data
+import models
+from benchmarks.common import header, measure, spread
+from utils import devices
+from utils.optimizers import make_optimizer
+from utils.steps import Forward, GraphedStep, make_step
+
+OTHER_LAYOUT = {
+    torch.channels_last: ("contiguous", torch.contiguous_format),
+    torch.contiguous_format: ("channels_last", torch.channels_last),
+}
+
+
+def make_way(
+    args: argparse.Namespace,
+    device: torch.device,
+    *,
+    other_layout: bool = False,
+    fused: bool = True,
+    autotuned: bool = True,
+    graphed: bool = False,
+    **options: bool,
+) -> Callable[[], None]:
+    """Steps of training with some choices; a function, to be called again and again, that takes `args.steps`.
+
+    options: amp, tf32, deterministic and compiled, as the options of train.py.
+    """
+    layout = devices.memory_format(device, options.get("amp", False))
+    if other_layout:
+        layout = OTHER_LAYOUT[layout][1]
+    spec = data.info(args.dataset)
+    torch.manual_seed(0)
+    net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
+    net.to(device, memory_format=layout)
+    if options.get("amp"):
+        devices.use_bfloat16(net, device)
+    if options.get("deterministic"):
+        devices.make_deterministic(net)
+    optimizer = make_optimizer(net, argparse.Namespace(**vars(args), lr=1e-3, momentum=0.9, weight_decay=1e-4))
+    optimizer.param_groups[0]["fused"] = fused or None
+    step = make_step(net, optimizer, options.get("compiled", False))
+    if graphed:
+        step = GraphedStep(Forward(net), optimizer)
+    images = torch.randn(args.batch_size, spec.in_channels, *spec.image_size).to(device, memory_format=layout)
+    labels = torch.arange(args.batch_size, device=device) % spec.num_classes
+
+    def take_steps() -> None:
+        torch.use_deterministic_algorithms(False)
+        devices.set_precision(device, options.get("tf32", False), options.get("deterministic", False))
+        if not autotuned:
+            torch.backends.cudnn.benchmark = False
+        step.forward.train()
+        for _ in range(args.steps):
+            step(images, labels, args.batch_size)
+
+    return take_steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="lenet")
+    parser.add_argument("--dataset", default="mnist", help="for the form of the images, which are of noise")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="at a time")
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="measure what --compile gains too")
+    parser.add_argument("--cuda", action="store_true")
+    args = parser.parse_args()
+    device = devices.choose(args.cuda)
+    make = functools.partial(make_way, args, device)
+    other = OTHER_LAYOUT[devices.memory_format(device)][0]
+    makers = {
+        "as train.py does it": make,
+        f"in the layout {other}": functools.partial(make, other_layout=True),
+        "optimizer not fused": functools.partial(make, fused=False),
+        "--amp": functools.partial(make, amp=True),
+    }
+    if args.cuda:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once; for all, as --deterministic needs it
+        of_amp = OTHER_LAYOUT[devices.memory_format(device, amp=True)][0]
+        makers |= {
+            "cuDNN's algorithms not tried out": functools.partial(make, autotuned=False),
+            f"--amp in the layout {of_amp}": functools.partial(make, amp=True, other_layout=True),
+            "--tf32": functools.partial(make, tf32=True),
+            f"--tf32 in the layout {other}": functools.partial(make, tf32=True, other_layout=True),
+            "--deterministic": functools.partial(make, deterministic=True),
+            "as one CUDA graph, not compiled": functools.partial(make, graphed=True),
+        }
+    if args.compile:
+        makers["--compile"] = functools.partial(make, compiled=True)
+        if args.cuda:
+            makers["--compile --tf32"] = functools.partial(make, compiled=True, tf32=True)
+            makers["--compile --amp"] = functools.partial(make, compiled=True, amp=True)
+    seconds = measure({name: maker() for name, maker in makers.items()}, args.repetitions, device)
+
+    print(header(device))
+    print(f"{args.arch} on images of the form of {args.dataset}, batch {args.batch_size}, {args.optimizer}")
+    print(f"a step in ms: median [least to most] of {args.repetitions} times {args.steps} steps")
+    first = statistics.median(seconds["as train.py does it"])
+    width = max(map(len, seconds))
+    for name, values in seconds.items():
+        each = [1000 * value / args.steps for value in values]
+        print(
+            f"  {name:<{width}} {spread(each, '.3f'):>28}   {statistics.median(values) / first:5.2f} x the first"
+        )
+
+
+if __name__ == "__main__":
+    main()
