@@ -140,7 +140,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
     with memory_for("the network"):
-        net.to(device, torch.float32, memory_format=devices.memory_format(device, args.amp))
+        net.to(device, torch.float32, memory_format=devices.memory_format(device, args.amp, args.tf32))
 
     reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
     initializations = read_initializations(paths, args, net, layers, recorded, warnings)
@@ -220,7 +220,7 @@ def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torc
             upscale_padding=args.upscale_padding,
             unnormalize=config.get("unnormalize", False),
             workers=args.workers,
-            memory_format=devices.memory_format(device, args.amp),
+            memory_format=devices.memory_format(device, args.amp, args.tf32),
             share=(distributed.RANK, distributed.WORLD_SIZE),
         )
 

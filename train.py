@@ -354,7 +354,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if args.sync_bn and distributed.WORLD_SIZE > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     with memory_for("the network"):
-        net.to(device, memory_format=devices.memory_format(device, args.amp))
+        net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
     if args.amp:
         devices.use_bfloat16(net, device)
     if args.deterministic and device.type == "cuda":
@@ -567,7 +567,7 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
         args.batch_size,
         device=device,
         seed=args.seed or 0,
-        memory_format=devices.memory_format(device, args.amp),
+        memory_format=devices.memory_format(device, args.amp, args.tf32),
         share=(distributed.RANK, distributed.WORLD_SIZE),
         **{name: getattr(args, name) for name in names},
     )

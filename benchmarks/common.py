@@ -38,7 +38,7 @@ def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.memory
     """The device, set up as the programs do it, and the layout of their images and convolutions there."""
     device = devices.choose(args.cuda)
     devices.set_precision(device, args.tf32)
-    return device, devices.memory_format(device, args.amp)
+    return device, devices.memory_format(device, args.amp, args.tf32)
 
 
 def header(device: torch.device) -> str:

@@ -1,7 +1,8 @@
 """Batches of a dataset that lies in memory, as one uint8 tensor on the compute device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -56,34 +57,36 @@ class MemoryLoader:
         order = torch.arange(n)
         if self.random_order:
             order = torch.randperm(n, generator=self._generator("order", epoch))
+        # All in the order of the epoch from here on.
         order_on_device = order.to(device, non_blocking=True)
+        labels = self.labels[order_on_device]
         corners = mirrored = None
         if self.augmentation:
             random = self._generator("augmentation", epoch)
             corners = torch.randint(2 * transforms.CROP_PADDING + 1, (n, 2), generator=random)
-            corners = corners.to(device, non_blocking=True)
+            corners = corners.to(device, non_blocking=True)[order_on_device]
             if self.flip:
-                mirrored = torch.rand(n, generator=random).to(device, non_blocking=True) < 0.5
+                mirrored = torch.rand(n, generator=random).to(device, non_blocking=True)[order_on_device] < 0.5
         batches = batch_slices(n, self.batch_size, self.share)
         for first in range(0, len(batches), self.batches_at_once):
             parts = batches[first : first + self.batches_at_once]
-            chosen = torch.cat([order_on_device[part] for part in parts])
+            chosen = _take(order_on_device, parts)
             images = self.images.index_select(0, chosen)  # which copies whole images, indexing with [] each pixel
             if self.upscaled_side is not None:
                 images = transforms.zero_pad(transforms.upscale(images, self.upscaled_side), self.padding)
             if corners is not None:
-                images = transforms.crop(images, corners[chosen])
+                images = transforms.crop(images, _take(corners, parts))
             if mirrored is not None:
-                images = transforms.mirror(images, mirrored[chosen])
+                images = transforms.mirror(images, _take(mirrored, parts))
             if self.permutations is not None:
                 images = transforms.permute_pixels(images, self.permutations[chosen])
             elif self.permutation_seed is not None:
-                permutations = self._make_permutations(torch.cat([order[part] for part in parts]))
+                permutations = self._make_permutations(_take(order, parts))
                 images = transforms.permute_pixels(images, permutations)
             sizes = [part.stop - part.start for part in parts]
             # Under the same name: what they are made of is not kept while the network runs on them.
             images = self.finish(images)
-            yield from zip(images.split(sizes), self.labels[chosen].split(sizes), strict=True)
+            yield from zip(images.split(sizes), _take(labels, parts).split(sizes), strict=True)
 
     def _generator(self, purpose: str, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, purpose, epoch))
@@ -97,3 +100,10 @@ class MemoryLoader:
         if self.images.device.type == "cuda":  # from pinned memory the host need not wait for the copy
             permutations = permutations.pin_memory()
         return permutations.to(self.images.device, non_blocking=True)
+
+
+def _take(tensor: Tensor, parts: Sequence[slice]) -> Tensor:
+    """The rows of a few slices that stand one behind the other; a view where nothing is between them."""
+    if all(one.stop == following.start for one, following in pairwise(parts)):
+        return tensor[parts[0].start : parts[-1].stop]
+    return torch.cat([tensor[part] for part in parts])

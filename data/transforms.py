@@ -34,10 +34,12 @@ def crop(images: Tensor, corners: Tensor) -> Tensor:
     if not count:  # a rank's share of a batch with fewer images than there are ranks
         return images
     padded = zero_pad(images, CROP_PADDING).contiguous()
-    image, channel, row = (torch.arange(n, device=images.device) for n in (count, channels, height))
+    of_image, _, of_row, _ = padded.stride()
     # Where each row of each crop begins among all pixels: whole rows are copied many times faster than pixels.
-    starts = image[:, None, None] * padded.stride(0) + channel[:, None] * padded.stride(1)
-    starts = starts + (corners[:, 0, None, None] + row) * padded.stride(2) + corners[:, 1, None, None]
+    starts = torch.arange(0, padded.numel(), of_image, device=images.device)
+    starts = starts.add(corners[:, 0], alpha=of_row).add_(corners[:, 1])
+    rows = torch.arange(0, of_image, of_row, device=images.device).view(channels, -1)[:, :height]
+    starts = starts[:, None, None] + rows
     return padded.view(-1).unfold(0, width, 1).index_select(0, starts.view(-1)).view_as(images)
 
 

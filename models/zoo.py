@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from models.registry import ModelError, register, register_others
@@ -51,7 +52,45 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
             _replace_last_layer(net, num_classes)
     if in_channels != 3:
         _replace_first_convolution(net, in_channels)
+    if name in VGG:
+        net.avgpool = PoolOfMorePixels(net.avgpool)
+        net.classifier[0] = LinearOfPooled.like(net.classifier[0])
     return net
+
+
+class PoolOfMorePixels(nn.Module):
+    """The pooling of VGG, but feature maps of one pixel, which it would repeat, stay as they are."""
+
+    def __init__(self, pool: nn.AdaptiveAvgPool2d):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 7, 7), or (B, C, 1, 1) as it is."""
+        return x if x.shape[2:] == (1, 1) else self.pool(x)
+
+
+class LinearOfPooled(nn.Linear):
+    """The layer behind that pooling; to feature maps of one pixel it does what it does to 49 copies of them.
+
+    A pixel meets the sum of the weights of its copies: one product instead of 49. Images of 32x32 pixels become
+    such maps, and VGG would spend more time on this layer than on any other.
+    """
+
+    @classmethod
+    def like(cls, layer: nn.Linear) -> "LinearOfPooled":
+        """With the parameters of a layer."""
+        with torch.device("meta"):
+            made = cls(layer.in_features, layer.out_features)
+        made.weight, made.bias = layer.weight, layer.bias
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C * 49), or (B, C) of maps of one pixel -> (B, out_features)."""
+        weight = self.weight
+        if x.shape[1] < self.in_features:
+            weight = weight.unflatten(1, (x.shape[1], -1)).sum(2)
+        return functional.linear(x, weight, self.bias)
 
 
 class _CountOnTheCPU(TorchFunctionMode):

@@ -100,6 +100,7 @@ def settings():
     both = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [one.allow_tf32 for one in both], torch.backends.cudnn.benchmark
     yield both
+    torch.use_deterministic_algorithms(False)
     for one, allowed in zip(both, before[0], strict=True):
         one.allow_tf32 = allowed
     torch.backends.cudnn.benchmark = before[1]
@@ -143,18 +144,18 @@ def test_compiler_that_does_not_work_is_one_line():
 )
 def test_deterministic_run_on_a_gpu_is_repeatable_and_resumed_equals_uninterrupted(options):
     options = (*MINI, "--cuda", "--deterministic", "--shuffle", "--snapshot-every", 1, *options)
-    for folder, parts in (("first", [2]), ("second", [2]), ("parts", [1, 2])):
+    options = (*options, "--batch-size", 100)  # which leaves no smaller batch, that would be compiled too
+    for folder, parts in (("once", [2]), ("parts", [1, 2])):
         for epochs in parts:  # as processes: what is set in one stays set
             resume = ("--resume-from", "latest", "--epochs", epochs, "--models-path", folder)
             finished = shell("train.py", *options, *resume)
             assert finished.returncode == 0, finished.stderr
-    first, second, parts = (
+    once, parts = (
         snapshots.load(Path(folder, "fashion_mnist_mini/lenet/1/lenet_2.pt"))["model_state_dict"]
-        for folder in ("first", "second", "parts")
+        for folder in ("once", "parts")
     )
-    for name, weight in first.items():
-        assert torch.equal(weight, second[name])
-        assert torch.equal(weight, parts[name])
+    for name, weight in once.items():
+        assert torch.equal(weight, parts[name]), name
 
 
 @pytest.mark.cuda
@@ -200,17 +201,18 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
 @pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("arch", ["lenet", "resnet18"])
-def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer):
+def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer, settings, monkeypatch):
     """Of a network that is not compiled: dropout, batch norm, another learning rate, a smaller last batch."""
     device = torch.device("cuda")
-    devices.set_precision(device)
-    torch.backends.cudnn.benchmark = False  # which may choose differently for the two
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    devices.set_precision(device, deterministic=True)
     hyperparameters = argparse.Namespace(optimizer=optimizer, lr=1e-3, momentum=0.9, weight_decay=1e-4)
     trained = {}
     for kind in (steps.Step, steps.GraphedStep):
         dataset = data.load("fashion_mnist_mini", "", 100, device=device, shuffle=True, subsample_classes=3)
         torch.manual_seed(0)
         net = models.build(arch, 3, 1, (28, 28)).to(device)
+        devices.make_deterministic(net)
         step = kind(steps.Forward(net), optimizers.make_optimizer(net, hyperparameters))
         results = []
         for epoch in range(3):
@@ -225,8 +227,6 @@ def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer):
     assert step.learning_rates == [2.5e-4]
     assert len(step.images) == 100 != dataset.train.num_images % 100
     (weights, results), (graphed_weights, graphed_results) = trained.values()
-    for (loss, accuracy), (graphed_loss, graphed_accuracy) in zip(results, graphed_results, strict=True):
-        assert graphed_loss == pytest.approx(loss, rel=1e-4)
-        assert graphed_accuracy == pytest.approx(accuracy, abs=0.5)
+    assert graphed_results == results
     for name, weight in graphed_weights.items():
-        torch.testing.assert_close(weight, weights[name], atol=2e-4, rtol=1e-3)
+        assert torch.equal(weight, weights[name]), name

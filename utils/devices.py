@@ -53,13 +53,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def memory_format(device: torch.device, amp: bool = False) -> torch.memory_format:
+def memory_format(device: torch.device, amp: bool = False, tf32: bool = False) -> torch.memory_format:
     """The layout of images and convolutions that is faster on the device (see benchmarks/NOTES.md).
 
-    channels_last on the CPU, and on a GPU in bfloat16, for whose tensor cores it is made. Float32 convolutions on
-    a GPU stay contiguous.
+    channels_last on the CPU, and on a GPU in bfloat16 or TF32, for whose tensor cores it is made. Float32
+    convolutions on a GPU stay contiguous.
     """
-    return torch.channels_last if device.type == "cpu" or amp else torch.contiguous_format
+    return torch.channels_last if device.type == "cpu" or amp or tf32 else torch.contiguous_format
 
 
 def set_precision(device: torch.device, tf32: bool = False, deterministic: bool = False) -> None:
