@@ -9,6 +9,7 @@ On a GPU each is a CUDA graph, but `without CUDA graph`, which is train.py witho
 """
 
 import argparse
+import copy
 import functools
 import os
 import statistics
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -36,6 +38,7 @@ OTHER_LAYOUT = {
 def make_way(
     args: argparse.Namespace,
     device: torch.device,
+    net: nn.Module,
     *,
     other_layout: bool = False,
     fused: bool = True,
@@ -45,15 +48,14 @@ def make_way(
 ) -> Callable[[], None]:
     """Steps of training with some choices; a function, to be called again and again, that takes `args.steps`.
 
+    net: is copied.
     options: amp, tf32, deterministic and compiled, as the options of train.py.
     """
     layout = devices.memory_format(device, options.get("amp", False), options.get("tf32", False))
     if other_layout:
         layout = OTHER_LAYOUT[layout][1]
     spec = data.info(args.dataset)
-    torch.manual_seed(0)
-    net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
-    net.to(device, memory_format=layout)
+    net = copy.deepcopy(net).to(device, memory_format=layout)
     if options.get("amp"):
         devices.use_bfloat16(net, device)
     if options.get("deterministic"):
@@ -92,7 +94,10 @@ def main() -> None:
     args = parser.parse_args()
     device = devices.choose(args.cuda)
     # On a GPU each as a CUDA graph: the time of what is computed, not of launching it.
-    make = functools.partial(make_way, args, device, graphed=args.cuda)
+    spec = data.info(args.dataset)
+    torch.manual_seed(0)
+    net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
+    make = functools.partial(make_way, args, device, net, graphed=args.cuda)
     other = OTHER_LAYOUT[devices.memory_format(device)][0]
     makers = {
         "defaults": make,

@@ -3,8 +3,9 @@
     python benchmarks/reinit.py                                       LeNet on images of MNIST's form, the CPU
     python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --cuda
 
-Every convolutional layer is replaced by that of five initializations and a fresh random one. All weights are
-random: how long it takes does not depend on them. All are measured in one run, on the same images:
+Every convolutional layer is replaced six times, as if by that of five initializations and a fresh random one: by
+its own filters in another order. All weights are random: how long it takes does not depend on them. All are
+measured in one run, on the same images:
 
     ours    utils.reinit.accuracies, as reinit_layers.py calls it
     singly  for each replacement: copy it in, evaluate the test set as train.py does, copy back: on the batches and
@@ -111,16 +112,14 @@ def main() -> None:
         test_set.test, images=test_set.test.images[: args.images], labels=test_set.test.labels[: args.images]
     )
 
-    def network(seed: int):
-        torch.manual_seed(seed)
-        return models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size).eval()
-
-    trained = network(0)
+    torch.manual_seed(0)
+    trained = models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size).eval()
     replacements = []
-    for seed in range(1, INITIALIZATIONS + 2):
-        for layer in models.layers(network(seed)):
-            parameters = {name: parameter.detach() for name, parameter in layer.module.named_parameters()}
-            replacements.append(reinit.Replacement(layer.name, parameters))
+    for _ in range(INITIALIZATIONS + 1):
+        for layer in models.layers(trained):
+            parameters = layer.module.named_parameters()
+            others = {name: p.detach()[torch.randperm(len(p))] for name, p in parameters}
+            replacements.append(reinit.Replacement(layer.name, others))
 
     ours = copy.deepcopy(trained).to(device, memory_format=layout)
     isolated = isolated_seconds(ours, replacements, next(iter(images)), device, args.amp)

@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
+    parser.add_argument(
+        "--plain-images", type=int, metavar="N", help="that the plain way makes, scaled (default: all)"
+    )
     parser.add_argument("--repetitions", type=int, default=4)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
@@ -52,14 +55,19 @@ def main() -> None:
         "ours": functools.partial(take_all, train, device),
         "limit": functools.partial(copy, images, torch.empty_like(images[: args.batch_size])),
     }
+    part = replace(train, images=train.images[: args.plain_images], labels=train.labels[: args.plain_images])
     for workers in args.workers:
-        loader = plain_loader("cifar10", train, args.batch_size, device, True, workers, shuffle=True)
+        loader = plain_loader("cifar10", part, args.batch_size, device, True, workers, shuffle=True)
         name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
         ways[name] = functools.partial(take_all, loader, device)
     seconds = measure(ways, args.repetitions, device)
+    for name in list(ways)[2:]:
+        seconds[name] = [value * train.num_images / part.num_images for value in seconds[name]]
 
     print(header(device))
     print(f"{train.num_images:,} augmented, normalized images of 32x32, batch {args.batch_size}")
+    if part.num_images < train.num_images:
+        print(f"the plain way: {part.num_images:,} of them, scaled")
     print(f"median [least to most] of {args.repetitions}")
     report(seconds, train.num_images)
 
