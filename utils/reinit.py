@@ -5,7 +5,7 @@ network gets earlier weights back (their re-initialization) or fresh random ones
 stay trained, and the accuracy on the test set is measured.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,10 @@ import models
 from utils import distributed
 from utils.logging import first_line
 from utils.metrics import NotFiniteError, count_correct
+
+#: Of images that are computed on at once, by type of device: small batches are joined on a GPU, which is done with
+#: a layer before the host has launched the next (benchmarks/NOTES.md).
+BYTES_AT_ONCE = {"cuda": 24 * 2**20, "cpu": 0}
 
 
 class Replacement(NamedTuple):
@@ -136,7 +140,8 @@ def accuracies(
     256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else each is brought
     there when its turn comes.
 
-    Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches.
+    Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches; on a GPU,
+    where small batches are joined, up to what another size of batch changes in the last bits of the outputs.
 
     Args:
         net: on the device of the batches; it is put in evaluation mode.
@@ -157,7 +162,7 @@ def accuracies(
     # Row 0: the network as it is; row 1 + i: with replacement i. Columns: top-1, top-5, outputs not finite.
     counts = torch.zeros(1 + len(replacements), 3, dtype=torch.int64, device=device)
     num_images, largest = 0, None
-    for images, labels in batches:
+    for images, labels in _joined(batches, BYTES_AT_ONCE[device.type]):
         start = 0
         while start < len(labels):
             stop = len(labels) if largest is None else min(start + largest, len(labels))
@@ -187,6 +192,25 @@ def accuracies(
     counts[unchanged] = counts[0].clone()
     percent = counts.double() * 100 / num_images
     return Accuracies(percent[0, 0].item(), percent[0, 1].item(), percent[1:, 0].tolist())
+
+
+def _joined(batches: Iterable[tuple[Tensor, Tensor]], at_most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Successive batches as one, while their images take no more than so many bytes; larger ones as they are."""
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        if waiting and sum(images.nbytes for images, _ in [*waiting, batch]) > at_most:
+            yield _join(waiting)
+            waiting = []
+        waiting.append(batch)
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len(batches) == 1:
+        return batches[0]
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 def _place(
