@@ -2,7 +2,7 @@
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests; with CUDA=1 those of a GPU too
 # make torture  the tests with the long versions of the attacks on the programs, and what they came to
-# make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
+# make bench    what the speed claims rest on, as far as a CPU can measure it in six minutes; with CUDA=1: on a GPU
 # make lint     ruff
 #
 # Each creates .venv where it is missing, and installs what is needed; `make clean` removes it, and what the demo made.
@@ -38,14 +38,17 @@ torture: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 ifdef CUDA
-	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/training.py --compile --cuda
-	$(BIN)/python benchmarks/supply.py --cuda
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 12800 --cuda
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 12800 --cuda --tf32
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 12800 --cuda --compile
+	$(BIN)/python benchmarks/training.py --images 25600 --cuda --compile
+	$(BIN)/python benchmarks/supply.py --plain-images 5000 --cuda
 	$(BIN)/python benchmarks/evaluation.py --arch vgg11 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --batch-size 500 --cuda
-	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --batch-size 500 --cuda --tf32
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 16 --cuda
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 16 --cuda --tf32
 	$(BIN)/python benchmarks/memory.py --cuda
+	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda
 	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
 else
 	$(BIN)/python benchmarks/training.py --images 6400
