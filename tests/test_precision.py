@@ -5,11 +5,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from programs import run_main, shell
+from programs import ROOT, run_main, shell
 from torch import nn
 
 import data
@@ -196,6 +198,31 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
         assert torch.cuda.get_sync_debug_mode() == 0
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+def test_network_that_waits_for_a_value_cannot_be_a_cuda_graph():
+    code = """
+import torch
+from utils import program, steps
+
+class Waiting(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)) * (1 if x.sum().item() > 0 else 2)
+
+net = Waiting(4, 2).cuda()
+step = steps.GraphedStep(steps.Forward(net), torch.optim.SGD(net.parameters()))
+batch = torch.ones(3, 1, 2, 2, device="cuda"), torch.zeros(3, dtype=torch.long, device="cuda"), 3
+for _ in range(step.FIRST_STEPS):
+    step(*batch)
+try:
+    step(*batch)
+except program.RunError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # a process, because a failed capture leaves traces
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout.startswith("--compile: the training step cannot be a CUDA graph: "), found.stderr
 
 
 @pytest.mark.cuda

@@ -10,6 +10,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import distributed
+from utils.logging import first_line
+from utils.program import RunError
 
 
 class Forward(nn.Module):
@@ -99,7 +101,11 @@ class GraphedStep(Step):
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def _capture(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
-        """Record a step, which does not compute it."""
+        """Record a step, which does not compute it.
+
+        Raises:
+            RunError: it cannot be, of a network that has the host wait for a value.
+        """
         self.graph = None  # its memory is free before the other one's is taken
         self.images, self.labels, self.learning_rates = images.clone(), labels.clone(), self._learning_rates()
         groups = [group for group in self.optimizer.param_groups if "capturable" in group]
@@ -110,6 +116,10 @@ class GraphedStep(Step):
             # Other threads, which pin the memory of coming batches, do what they like meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = super().__call__(self.images, self.labels, batch_size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RunError(f"--compile: the training step cannot be a CUDA graph: {first_line(error)}") from error
         finally:
             for group in groups:
                 group["capturable"] = False
