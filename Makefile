@@ -44,11 +44,14 @@ ifdef CUDA
 	$(BIN)/python benchmarks/training.py --images 25600 --cuda --compile
 	$(BIN)/python benchmarks/supply.py --plain-images 5000 --cuda
 	$(BIN)/python benchmarks/evaluation.py --arch vgg11 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 16 --cuda
-	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 16 --cuda --tf32
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 17 --cuda
+	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 17 --cuda --tf32
 	$(BIN)/python benchmarks/memory.py --cuda
+	$(BIN)/python benchmarks/choices.py --cuda --compile
 	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda --no-trials
 	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda --no-trials
 	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
 else
 	$(BIN)/python benchmarks/training.py --images 6400

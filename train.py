@@ -15,17 +15,22 @@ Exit status: 0 done; 1 failed under way; 2 wrong use or input; 3 plateau (--kill
 """
 
 import argparse
+import functools
 import logging
 import sys
 import time
+import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 import data
 import models
 from utils import devices, distributed, optimizers, projections, resume, seeds, snapshots
 from utils.board import Board, NoBoard
+from utils.compilation import GraphedStep, Result, Step, compile_forward
 from utils.configuration import DRAWN_SEEDS, configuration, ineffective
 from utils.lock import FolderLock
 from utils.logging import epochs_logged, open_log, progress, say
@@ -48,7 +53,6 @@ from utils.options import (
 from utils.paths import RunFiles
 from utils.program import DONE, PLATEAU, RunError, UsageError, check_signals, exit_status, memory_for
 from utils.provenance import provenance
-from utils.steps import Step, make_step
 
 LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
@@ -230,11 +234,68 @@ def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
     return bool(every) or epoch < args.snapshot_all_until or epoch == args.epochs - 1
 
 
-def train_epoch(step: Step, batches, epoch: int) -> tuple[float, float]:
+class Forward(nn.Module):
+    """What a step computes of a batch before it goes backward; with its backward pass it is what is compiled."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of a batch, its mean (of a share of a batch: its sum), and how many images are correct."""
+        logits = self.net(images).float()  # they are bfloat16 with --amp
+        reduction = "mean" if distributed.WORLD_SIZE == 1 else "sum"
+        loss = functional.cross_entropy(logits, labels, reduction=reduction)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+
+def train_batch(forward: nn.Module, optimizer, images: Tensor, labels: Tensor, batch_size: int) -> Result:
+    """One step of training, on a batch or on this rank's share of it, perhaps on no image.
+
+    Args:
+        forward: a Forward, compiled or not.
+        images: (B, C, H, W).
+        labels: (B,).
+        batch_size: images of the batch on all ranks together.
+
+    Returns:
+        the loss and how many images were correct, as they were before the weights changed, on the device.
+    """
+    optimizer.zero_grad()  # before the forward pass: the activations do not come on top of gradients
+    # A share without images is computed as it is: PyTorch compiles no backward pass of it.
+    compute = forward if len(images) else getattr(forward, "_orig_mod", forward)
+    loss, correct = compute(images, labels)
+    if distributed.WORLD_SIZE > 1:
+        # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
+        loss = loss * (distributed.WORLD_SIZE / batch_size)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), correct
+
+
+def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, compiled: bool = False) -> Step:
+    """`train_batch` of a network: of several ranks, one that averages the gradients; compiled where asked."""
+    forward: nn.Module = Forward(net)
+    if distributed.WORLD_SIZE > 1:
+        with warnings.catch_warnings():
+            # Deprecated since PyTorch 2.13, for an option that earlier versions do not have.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            forward.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if not compiled:
+        return functools.partial(train_batch, forward, optimizer)
+    step = functools.partial(train_batch, compile_forward(forward), optimizer)
+    on_one_gpu = next(net.parameters()).is_cuda and distributed.WORLD_SIZE == 1
+    return GraphedStep(step, optimizer) if on_one_gpu else step
+
+
+def train_epoch(step: Step, net: nn.Module, batches, epoch: int) -> tuple[float, float]:
     """One pass over the training data; nothing in it makes the host wait for the device before the end.
 
     Each of several ranks computes on its share of every batch, perhaps on no image of the last one. (Synchronized
-    batch norm makes the host wait in every layer.)
+    batch norm makes the host wait in every layer, and a CUDA graph while it is made.)
+
+    Args:
+        step: of the network, as `make_step` gives it.
 
     Returns:
         mean loss, and accuracy in percent, as they were while the weights changed and with dropout.
@@ -242,8 +303,8 @@ def train_epoch(step: Step, batches, epoch: int) -> tuple[float, float]:
     Raises:
         NotFiniteError: the loss of a batch was not finite.
     """
-    step.forward.train()
-    device = next(step.forward.parameters()).device
+    net.train()
+    device = next(net.parameters()).device
     losses = torch.zeros(len(batches), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     sizes = [batches.batch_size] * (len(batches) - 1)
@@ -256,7 +317,7 @@ def train_epoch(step: Step, batches, epoch: int) -> tuple[float, float]:
     losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
     correct = distributed.sum_(correct)
     # Batch norm's running statistics, which each rank has of its shares.
-    distributed.average_(buffer for buffer in step.forward.buffers() if buffer.is_floating_point())
+    distributed.average_(buffer for buffer in net.buffers() if buffer.is_floating_point())
     broken = (~losses.isfinite()).nonzero()
     if len(broken):
         first = int(broken[0])
@@ -444,7 +505,7 @@ def train(
             if not lr <= LARGEST:
                 raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
             began = time.perf_counter()
-            loss, accuracy = train_epoch(step, dataset.train, epoch)
+            loss, accuracy = train_epoch(step, net, dataset.train, epoch)
             seconds = time.perf_counter() - began
             if schedule is not None:
                 schedule.step()

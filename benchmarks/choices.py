@@ -4,8 +4,10 @@
     python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
 
 All train on one batch that lies on the device, are measured in one run, in turn, and differ in one thing each:
-what train.py does by default (fused optimizers, the layout of images, cuDNN's trials), or what its options change.
-On a GPU each is a CUDA graph, but `without CUDA graph`, which is train.py without --compile.
+what train.py does by default (fused optimizers, the layout of images), or what its options change. On a GPU each
+is recorded as a CUDA graph, so that launching it takes no time, but for `without CUDA graph`, which is train.py
+without --compile. Whether cuDNN's trials gain something, another run with --no-trials tells: in one process cuDNN
+keeps the algorithms that it has found.
 """
 
 import argparse
@@ -25,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import models
 from benchmarks.common import header, measure, spread
+from train import make_step
 from utils import devices
+from utils.compilation import GraphedStep
 from utils.optimizers import make_optimizer
-from utils.steps import Forward, GraphedStep, Step, make_step
 
 OTHER_LAYOUT = {
     torch.channels_last: ("contiguous", torch.contiguous_format),
@@ -42,7 +45,6 @@ def make_way(
     *,
     other_layout: bool = False,
     fused: bool = True,
-    autotuned: bool = True,
     graphed: bool = False,
     **options: bool,
 ) -> Callable[[], None]:
@@ -62,19 +64,18 @@ def make_way(
         devices.make_deterministic(net)
     optimizer = make_optimizer(net, argparse.Namespace(**vars(args), lr=1e-3, momentum=0.9, weight_decay=1e-4))
     optimizer.param_groups[0]["fused"] = fused or None
+    step = make_step(net, optimizer, options.get("compiled", False))
     if graphed:
-        step: Step = GraphedStep(Forward(net), optimizer)
-    else:
-        step = make_step(net, optimizer, options.get("compiled", False))
+        step = GraphedStep(step, optimizer)
     images = torch.randn(args.batch_size, spec.in_channels, *spec.image_size).to(device, memory_format=layout)
     labels = torch.arange(args.batch_size, device=device) % spec.num_classes
 
     def take_steps() -> None:
         torch.use_deterministic_algorithms(False)
         devices.set_precision(device, options.get("tf32", False), options.get("deterministic", False))
-        if not autotuned:
+        if args.no_trials:
             torch.backends.cudnn.benchmark = False
-        step.forward.train()
+        net.train()
         for _ in range(args.steps):
             step(images, labels, args.batch_size)
 
@@ -90,25 +91,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="at a time")
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="measure what --compile gains too")
+    parser.add_argument("--no-trials", action="store_true", help="cuDNN tries no algorithms out, in all of it")
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
+    if args.cuda and args.steps <= GraphedStep.FIRST_STEPS:
+        parser.error(f"--steps: more than {GraphedStep.FIRST_STEPS}, after which a CUDA graph is made")
     device = devices.choose(args.cuda)
-    # On a GPU each as a CUDA graph: the time of what is computed, not of launching it.
     spec = data.info(args.dataset)
     torch.manual_seed(0)
     net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
-    make = functools.partial(make_way, args, device, net, graphed=args.cuda)
     other = OTHER_LAYOUT[devices.memory_format(device)][0]
+    # On a GPU each as a CUDA graph: the time of what is computed, not of launching it.
+    make = functools.partial(make_way, args, device, net, graphed=args.cuda)
     makers = {
         "defaults": make,
         f"in the layout {other}": functools.partial(make, other_layout=True),
         "optimizer not fused": functools.partial(make, fused=False),
         "--amp": functools.partial(make, amp=True),
     }
+    if args.cuda and args.optimizer == "adam":
+        del makers["optimizer not fused"]  # which cannot be a graph
     if args.cuda:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once; for all, as --deterministic needs it
         makers |= {
-            "cuDNN's algorithms not tried out": functools.partial(make, autotuned=False),
             "--amp in the layout contiguous": functools.partial(make, amp=True, other_layout=True),
             "--tf32": functools.partial(make, tf32=True),
             "--tf32 in the layout contiguous": functools.partial(make, tf32=True, other_layout=True),
@@ -124,7 +129,8 @@ def main() -> None:
     seconds = measure({name: maker() for name, maker in makers.items()}, args.repetitions, device)
 
     print(header(device))
-    print(f"{args.arch} on images of the form of {args.dataset}, batch {args.batch_size}, {args.optimizer}")
+    what = [f"{args.arch} on images of the form of {args.dataset}", f"batch {args.batch_size}", args.optimizer]
+    print(", ".join([*what, *(["without cuDNN's trials"] if args.no_trials else [])]))
     print(f"a step in ms: median [least to most] of {args.repetitions} times {args.steps} steps")
     first = statistics.median(seconds["defaults"])
     width = max(map(len, seconds))

@@ -56,17 +56,17 @@ def spread(values: Sequence[float], form: str = ",.0f") -> str:
 
 
 def measure(
-    ways: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device, warm_up: int = 1
+    ways: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds that each way takes, several times, in turn, so that a busy machine disturbs all alike.
 
     The first two, which are compared most closely, change places every other round, so that with an even number of
-    repetitions each comes as often after the last way as after the other. The first rounds warm up and are not
+    repetitions each comes as often after the last way as after the other. The first round warms up and is not
     counted. What is still under way on the GPU is waited for.
     """
     seconds = {name: [] for name in ways}
     first, second, *others = ways
-    for repetition in range(1 - warm_up, repetitions + 1):
+    for repetition in range(repetitions + 1):
         order = (second, first) if repetition % 2 else (first, second)
         for name in (*order, *others):
             way = ways[name]

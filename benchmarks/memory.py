@@ -29,7 +29,6 @@ import models
 import train
 from benchmarks.common import dataset_folder, header
 from utils import devices
-from utils.steps import Forward
 
 
 def in_memory(what: str) -> int:
@@ -38,7 +37,7 @@ def in_memory(what: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def kept_for_backward(forward: Forward, batch) -> int:
+def kept_for_backward(forward: train.Forward, batch) -> int:
     """Bytes of the tensors that autograd keeps of a batch, each once, without the parameters; and of the batch."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in forward.parameters()}
     kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in batch}
@@ -107,7 +106,7 @@ def main() -> None:
         "network": network,
         "gradients": parameters,
         "optimizer (momentum)": parameters,
-        "kept for the backward pass": kept_for_backward(Forward(net), batch),
+        "kept for the backward pass": kept_for_backward(train.Forward(net), batch),
         "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
     }
     print(header(device))

@@ -9,7 +9,7 @@ measured in one run, on the same images:
 
     ours    utils.reinit.accuracies, as reinit_layers.py calls it
     singly  for each replacement: copy it in, evaluate the test set as train.py does, copy back: on the batches and
-            in the layout of ours, so what the single pass gains of itself
+            in the layout of ours (which joins small batches on a GPU), so what the single pass gains of itself
     plain   the same through a DataLoader with one worker (a dataset of PIL images as torchvision's, ToTensor and
             Normalize, the contiguous layout)
 
@@ -122,7 +122,9 @@ def main() -> None:
             replacements.append(reinit.Replacement(layer.name, others))
 
     ours = copy.deepcopy(trained).to(device, memory_format=layout)
-    isolated = isolated_seconds(ours, replacements, next(iter(images)), device, args.amp)
+    at_once = reinit.JOINED_BYTES[device.type]
+    batch = next(reinit.joined(images, at_once))
+    isolated = isolated_seconds(ours, replacements, batch, device, args.amp)
     seconds = []
     for repetition in range(args.repetitions + 1):  # the first one warms up
         synchronize(device)
@@ -134,7 +136,7 @@ def main() -> None:
     if args.amp:
         devices.use_bfloat16(ours, device)
     sample, replaced = replacements[:: args.every], measured.replaced[:: args.every]
-    singly, accuracies = one_by_one(ours, sample, lambda: evaluate(ours, images, "").top1)
+    singly, accuracies = one_by_one(ours, sample, lambda: evaluate(ours, reinit.joined(images, at_once), "").top1)
     farthest = max(abs(a - b) for a, b in zip(accuracies, replaced, strict=True))
     plain = trained.to(device)
     if args.amp:
@@ -144,7 +146,7 @@ def main() -> None:
     each, accuracies = one_by_one(plain, sample, lambda: evaluate_plainly(plain, loader, device)[1])
     farthest = max(farthest, *(abs(a - b) for a, b in zip(accuracies, replaced, strict=True)))
 
-    limit = isolated * images.num_images / min(args.batch_size, images.num_images)
+    limit = isolated * images.num_images / len(batch[1])
     print(header(device))
     print(f"{args.arch} on the {images.num_images:,} test images of {args.dataset}, batch {args.batch_size}")
     told = f", {len(sample)} of them one by one, scaled" if args.every > 1 else ""

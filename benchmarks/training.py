@@ -42,10 +42,9 @@ from benchmarks.common import (
     take_all,
 )
 from data.memory import MemoryLoader
-from train import train_epoch
+from train import make_step, train_epoch
 from utils import devices
 from utils.optimizers import make_optimizer
-from utils.steps import make_step
 
 # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
 HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
@@ -109,7 +108,7 @@ def compare(
     def ours(compiled: bool = args.compile):
         net = network(layout)
         step = make_step(net, make_optimizer(net, HYPERPARAMETERS), compiled)
-        return functools.partial(train_epoch, step, epoch=0)
+        return functools.partial(train_epoch, step, net, epoch=0)
 
     epoch_of = ours()  # the same network for both: where another one lies in memory makes a difference of its own
     ways = {

@@ -53,12 +53,12 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
     if in_channels != 3:
         _replace_first_convolution(net, in_channels)
     if name in VGG:
-        net.avgpool = PoolOfMorePixels(net.avgpool)
+        net.avgpool = PoolUnlessOnePixel(net.avgpool)
         net.classifier[0] = LinearOfPooled.like(net.classifier[0])
     return net
 
 
-class PoolOfMorePixels(nn.Module):
+class PoolUnlessOnePixel(nn.Module):
     """The pooling of VGG, but feature maps of one pixel, which it would repeat, stay as they are."""
 
     def __init__(self, pool: nn.AdaptiveAvgPool2d):

@@ -13,8 +13,8 @@ import data
 import models
 from data.loading import _Maker
 from data.registry import ArraySource
+from train import Forward
 from utils import devices, metrics, reinit
-from utils.steps import Forward
 
 GPU = torch.device("cuda", 0)
 NETWORKS = [("lenet", 1), ("vgg11", 3), ("resnet18", 3), ("mlp_bn", 1), ("densenet121", 3)]

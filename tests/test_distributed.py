@@ -4,6 +4,7 @@ Most tests fork the ranks, which have the environment that torchrun gives them: 
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -30,7 +31,6 @@ from data.subsets import batch_slices
 from utils import distributed, program, resume, snapshots
 from utils.configuration import configuration, difference
 from utils.seeds import derive
-from utils.steps import Forward, Step
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 #: 813 images in batches of 58: the last one holds a single image, and rank 0 of two has none of it.
@@ -272,7 +272,8 @@ def test_running_statistics_of_batch_norm_are_the_mean_over_ranks():
         net = nn.Sequential(nn.BatchNorm2d(1, momentum=0.5), nn.Flatten(), nn.Linear(2, 2))
         with distributed.group(torch.device("cpu")):
             optimizer = torch.optim.SGD(net.parameters(), lr=0)
-            train.train_epoch(Step(Forward(net), optimizer), Batches(), 0)
+            step = functools.partial(train.train_batch, train.Forward(net), optimizer)
+            train.train_epoch(step, net, Batches(), 0)
         torch.save(net[0].running_mean, f"mean_{distributed.RANK}.pt")
         return 0
 

@@ -1,5 +1,7 @@
 """One run at a time in a folder of snapshots."""
 
+import contextlib
+import dis
 import os
 import re
 import signal
@@ -115,35 +117,40 @@ for number in range(100):
     assert files_below(Path()) == {"results.json"}
 
 
-def test_interrupted_before_any_instruction_a_file_is_whole_or_gone():
-    """A signal's exception comes between two instructions of Python, here before each of them in turn."""
+class InterruptBefore:
+    """A trace function: KeyboardInterrupt before the n-th instruction of a module, as of a signal's handler."""
+
+    def __init__(self, number: int, module):
+        self.number, self.file = number, module.__file__
+
+    def __call__(self, frame, event, _):
+        if frame.f_code.co_filename != self.file:
+            return None
+        frame.f_trace_opcodes = True
+        # A handler runs after calls and jumps, never before a NOP, at which no `except` of the code holds.
+        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] != dis.opmap["NOP"]:
+            self.number -= 1
+            if self.number == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_interrupted_before_any_instruction_a_file_is_whole_or_gone(fails):
     path = Path("results.json")
-    instructions = 0
-
-    def interrupt_before(number):
-        def trace(frame, event, _):
-            nonlocal instructions
-            if frame.f_code.co_filename != files.__file__ or frame.f_code.co_name == "_remove_unused":
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                instructions += 1
-                if instructions == number:
-                    raise KeyboardInterrupt
-            return trace
-
-        return trace
 
     def write():
-        with files.atomic_write(path, "w") as file:
+        with contextlib.suppress(ZeroDivisionError), files.atomic_write(path, "w") as file:
             file.write("{}")
+            sys.settrace(InterruptBefore(number, files) if fails else sys.gettrace())
+            if fails:
+                raise ZeroDivisionError
 
     before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it before the tracing begins
     for number in range(1, 1000):
         path.unlink(missing_ok=True)
-        instructions = 0
-        sys.settrace(interrupt_before(number))
+        sys.settrace(None if fails else InterruptBefore(number, files))
         try:
             write()
         except KeyboardInterrupt:
@@ -154,5 +161,25 @@ def test_interrupted_before_any_instruction_a_file_is_whole_or_gone():
             sys.settrace(before)
         assert files_below(Path()) <= {"results.json"}, number
         assert not path.exists() or path.read_text() == "{}"
-    assert 100 < number < 999
-    assert path.read_text() == "{}"
+    assert 10 < number < 999
+    assert path.exists() is not fails
+
+
+def test_interrupted_waiting_for_another_process_it_leaves_the_file_of_that_one():
+    path = Path("results.json")
+    with files.atomic_write(path, "w") as file:
+        code = f"""
+import signal
+from pathlib import Path
+from utils.files import atomic_write
+signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+with atomic_write(Path({str(path)!r}), "w") as file:
+    file.write("of the other")
+"""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        waited = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert "ZeroDivisionError" in waited.stderr
+        file.write("of this one")
+    assert path.read_text() == "of this one"
+    assert files_below(Path()) == {"results.json"}

@@ -142,7 +142,7 @@ def test_the_large_networks_are_those_of_torchvision(arch):
 def test_linear_layer_of_pooled_maps_is_pooling_and_the_layer(size):
     pool, linear = nn.AdaptiveAvgPool2d((7, 7)), nn.Linear(3 * 49, 4).double()
     theirs = nn.Sequential(pool, nn.Flatten(), linear)
-    ours = nn.Sequential(zoo.PoolOfMorePixels(pool), nn.Flatten(), zoo.LinearOfPooled.like(linear))
+    ours = nn.Sequential(zoo.PoolUnlessOnePixel(pool), nn.Flatten(), zoo.LinearOfPooled.like(linear))
     x = torch.randn(5, 3, *size, dtype=torch.float64, requires_grad=True)
     values, gradients = [], []
     for net in (theirs, ours):

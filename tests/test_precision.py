@@ -1,6 +1,7 @@
 """bfloat16, TF32, deterministic algorithms and compiled training steps."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,9 @@ import data
 import models
 import reinit_layers
 import train
-from utils import devices, optimizers, snapshots, steps
+from utils import devices, optimizers, snapshots
+from utils.compilation import GraphedStep
+from utils.program import RunError
 
 MINI = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
 QUICK = (*MINI, "--subsample-classes", 2, "--lr", 0.02, "--epochs", 1)
@@ -78,6 +81,27 @@ def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size,
     torch.testing.assert_close(net(x), expected)
     (gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
     torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_pooling_of_vgg_is_made_deterministic():
+    with torch.device("meta"):
+        net = models.build("vgg11", 10, 3, (64, 64))
+        devices.make_deterministic(net)
+        assert isinstance(net.avgpool.pool, devices.MatrixAveragePool2d)
+        assert net(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "expected"),
+    [
+        ("cpu", {}, torch.channels_last),
+        ("cuda", {}, torch.contiguous_format),
+        ("cuda", {"amp": True}, torch.channels_last),
+        ("cuda", {"tf32": True}, torch.channels_last),
+    ],
+)
+def test_layout(device, options, expected):
+    assert devices.memory_format(torch.device(device), **options) == expected
 
 
 def test_deterministic_pooling_is_not_biased_by_bfloat16():
@@ -184,8 +208,8 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
     dataset = data.load("fashion_mnist_mini", "", 128, device=device, shuffle=True, augmentation=True)
     net = models.build(arch, 10, 1, (28, 28)).to(device)
     hyperparameters = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    step = steps.make_step(net, optimizers.make_optimizer(net, hyperparameters))
-    train.train_epoch(step, dataset.train, 0)  # libraries wait when they are first used
+    step = train.make_step(net, optimizers.make_optimizer(net, hyperparameters))
+    train.train_epoch(step, net, dataset.train, 0)  # libraries wait when they are first used
 
     def epoch_is_over(tensor):
         torch.cuda.set_sync_debug_mode("default")
@@ -194,7 +218,7 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
     monkeypatch.setattr(train.distributed, "sum_", epoch_is_over)
     try:
         torch.cuda.set_sync_debug_mode("error")
-        train.train_epoch(step, dataset.train, 1)
+        train.train_epoch(step, net, dataset.train, 1)
         assert torch.cuda.get_sync_debug_mode() == 0
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -204,14 +228,16 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(arch, monkeypatch):
 def test_network_that_waits_for_a_value_cannot_be_a_cuda_graph():
     code = """
 import torch
-from utils import program, steps
+import train
+from utils import compilation, program
 
 class Waiting(torch.nn.Linear):
     def forward(self, x):
         return super().forward(x.flatten(1)) * (1 if x.sum().item() > 0 else 2)
 
 net = Waiting(4, 2).cuda()
-step = steps.GraphedStep(steps.Forward(net), torch.optim.SGD(net.parameters()))
+optimizer = torch.optim.SGD(net.parameters())
+step = compilation.GraphedStep(train.make_step(net, optimizer), optimizer)
 batch = torch.ones(3, 1, 2, 2, device="cuda"), torch.zeros(3, dtype=torch.long, device="cuda"), 3
 for _ in range(step.FIRST_STEPS):
     step(*batch)
@@ -234,26 +260,134 @@ def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer, setti
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     devices.set_precision(device, deterministic=True)
     hyperparameters = argparse.Namespace(optimizer=optimizer, lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    trained = {}
-    for kind in (steps.Step, steps.GraphedStep):
+    trained = []
+    for graphed in (False, True):
         dataset = data.load("fashion_mnist_mini", "", 100, device=device, shuffle=True, subsample_classes=3)
+        assert dataset.train.num_images % 100  # a smaller batch at the end
         torch.manual_seed(0)
         net = models.build(arch, 3, 1, (28, 28)).to(device)
         devices.make_deterministic(net)
-        step = kind(steps.Forward(net), optimizers.make_optimizer(net, hyperparameters))
+        optimizer = optimizers.make_optimizer(net, hyperparameters)
+        step = train.make_step(net, optimizer)
+        if graphed:
+            step = GraphedStep(step, optimizer)
         results = []
         for epoch in range(3):
             torch.manual_seed(epoch)
-            results.append(train.train_epoch(step, dataset.train, epoch))
-            step.optimizer.param_groups[0]["lr"] /= 2
-        assert (
-            "capturable" not in step.optimizer.param_groups[0] or not step.optimizer.param_groups[0]["capturable"]
-        )
-        trained[kind] = net.state_dict(), results
+            results.append(train.train_epoch(step, net, dataset.train, epoch))
+            optimizer.param_groups[0]["lr"] /= 2
+        assert not optimizer.param_groups[0].get("capturable", False)
+        trained.append((net.state_dict(), results))
     assert step.graph is not None
     assert step.learning_rates == [2.5e-4]
-    assert len(step.images) == 100 != dataset.train.num_images % 100
-    (weights, results), (graphed_weights, graphed_results) = trained.values()
+    (weights, results), (graphed_weights, graphed_results) = trained
     assert graphed_results == results
     for name, weight in graphed_weights.items():
         assert torch.equal(weight, weights[name]), name
+
+
+class FakeGraphs:
+    """What GraphedStep uses of torch.cuda, on a machine without a GPU: a record of what it is asked for."""
+
+    def __init__(self):
+        self.events = []
+
+    def step(self, images, labels, batch_size):
+        self.events.append(f"step {len(images)}" if not self.recording else f"record {len(images)}")
+        return torch.tensor(float(len(self.events))), torch.tensor(0)
+
+    recording = False
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        self.recording = True
+        yield
+        self.recording = False
+
+    def CUDAGraph(self):
+        return argparse.Namespace(replay=lambda: self.events.append("replay"))
+
+    def Stream(self):
+        return argparse.Namespace(wait_stream=lambda other: None)
+
+    current_stream = Stream
+
+    def stream(self, stream):
+        return contextlib.nullcontext()
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    graphs = FakeGraphs()
+    for name in ("graph", "CUDAGraph", "Stream", "current_stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(graphs, name))
+    return graphs
+
+
+def batch(size: int):
+    return torch.zeros(size, 1, 2, 2), torch.zeros(size, dtype=torch.long), size
+
+
+def adam() -> torch.optim.Adam:
+    return torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+
+def test_graph_is_of_the_size_that_comes_most_and_of_one_learning_rate(graphs):
+    optimizer = adam()
+    step = GraphedStep(graphs.step, optimizer)
+    for size in 3 * (8, 8, 5):
+        step(*batch(size))
+    first, second, third = "step 8, step 8, step 5", "step 8, record 8, replay, step 5", "replay, replay, step 5"
+    assert ", ".join(graphs.events) == f"{first}, {second}, {third}"
+    graphs.events.clear()
+    optimizer.param_groups[0]["lr"] = 0.01
+    step(*batch(8))
+    step(*batch(8))
+    assert graphs.events == ["record 8", "replay", "replay"]
+
+
+def test_gradients_of_steps_without_the_graph_are_not_kept(graphs):
+    optimizer = adam()
+    (weight,) = optimizer.param_groups[0]["params"]
+    step = GraphedStep(graphs.step, optimizer)
+    for _ in range(3):
+        step(*batch(8))
+        weight.grad = torch.ones(1)
+    step(*batch(8))
+    assert weight.grad is None  # before recording
+    weight.grad = torch.ones(1)
+    step(*batch(5))
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (RuntimeError("not permitted\nmore"), RunError, "^--compile: .* cannot be a CUDA graph: not permitted$"),
+        (torch.OutOfMemoryError("no room"), torch.OutOfMemoryError, "no room"),
+        (RuntimeError("CUDA error: out of memory"), RuntimeError, "^CUDA error: out of memory"),
+    ],
+)
+@pytest.mark.parametrize("ending_fails", [False, True])
+def test_step_that_cannot_be_recorded_says_why(error, expected, message, ending_fails, graphs, monkeypatch):
+    @contextlib.contextmanager
+    def graph(graph, stream, capture_error_mode):
+        try:
+            yield
+        finally:
+            if ending_fails:
+                raise RuntimeError("the recording was broken")
+
+    def fail(*_):
+        assert optimizer.param_groups[0]["capturable"]
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    optimizer = adam()
+    step = GraphedStep(graphs.step, optimizer)
+    for _ in range(3):
+        step(*batch(8))
+    step.step = fail
+    with pytest.raises(expected, match=message):
+        step(*batch(8))
+    assert not optimizer.param_groups[0]["capturable"]

@@ -171,7 +171,7 @@ def test_each_batch_is_read_once_and_trained_segments_run_once():
     assert list(calls.values()) == [2 * (1 + branches) for branches in range(1, 7)]
 
 
-@pytest.mark.parametrize(("at_most", "sizes"), [(0, [3, 5, 1, 4, 2]), (8, [8, 7]), (9, [9, 6]), (100, [15])])
+@pytest.mark.parametrize(("at_most", "sizes"), [(0, [3, 5, 1, 4, 2]), (8, [8, 5, 2]), (9, [8, 7]), (100, [15])])
 def test_small_batches_are_joined(at_most, sizes, monkeypatch):
     net = network("lenet")
     batches = images_and_labels("lenet", [3, 5, 1, 4, 2])
@@ -179,10 +179,24 @@ def test_small_batches_are_joined(at_most, sizes, monkeypatch):
     expected = [plain_top1(net, other, batches) for other in others]
     seen = []
     net.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setitem(reinit.BYTES_AT_ONCE, "cpu", at_most * batches[0][0][0].nbytes)
+    monkeypatch.setitem(reinit.JOINED_BYTES, "cpu", at_most * batches[0][0][0].nbytes)
     assert reinit.accuracies(net, others, iter(batches)).replaced == expected
     runs = len(seen) // len(sizes)  # of the first layer: as it is, and replaced
     assert seen == [size for size in sizes for _ in range(runs)]
+
+
+def test_no_batch_is_made_before_it_is_needed():
+    net, made = network("lenet"), []
+
+    def batches():
+        for batch in images_and_labels("lenet", [3, 3, 3]):
+            made.append(batch)
+            yield batch
+
+    seen = []
+    net.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(made)))
+    reinit.accuracies(net, [], batches())
+    assert seen == [1, 2, 3]
 
 
 def test_replacement_equal_to_the_trained_weights_is_not_run():

@@ -30,20 +30,28 @@ def atomic_write(path: Path, mode: str = "wb"):
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
+    file = None
     try:
         # More than one turn, but not for ever: some network file systems give another inode number at each call.
         for turn in reversed(range(100)):
             with open(temporary, mode, opener=_open_or_create) as file:
                 if not _wait_for_lock(file, temporary) and turn > 0:
                     continue  # the other process has renamed or removed it
-                os.ftruncate(file.fileno(), 0)
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(temporary, path)
+                try:
+                    os.ftruncate(file.fileno(), 0)
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.replace(temporary, path)
+                except BaseException:  # no other process has it as long as it is open
+                    with contextlib.suppress(OSError):  # a disk has become read-only: the first error says more
+                        temporary.unlink(missing_ok=True)
+                    raise
             break
-    except BaseException as error:  # a signal can come at any point, between the creation and the `with` too
-        with contextlib.suppress(OSError):  # a disk has become read-only: the first error says more
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a signal may come outside of that block too
+            if file is not None:
+                file.close()
             _remove_unused(temporary)
         if isinstance(error, OSError):  # a full disk does not say which file, others name the temporary one
             error.filename = str(path)

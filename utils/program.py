@@ -107,14 +107,15 @@ def memory_for(what: str, otherwise: str = "a machine with more is needed"):
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if _is_out_of_gpu_memory(error):
+        if is_out_of_gpu_memory(error):
             raise RunError(f"out of GPU memory: {what} does not fit: run without --cuda, or {otherwise}") from None
         if _is_out_of_memory(error):
             raise RunError(f"out of memory: {what} does not fit: {otherwise}") from None
         raise
 
 
-def _is_out_of_gpu_memory(error: Exception) -> bool:
+def is_out_of_gpu_memory(error: Exception) -> bool:
+    """Whether an error says that a GPU has no memory left."""
     # A GPU with no room for as much as CUDA itself, or its libraries, raises one of the others.
     others = "CUDA error: out of memory|Cuda failure.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
     return isinstance(error, torch.OutOfMemoryError) or re.search(others, str(error)) is not None
@@ -131,7 +132,7 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return WRONG_USE, str(error)
     if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
         return FAILED, str(error)
-    lost = None if _is_out_of_gpu_memory(error) else distributed.connection_lost(error)
+    lost = None if is_out_of_gpu_memory(error) else distributed.connection_lost(error)
     if lost is not None:
         return FAILED, f"another process of this run is gone ({lost})"
     if isinstance(error, OSError):
@@ -151,7 +152,7 @@ def _explain(error: Exception) -> tuple[int, str | None]:
 
 def _out_of_memory(error: Exception) -> str | None:
     """What to say of an error that came of too little memory; None of any other."""
-    if _is_out_of_gpu_memory(error):
+    if is_out_of_gpu_memory(error):
         return "out of GPU memory: give a smaller --batch-size"
     if _is_out_of_memory(error):
         return "out of memory: give a smaller --batch-size"

@@ -16,9 +16,9 @@ from utils import distributed
 from utils.logging import first_line
 from utils.metrics import NotFiniteError, count_correct
 
-#: Of images that are computed on at once, by type of device: small batches are joined on a GPU, which is done with
-#: a layer before the host has launched the next (benchmarks/NOTES.md).
-BYTES_AT_ONCE = {"cuda": 24 * 2**20, "cpu": 0}
+#: Of images, up to which small batches are joined, by type of device: a GPU is done with a layer of few images
+#: before the host has launched the next (benchmarks/NOTES.md).
+JOINED_BYTES = {"cuda": 24 * 2**20, "cpu": 0}
 
 
 class Replacement(NamedTuple):
@@ -136,9 +136,9 @@ def accuracies(
     The network is never changed: a branch calls its segment with other parameters. A replacement that is equal
     to the trained weights is not run.
 
-    Beside the batch this needs the memory of one replacement. Where all of them together are small (at most
-    256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else each is brought
-    there when its turn comes.
+    Beside the batches that are joined this needs the memory of one replacement. Where all of them together are
+    small (at most 256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else
+    each is brought there when its turn comes.
 
     Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches; on a GPU,
     where small batches are joined, up to what another size of batch changes in the last bits of the outputs.
@@ -162,7 +162,7 @@ def accuracies(
     # Row 0: the network as it is; row 1 + i: with replacement i. Columns: top-1, top-5, outputs not finite.
     counts = torch.zeros(1 + len(replacements), 3, dtype=torch.int64, device=device)
     num_images, largest = 0, None
-    for images, labels in _joined(batches, BYTES_AT_ONCE[device.type]):
+    for images, labels in joined(batches, JOINED_BYTES[device.type]):
         start = 0
         while start < len(labels):
             stop = len(labels) if largest is None else min(start + largest, len(labels))
@@ -194,23 +194,31 @@ def accuracies(
     return Accuracies(percent[0, 0].item(), percent[0, 1].item(), percent[1:, 0].tolist())
 
 
-def _joined(batches: Iterable[tuple[Tensor, Tensor]], at_most: int) -> Iterator[tuple[Tensor, Tensor]]:
+def joined(batches: Iterable[tuple[Tensor, Tensor]], at_most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Successive batches as one, while their images take no more than so many bytes; larger ones as they are."""
     waiting: list[tuple[Tensor, Tensor]] = []
+    num_bytes = 0
     for batch in batches:
-        if waiting and sum(images.nbytes for images, _ in [*waiting, batch]) > at_most:
+        if waiting and num_bytes + batch[0].nbytes > at_most:
             yield _join(waiting)
-            waiting = []
+            num_bytes = 0
         waiting.append(batch)
+        num_bytes += batch[0].nbytes
+        if (
+            num_bytes + batch[0].nbytes > at_most
+        ):  # the next one, of the same size, would be too much: do not ask for it
+            del batch
+            yield _join(waiting)
+            num_bytes = 0
     if waiting:
         yield _join(waiting)
 
 
-def _join(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(batches) == 1:
-        return batches[0]
+def _join(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All images and all labels; the list is emptied, so that nothing keeps the batches."""
     images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
+    batches.clear()
+    return (images[0], labels[0]) if len(images) == 1 else (torch.cat(images), torch.cat(labels))
 
 
 def _place(
