@@ -2,7 +2,7 @@
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests; with CUDA=1 those of a GPU too
 # make torture  the tests with the long versions of the attacks on the programs, and what they came to
-# make bench    what the speed claims rest on, as far as a CPU can measure it in six minutes; with CUDA=1: on a GPU
+# make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
 # make lint     ruff
 #
 # Each creates .venv where it is missing, and installs what is needed; `make clean` removes it, and what the demo made.
@@ -55,14 +55,14 @@ ifdef CUDA
 	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
 else
 	$(BIN)/python benchmarks/training.py --images 6400
-	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 256 --workers 1
-	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 512
-	$(BIN)/python benchmarks/supply.py --images 20000
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 384 --workers 1
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 512 --workers 1
+	$(BIN)/python benchmarks/supply.py --images 20000 --plain-images 5000
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/reinit.py --images 1000
 	$(BIN)/python benchmarks/memory.py --arch resnet18 --images 10000
-	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 3
+	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2
 endif
 
 lint: $(VENV)/.installed-dev
