@@ -10,9 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401 (while there is still permission to)
+# What the programs import on their way, while there is still permission to.
+import matplotlib.figure  # noqa: F401
 import pytest
+import scipy.special  # noqa: F401
 import torch
+import torch._dynamo
 from programs import REFERENCE, ROOT, command, files_below, run_main
 
 import compute_projections

@@ -1,6 +1,5 @@
 """train.py run as a user runs it, on the dataset that is here."""
 
-import contextlib
 import os
 import re
 import signal
@@ -709,13 +708,17 @@ def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status
         snapshots.load(path)
 
 
-def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(monkeypatch, capsys):
+@pytest.mark.parametrize("becomes", [None, RuntimeError("while a class was made")])
+def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(becomes, monkeypatch, capsys):
     original = optimizers.make_optimizer
 
     def lose_it(*args):
-        with contextlib.suppress(BaseException):
+        try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
+        except BaseException as error:
+            if becomes is not None:
+                raise becomes from error
         return original(*args)
 
     monkeypatch.setattr(optimizers, "make_optimizer", lose_it)

@@ -37,6 +37,10 @@ class Terminated(BaseException):
     """The process was asked to end by SIGTERM."""
 
 
+#: By the exception of a signal: what is said, and the exit status.
+_ENDED = {KeyboardInterrupt: ("interrupted", INTERRUPTED), Terminated: ("terminated", TERMINATED)}
+
+
 def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     """Turn what stops a program into one line on standard error and an exit status (see README)."""
 
@@ -60,7 +64,16 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
         try:
             return main(argv)
-        except Exception as error:
+        except BaseException as error:
+            # A signal's exception may come out as another one, of which it is the cause.
+            asked = _asked_to_end[0] if _asked_to_end else type(error)
+            if asked in _ENDED:
+                _say_no_more()
+                word, status = _ENDED[asked]
+                last_words(f"{name}: {word}")
+                return status
+            if not isinstance(error, Exception):
+                raise
             status, reason = _explain(error)
             if reason is None:
                 raise
@@ -72,14 +85,6 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
                 close_log()
                 os._exit(status)  # else NCCL complains at length of its end, and may wait for ranks that are gone
             return status
-        except KeyboardInterrupt:
-            _say_no_more()
-            last_words(f"{name}: interrupted")
-            return INTERRUPTED
-        except Terminated:
-            _say_no_more()
-            last_words(f"{name}: terminated")
-            return TERMINATED
         finally:
             close_log()
             for number, handler in before.items():
