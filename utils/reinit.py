@@ -197,19 +197,12 @@ def accuracies(
 def joined(batches: Iterable[tuple[Tensor, Tensor]], at_most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Successive batches as one, while their images take no more than so many bytes; larger ones as they are."""
     waiting: list[tuple[Tensor, Tensor]] = []
-    num_bytes = 0
     for batch in batches:
-        if waiting and num_bytes + batch[0].nbytes > at_most:
-            yield _join(waiting)
-            num_bytes = 0
         waiting.append(batch)
-        num_bytes += batch[0].nbytes
-        if (
-            num_bytes + batch[0].nbytes > at_most
-        ):  # the next one, of the same size, would be too much: do not ask for it
+        num_bytes = sum(images.nbytes for images, _ in waiting)
+        if num_bytes + batch[0].nbytes > at_most:  # another one as large would be too much: it is not made yet
             del batch
             yield _join(waiting)
-            num_bytes = 0
     if waiting:
         yield _join(waiting)
 
