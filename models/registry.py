@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Builder = Callable[..., nn.Module]
 
@@ -78,20 +78,21 @@ def build(
         in_channels: channels of the images. Where the network was made for another number, its first
             convolution is replaced by one with Kaiming-normal weights (fan_out, ReLU).
         image_size: (height, width) of the images in pixels. The multilayer perceptrons need it; for the others
-            it is checked that images of this size do not vanish on their way through the pooling layers.
+            it is checked that images of this size do not vanish on their way through the pooling layers. With it
+            it is also checked that an image becomes `num_classes` logits.
         pretrained: load torchvision's ImageNet weights (downloaded to TORCH_HOME where they are not there
             yet). With other than 1,000 classes the last layer is new.
 
     Raises:
-        ModelError: no such architecture, images too small for it, or weights that do not exist or cannot
-            be had.
+        ModelError: no such architecture, images too small for it, an output that is not logits, or weights that
+            do not exist or cannot be had.
     """
     check(arch, pretrained)
     builder = _builder(arch)
     if image_size is not None:
         with torch.device("meta"):
             structure = builder(arch, num_classes, in_channels, image_size)
-        _check_image_size(arch, structure, in_channels, image_size)
+        _check_with_an_image(arch, structure, num_classes, in_channels, image_size)
     if pretrained:
         return builder(arch, num_classes, in_channels, image_size, pretrained=True)
     return builder(arch, num_classes, in_channels, image_size)
@@ -127,15 +128,22 @@ def has_batch_norm(arch: str) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
-def _check_image_size(arch: str, structure: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
+def _check_with_an_image(
+    arch: str, structure: nn.Module, num_classes: int, in_channels: int, image_size: tuple[int, int]
+) -> None:
     """Send an image without content through the network on the meta device, where only shapes are computed."""
     height, width = image_size
     try:
-        structure.eval()(torch.empty(1, in_channels, height, width, device="meta"))
+        output = structure.eval()(torch.empty(1, in_channels, height, width, device="meta"))
     except RuntimeError as error:
-        if not re.search(r"size is too small|greater than actual input size", str(error)):
-            raise
-        raise ModelError(
-            f"images of {height}x{width} pixels are too small for {arch}: "
-            "--upscale or --upscale-padding makes them 224x224"
-        ) from None
+        if re.search(r"size is too small|greater than actual input size", str(error)):
+            raise ModelError(
+                f"images of {height}x{width} pixels are too small for {arch}: "
+                "--upscale or --upscale-padding makes them 224x224"
+            ) from None
+        if re.search(r"\bmeta\b", str(error), re.IGNORECASE):  # it decides by values, of which there are none here
+            return
+        raise
+    if not isinstance(output, Tensor) or output.shape != (1, num_classes):
+        given = list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ModelError(f"--arch {arch}: of an image it makes {given}, not logits of shape [1, {num_classes}]")

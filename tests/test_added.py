@@ -58,6 +58,22 @@ class WithSpare(Network):
         self.spare = nn.Conv2d(1, 4, 3)
 
 
+class Deciding(Network):
+    def forward(self, images):
+        return super().forward(images if images.mean() > 0 else -images)
+
+
+class GivingTwo(Network):
+    def forward(self, images):
+        return super().forward(images), images
+
+
+class WithAnotherHead(Network):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+
+
 class Misdescribed(Network):
     def segments(self):  # without the ReLUs
         return [self.first, self.second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
@@ -120,7 +136,7 @@ def weights(folder: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("network", [Network, Masked, Frozen, WithSpare])
+@pytest.mark.parametrize("network", [Network, Masked, Frozen, WithSpare, Deciding])
 def test_unusual_networks_are_continued_measured_and_reset(network, optimizer, add, capsys):
     add(network)
     options = ("--optimizer", optimizer, "--resume-from", "latest")
@@ -147,6 +163,13 @@ def test_buffer_of_another_kind_is_of_another_network(add, capsys):
     capsys.readouterr()
     line = refused(compute_projections, capsys, *ADDED, "--load-from", "added_1.pt")
     assert "mask is of type torch.float32, not torch.bool" in line
+
+
+@pytest.mark.parametrize(("network", "output"), [(GivingTwo, "a tuple"), (WithAnotherHead, "[1, 4]")])
+def test_network_that_does_not_give_logits_is_refused(network, output, add, capsys):
+    add(network)
+    line = refused(train, capsys, *ADDED)
+    assert line.endswith(f"--arch added: of an image it makes {output}, not logits of shape [1, 3]")
 
 
 @pytest.mark.parametrize("network", [Misdescribed, Unflattened])
