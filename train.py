@@ -403,11 +403,12 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         if distributed.from_main(lambda: dataset.train_fingerprint) != dataset.train_fingerprint:
             raise data.DataError("--data-path: not the training images, or not the labels, that rank 0 has")
         other = snapshots.describe_other_images(start.snapshot or {}, dataset.train_fingerprint)
-        if other and not args.override:
-            raise UsageError(
-                f"--data-path {args.data_path}: {start.path} was trained on {other}; --override goes on with these"
-            )
         if other:
+            if not args.override:
+                raise UsageError(
+                    f"--data-path {args.data_path}: {start.path} was trained on {other}; "
+                    "--override goes on with these"
+                )
             warned.append(f"{start.path} was trained on {other}")
         distributed.from_main(lambda: resume.refuse_to_overwrite(args, dataset, net, start))
         if distributed.RANK == 0:
@@ -424,6 +425,8 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     schedule = optimizers.make_schedule(optimizer, args, start.first_epoch) if training else None
     if training and start.snapshot is not None and "epoch" in start.snapshot:
         optimizers.restore(optimizer, schedule, start.path, start.snapshot, args.override)
+    for weights in ("model_state_dict", "optimizer_state_dict"):  # ranks other than 0 hold copies of them
+        (start.snapshot or {}).pop(weights, None)
 
     done_before = set()
     if args.resume_from is not None and distributed.RANK == 0:
@@ -480,9 +483,7 @@ def train(
         log.info(f"initial weights: {files.initial}")
         if args.epochs == 0:
             return DONE
-    watched, watched_name = dataset.val, "validation split"
     if dataset.val is None:
-        watched, watched_name = dataset.test, "test set"
         log.info("there is no validation split: the test set is used to watch training")
 
     of_run = describe_run(args, net, dataset, start)
@@ -490,13 +491,27 @@ def train(
     new = start.snapshot is None and args.resume_from is None
     if new and any(files.board_folder.glob("events.out.tfevents.*")):
         log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
-    result = None
-    previous_top1 = start.snapshot.get("top1_acc") if start.snapshot else None
-    first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1 if start.snapshot else 0
+    known = start.snapshot or {}
+    previous_top1 = known.get("top1_acc")
+    first_step = known.get("tensorboard_step", start.first_epoch) + 1 if known else 0
     final = None  # the evaluation on the test set after the last epoch
+
+    def save(epoch: int, curves: dict[str, float], watched: Evaluation | None) -> None:
+        path = files.training_state(epoch)
+        if is_main:
+            snapshots.save(training_state(of_run, epoch, net, optimizer, schedule, curves, watched), path)
+        log.info(f"  snapshot: {path}")
+
     with (Board if is_main else NoBoard)(files.board_folder, first_step, of_run["config"], FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
+        if "unmeasured" in known:  # it was saved because its evaluation failed
+            epoch = start.first_epoch - 1
+            log.info(f"epoch {epoch} was trained, and is measured now")
+            watched, final = measure_epoch(args, epoch, net, dataset, board, known["unmeasured"], log)
+            previous_top1 = watched.top1
+            if files.training_state(epoch).exists() and files.training_state(epoch).samefile(start.path):
+                save(epoch, known["unmeasured"], watched)
         for epoch in range(start.first_epoch, args.epochs):
             stream = [epoch] if is_main else [epoch, distributed.RANK]
             torch.manual_seed(seeds.derive(args.seed, "dropout", *stream))
@@ -516,45 +531,27 @@ def train(
                 f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
             )
             curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-
             in_plateau_epochs = args.kill_plateaus and epoch < PLATEAU_EPOCHS
+            watched = None
             if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
-                result = evaluate_after(epoch, net, watched, watched_name)
-                log.info(f"  {watched_name}: {result}")
-                tag = "validation" if dataset.val is not None else "test"
-                curves |= {f"{name}/{tag}": value for name, value in result._asdict().items()}
-                if in_plateau_epochs and result.top1 == previous_top1:
-                    log.error(f"plateau: {result.top1:.2f} % on the {watched_name} again after epoch {epoch}")
+                try:
+                    watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
+                except NotFiniteError:
+                    raise
+                except Exception:
+                    # It is images, memory or TensorBoard that failed: what was trained is kept.
+                    if is_snapshot_epoch(epoch, args):
+                        save(epoch, curves, None)
+                    raise
+                if in_plateau_epochs and watched.top1 == previous_top1:
+                    log.error(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
                     return PLATEAU
-                previous_top1 = result.top1
+                previous_top1 = watched.top1
+            else:
+                board.add(epoch + 1, curves)
+            # After the board: a run that goes on from the snapshot does not add these points again.
             if is_snapshot_epoch(epoch, args):
-                watch_bias(board, epoch + 1, net)
-                if args.train_acc:
-                    on_train = evaluate(net, dataset.train.as_is(), "training set")
-                    log.info(f"  training set: {on_train}")
-                    curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
-            if epoch == args.epochs - 1:
-                # With no validation split the evaluation just done was on the test set.
-                final = result if dataset.val is None else evaluate(net, dataset.test, "test set")
-                curves |= zip(FINAL_METRICS, final, strict=True)
-            board.add(epoch + 1, curves)  # before the snapshot: a run that goes on from it does not do them again
-            if is_snapshot_epoch(epoch, args):
-                path = files.training_state(epoch)
-                if is_main:
-                    state = {
-                        **of_run,
-                        "epoch": epoch,
-                        "tensorboard_step": epoch + 1,
-                        "top1_acc": result.top1,
-                        "top5_acc": result.top5,
-                        "top1_acc_train_running": accuracy,
-                        "model_state_dict": snapshots.bare_weights(net),
-                        "optimizer_state_dict": optimizers.portable_state(optimizer),
-                        "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
-                    }
-                    snapshots.save(state, path)
-                    del state  # and the copies of weights in it
-                log.info(f"  snapshot: {path}")
+                save(epoch, curves, watched)
 
         if final is None:  # there was no epoch left to train
             final = evaluate(net, dataset.test, "test set")
@@ -596,12 +593,79 @@ def fingerprint_of_initialization(net: nn.Module, start: resume.Start) -> str | 
     return snapshots.fingerprint(snapshots.bare_weights(net))
 
 
-def evaluate_after(epoch: int, net: nn.Module, batches, what: str) -> Evaluation:
-    """`evaluate`, with an error that says when weights broke: in the last step, after its loss was computed."""
+def training_state(
+    of_run: dict,
+    epoch: int,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    curves: dict[str, float],
+    watched: Evaluation | None,
+) -> dict:
+    """What is saved after an epoch: see utils/snapshots.py.
+
+    Args:
+        of_run: what `describe_run` gives.
+        curves: of the epoch's training.
+        watched: how the network does after it; None: that could not be measured, and is when the run goes on.
+    """
+    state = {
+        **of_run,
+        "epoch": epoch,
+        "tensorboard_step": epoch + 1 if watched else epoch,
+        "top1_acc": watched.top1 if watched else None,
+        "top5_acc": watched.top5 if watched else None,
+        "top1_acc_train_running": curves["top1/train_running"],
+        "model_state_dict": snapshots.bare_weights(net),
+        "optimizer_state_dict": optimizers.portable_state(optimizer),
+        "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
+    }
+    return state if watched else {**state, "unmeasured": curves}
+
+
+def measure_epoch(
+    args: argparse.Namespace,
+    epoch: int,
+    net: nn.Module,
+    dataset: data.Dataset,
+    board: Board,
+    curves: dict[str, float],
+    log: logging.Logger,
+) -> tuple[Evaluation, Evaluation | None]:
+    """Evaluate a network after an epoch, and let TensorBoard show all there is of it.
+
+    Args:
+        curves: of the epoch's training.
+
+    Returns:
+        the evaluation on the images that training is watched with; and after the last epoch that on the test set.
+
+    Raises:
+        NotFiniteError: the weights are not finite, or the outputs.
+    """
+    curves = dict(curves)
+    with_snapshot = is_snapshot_epoch(epoch, args)
+    images, name, tag = dataset.val, "validation split", "validation"
+    if dataset.val is None:
+        images, name, tag = dataset.test, "test set", "test"
     try:
-        return evaluate(net, batches, what)
-    except NotFiniteError as error:
+        watched = evaluate(net, images, name)
+    except NotFiniteError as error:  # the loss of the last batch was computed before its step
         raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: {error}") from None
+    log.info(f"  {name}: {watched}")
+    curves |= {f"{what}/{tag}": value for what, value in watched._asdict().items()}
+    if with_snapshot:
+        watch_bias(board, epoch + 1, net)
+    if with_snapshot and args.train_acc:
+        on_train = evaluate(net, dataset.train.as_is(), "training set")
+        log.info(f"  training set: {on_train}")
+        curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
+    final = None
+    if epoch == args.epochs - 1:
+        final = watched if dataset.val is None else evaluate(net, dataset.test, "test set")
+        curves |= zip(FINAL_METRICS, final, strict=True)
+    board.add(epoch + 1, curves)
+    return watched, final
 
 
 def watch_bias(board: Board, step: int, net: nn.Module) -> None:

@@ -148,6 +148,15 @@ def test_top5_counts_the_five_likeliest():
     assert reinit.accuracies(net, [], batches).top5 == pytest.approx(expected)
 
 
+def test_of_equal_logits_the_first_counts():
+    net = network("lenet")
+    net.classifier[6].weight.data.zero_()
+    net.classifier[6].bias.data.zero_()
+    images, _ = images_and_labels("lenet", [10])[0]
+    assert reinit.accuracies(net, [], [(images, torch.arange(10))]).top1 == 10
+    assert reinit.accuracies(net, [], [(images, torch.zeros(10, dtype=torch.int64))]).top1 == 100
+
+
 def test_each_batch_is_read_once_and_trained_segments_run_once():
     net = network("lenet")
     others = replacements("lenet", net, with_linear=False)

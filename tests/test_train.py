@@ -16,6 +16,7 @@ from torch import nn
 import compute_projections
 import models
 import train
+from data.registry import ImageError
 from utils import optimizers, snapshots
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
@@ -621,6 +622,44 @@ def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):
     assert re.findall(r"^epoch (\d+) .* lr (\S+),", output, re.M) == [("3", "1e-05")]
 
 
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("what", ["validation split", "training set", "test set"])
+def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypatch, capsys):
+    options = (*RESUMABLE, "--snapshot-every", every, "--train-acc", "--epochs", 3)
+    assert run(*options, "--models-path", "whole", "--tb-logdir", "whole") == 0
+    train_epoch, evaluate, trained = train.train_epoch, train.evaluate, []
+
+    def count_epoch(step, net, batches, epoch):
+        trained.append(epoch)
+        return train_epoch(step, net, batches, epoch)
+
+    def fail_in_the_end(net, batches, name):
+        if name == what and trained[-1] == 2:
+            raise ImageError("an image cannot be read")
+        return evaluate(net, batches, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", count_epoch)
+        patch.setattr(train, "evaluate", fail_in_the_end)
+        assert run(*options, "--tb-logdir", "parts") == 1
+    assert capsys.readouterr().err == "train.py: failed: an image cannot be read\n"
+    folder = Path("models", RESUMABLE_FOLDER)
+    assert snapshots.load(folder / "lenet_2.tar")["top1_acc"] is None
+    assert run_main(compute_projections, *LENET, "--subsample-classes", 3, "--load-from", folder) == 0
+
+    assert run(*options, "--tb-logdir", "parts", "--resume-from", "latest") == 0
+    assert not re.search(r"^epoch \d \(", capsys.readouterr().out, re.M)
+    whole = Path("whole", RESUMABLE_FOLDER)
+    assert same(weights(folder / "lenet_3.pt"), weights(whole / "lenet_3.pt"))
+    ours, theirs = (snapshots.load_record(path / "lenet_2.tar") for path in (folder, whole))
+    assert ours.keys() == theirs.keys()
+    for key in ("top1_acc", "top5_acc", "top1_acc_train_running", "tensorboard_step"):
+        assert ours[key] == theirs[key]
+    ours, theirs = (scalars(f"{board}/{RESUMABLE_FOLDER}") for board in ("parts", "whole"))
+    del ours["images_per_second"], theirs["images_per_second"]
+    assert ours == theirs
+
+
 # Stopping
 
 
@@ -630,6 +669,14 @@ def test_plateau_stops_the_run_with_no_further_snapshot(capsys):
     assert run(*QUICK, *options) == 3
     assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_0.tar"}
     assert "plateau" in capsys.readouterr().err
+
+
+def test_plateau_is_seen_across_an_interruption(capsys):
+    options = ("--lr", 1e-12, "--kill-plateaus", "--snapshot-every", 1)
+    assert run(*QUICK, *options, "--epochs", 1) == 0
+    assert run(*QUICK, *options, "--epochs", 5, "--resume-from", "latest") == 3
+    assert "plateau: top-1" in capsys.readouterr().err
+    assert not (QUICK_FOLDER / "lenet_1.tar").exists()
 
 
 def test_loss_that_is_not_finite_stops_the_run_before_a_snapshot(capsys):

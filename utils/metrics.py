@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many of a batch are in the top 1 and in the top 5.
+    """How many of a batch are in the top 1, where of equal logits the first counts, and in the top 5.
 
     Args:
         logits: (B, C).
@@ -35,9 +35,10 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (2,) int64 on the device of the logits.
     """
+    # Not the first of the top 5, which of equal logits may be any.
+    first = logits.argmax(1) == labels
     likeliest = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = likeliest == labels[:, None]
-    return torch.stack([hits[:, 0].sum(), hits.sum()])
+    return torch.stack([first.sum(), (likeliest == labels[:, None]).sum()])
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@
                             `top1_acc_train_running` and `provenance` (program, arguments, versions, device), since
                             format 5 `initial_fingerprint` (a checksum of the initialization; None: not known)
                             and `train_fingerprint` (number and checksum of the training images and labels);
-                            format 4 was never published
+                            format 4 was never published. Where the evaluation after the epoch failed, accuracies
+                            are None and `unmeasured` holds the epoch's curves, until the run goes on
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
@@ -325,6 +326,7 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         "class_names": _is_list_of(str, content.get("class_names", [])),
         "tensorboard_step": isinstance(content.get("tensorboard_step", 0), int),
         "provenance": _is_json_object(content.get("provenance", {})),
+        "unmeasured": _are_curves(content.get("unmeasured", {"top1/train_running": 0.0})),
         "train_fingerprint": _is_text(content.get("train_fingerprint", "0")),
         "initial_fingerprint": content.get("initial_fingerprint") is None
         or _is_text(content["initial_fingerprint"]),
@@ -341,6 +343,15 @@ def _is_json_object(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return isinstance(value, dict)
+
+
+def _are_curves(value: Any) -> bool:
+    return isinstance(value, dict) and "top1/train_running" in value and all(map(_is_point, value.items()))
+
+
+def _is_point(item: tuple) -> bool:
+    tag, value = item
+    return isinstance(tag, str) and isinstance(value, float)
 
 
 def _is_text(value: Any) -> bool:
