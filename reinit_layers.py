@@ -14,6 +14,7 @@ Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.js
 """
 
 import argparse
+import math
 import os
 import sys
 import textwrap
@@ -38,6 +39,7 @@ from utils.options import (
     check_tf32,
     file_name,
     folder,
+    image_size,
     input_path,
     list_choices,
     seed,
@@ -171,6 +173,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         for initialization in initializations
         for name in names
     ]
+    bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
     batches = progress(test_set.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
         measured = reinit.accuracies(net, replacements, batches, log.info, args.amp)
@@ -178,7 +181,6 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         return DONE
     in_turn = iter(measured.replaced)
     rows = {initialization.row: [next(in_turn) for _ in names] for initialization in initializations}
-    bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
     results = as_results(args, snapshot, measured, rows, bias, rand_seed)
     results["initializations"] = {one.row: snapshots.fingerprint(one.weights) for one in initializations}
     results["provenance"] = provenance("reinit_layers.py", args, device)
@@ -195,6 +197,10 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
             f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %): even a layer that is "
             "needed may not be critical"
         )
+    for row, values in rows.items():
+        broken = [name for name, top1 in zip(names, values, strict=True) if top1 is None]
+        if broken:
+            log.warning(f"reset to {row} the outputs are not finite, and have no accuracy: {', '.join(broken)}")
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
@@ -205,6 +211,9 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
 
 def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> data.TestSet:
     """The test images, on the device, with pixel values as the network was trained on."""
+    in_channels = data.info(args.dataset).in_channels
+    share = -(-args.batch_size // distributed.WORLD_SIZE)
+    batch_size = distributed.WORLD_SIZE * reinit.batch_size(share, device, in_channels, image_size(args))
     with (
         distributed.one_a_machine_first(),
         memory_for("the dataset", "keep fewer classes with --subsample-classes"),
@@ -212,7 +221,7 @@ def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torc
         return data.load_test(
             args.dataset,
             args.data_path,
-            args.batch_size,
+            batch_size,
             device=device,
             subsample_classes=args.subsample_classes,
             class_sample_seed=args.class_sample_seed,
@@ -246,7 +255,8 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
                 raise snapshots.SnapshotError(
                     f"{args.load_from} is no snapshot: it records {name} {config[name]!r}"
                 )
-            check_recorded(args, name, config[name], args.load_from)
+            if name != "class_sample_seed" or args.subsample_classes:  # else it is warned about
+                check_recorded(args, name, config[name], args.load_from)
             if name != "seed":  # part of the paths where it was given here
                 setattr(args, name, config[name])
 
@@ -406,7 +416,8 @@ def report(results: dict[str, Any], width: int = 110) -> str:
         shown = slice(start, start + at_once)
         lines.append(" " * first + "".join(f"{name:>{column}}" for name in names[shown]))
         lines += [
-            f"{row:>{first}}" + "".join(f"{value:{column}.2f}" for value in values[shown])
+            f"{row:>{first}}"
+            + "".join(f"{math.nan if value is None else value:{column}.2f}" for value in values[shown])
             for row, values in rows.items()
         ]
     initialization = reinit.initialization_row(rows)

@@ -108,8 +108,12 @@ def main() -> None:
     device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         test_set = data.load_test(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
+    batch_size = reinit.batch_size(args.batch_size, device, test_set.in_channels, test_set.image_size)
     images = replace(
-        test_set.test, images=test_set.test.images[: args.images], labels=test_set.test.labels[: args.images]
+        test_set.test,
+        images=test_set.test.images[: args.images],
+        labels=test_set.test.labels[: args.images],
+        batch_size=batch_size,
     )
 
     torch.manual_seed(0)
@@ -122,8 +126,7 @@ def main() -> None:
             replacements.append(reinit.Replacement(layer.name, others))
 
     ours = copy.deepcopy(trained).to(device, memory_format=layout)
-    at_once = reinit.JOINED_BYTES[device.type]
-    batch = next(reinit.joined(images, at_once))
+    batch = next(iter(images))
     isolated = isolated_seconds(ours, replacements, batch, device, args.amp)
     seconds = []
     for repetition in range(args.repetitions + 1):  # the first one warms up
@@ -136,7 +139,7 @@ def main() -> None:
     if args.amp:
         devices.use_bfloat16(ours, device)
     sample, replaced = replacements[:: args.every], measured.replaced[:: args.every]
-    singly, accuracies = one_by_one(ours, sample, lambda: evaluate(ours, reinit.joined(images, at_once), "").top1)
+    singly, accuracies = one_by_one(ours, sample, lambda: evaluate(ours, images, "").top1)
     farthest = max(abs(a - b) for a, b in zip(accuracies, replaced, strict=True))
     plain = trained.to(device)
     if args.amp:
@@ -148,7 +151,7 @@ def main() -> None:
 
     limit = isolated * images.num_images / len(batch[1])
     print(header(device))
-    print(f"{args.arch} on the {images.num_images:,} test images of {args.dataset}, batch {args.batch_size}")
+    print(f"{args.arch} on the {images.num_images:,} test images of {args.dataset}, batch {batch_size}")
     told = f", {len(sample)} of them one by one, scaled" if args.every > 1 else ""
     print(f"{len(replacements)} replacements{told}; seconds")
     print(f"  ours   {spread(seconds, '.2f')} in all, of {args.repetitions}")

@@ -84,6 +84,28 @@ class Unflattened(Network):
         return [self.first, self.second, self.fc]
 
 
+class ChangingItsInput(Network):
+    def __init__(self):
+        super().__init__()
+        self.rest = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.block = Block(self.second)
+
+    def segments(self):
+        return [self.first, self.block, self.rest, self.fc]
+
+    def forward(self, images):
+        return self.fc(self.rest(self.block(self.first(images))))
+
+
+class Block(nn.Module):
+    def __init__(self, convolution):
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x):
+        return self.convolution(nn.functional.silu(x, inplace=True))
+
+
 class Parametrized(Network):
     def __init__(self):
         super().__init__()
@@ -172,13 +194,14 @@ def test_network_that_does_not_give_logits_is_refused(network, output, add, caps
     assert line.endswith(f"--arch added: of an image it makes {output}, not logits of shape [1, 3]")
 
 
-@pytest.mark.parametrize("network", [Misdescribed, Unflattened])
-def test_segments_that_are_not_the_network_are_refused(network, add, capsys):
+@pytest.mark.parametrize("network", [Misdescribed, Unflattened, ChangingItsInput])
+def test_segments_that_cannot_be_branched_from_are_refused(network, add, capsys):
     add(network)
     assert trained("--epochs", 1) == 0
     capsys.readouterr()
     line = refused(reinit_layers, capsys, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand")
-    assert "segments" in line
+    assert "a segment of the network, Block, changes its input" in line or "the segments of the network" in line
+    assert (network is ChangingItsInput) == ("changes its input" in line)
 
 
 def test_layer_whose_weights_are_computed_from_others_is_trained_but_not_measured(add, capsys):

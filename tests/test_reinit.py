@@ -180,34 +180,6 @@ def test_each_batch_is_read_once_and_trained_segments_run_once():
     assert list(calls.values()) == [2 * (1 + branches) for branches in range(1, 7)]
 
 
-@pytest.mark.parametrize(("at_most", "sizes"), [(0, [3, 5, 1, 4, 2]), (8, [8, 5, 2]), (9, [8, 7]), (100, [15])])
-def test_small_batches_are_joined(at_most, sizes, monkeypatch):
-    net = network("lenet")
-    batches = images_and_labels("lenet", [3, 5, 1, 4, 2])
-    others = replacements("lenet", net)
-    expected = [plain_top1(net, other, batches) for other in others]
-    seen = []
-    net.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setitem(reinit.JOINED_BYTES, "cpu", at_most * batches[0][0][0].nbytes)
-    assert reinit.accuracies(net, others, iter(batches)).replaced == expected
-    runs = len(seen) // len(sizes)  # of the first layer: as it is, and replaced
-    assert seen == [size for size in sizes for _ in range(runs)]
-
-
-def test_no_batch_is_made_before_it_is_needed():
-    net, made = network("lenet"), []
-
-    def batches():
-        for batch in images_and_labels("lenet", [3, 3, 3]):
-            made.append(batch)
-            yield batch
-
-    seen = []
-    net.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(made)))
-    reinit.accuracies(net, [], batches())
-    assert seen == [1, 2, 3]
-
-
 def test_replacement_equal_to_the_trained_weights_is_not_run():
     net = network("lenet")
     batches = images_and_labels("lenet", [20])
@@ -275,16 +247,27 @@ def test_outputs_that_are_not_finite_give_no_accuracy(value):
     batches = images_and_labels("lenet", [4])
     broken = parameters(net, "features.5")
     broken["weight"].fill_(value)
-    with pytest.raises(NotFiniteError, match=r"with features\.5 replaced are not finite for 4 of 4 images"):
-        reinit.accuracies(net, [reinit.Replacement("features.5", broken)], batches)
+    other = replacements("lenet", net)[0]
+    alone = reinit.accuracies(net, [other], batches)
+    with_broken = reinit.accuracies(net, [reinit.Replacement("features.5", broken), other], batches)
+    assert with_broken == alone._replace(replaced=[None, *alone.replaced])
     net.features[0].weight.data.fill_(value)
-    with pytest.raises(NotFiniteError, match="as it is are not finite"):
+    with pytest.raises(NotFiniteError, match="as it is are not finite for 4 of 4 images"):
         reinit.accuracies(net, [], batches)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "side", "size"),
+    [("cpu", 128, 32, 128), ("cuda", 128, 32, 2048), ("cuda", 5000, 32, 5000), ("cuda", 128, 224, 128)],
+)
+def test_batches_of_small_images_are_larger_on_a_gpu(device, asked, side, size):
+    assert reinit.batch_size(asked, torch.device(device), 3, (side, side)) == size
 
 
 def test_relative_drop_is_the_share_of_accuracy_lost():
     assert reinit.relative_drops(80, [80, 40, 8, 88]) == pytest.approx([0, 0.5, 0.9, -0.1])
     assert reinit.relative_drops(0, [0, 10]) == [None, None]
+    assert reinit.relative_drops(80, [None, 80]) == [None, 0]
     assert reinit.critical([0.5, 0.51, -1, None]) == [False, True, False, False]
 
 

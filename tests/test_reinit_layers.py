@@ -51,6 +51,31 @@ def test_seed_for_choosing_classes_is_recorded_where_classes_are_chosen(capsys):
     assert "held results with other" not in capsys.readouterr().err
 
 
+def test_seed_for_choosing_classes_has_no_effect_with_all_classes(capsys):
+    assert run_main(train, *LENET, "--epochs", 1, "--lr", 1e-4) == 0
+    capsys.readouterr()
+    network = "models/fashion_mnist_mini/lenet/lenet_0.tar"
+    assert run(*LENET, "--rand", "--load-from", network, "--class-sample-seed", 3) == 0
+    assert "warning: --class-sample-seed has no effect without --subsample-classes" in capsys.readouterr().err
+
+
+def test_layer_with_which_outputs_are_not_finite_has_no_accuracy_and_others_have(capsys):
+    initial = torch.load(REFERENCE / "lenet_init_0.pt")
+    torch.save({**initial, "features.5.weight": initial["features.5.weight"] * 1e38}, "lenet_init_0.pt")
+    options = (*LENET, "--load-from", REFERENCE / "lenet_2.tar", "--rand", "--seed", 1)
+    assert run(*options, "--inits-from", inits(REFERENCE / "lenet_init_0.pt"), "--results", "sound") == 0
+    assert run(*options, "--inits-from", inits("lenet_init_0.pt")) == 0
+    output = capsys.readouterr()
+    assert "reset to 0 the outputs are not finite, and have no accuracy: features.5" in output.err
+    assert re.search(r"^ +0 .* nan ", output.out, re.M)
+    ours = results("results/fashion_mnist_mini/lenet/1/reinit_lenet_2.json")
+    sound = results("sound/fashion_mnist_mini/lenet/1/reinit_lenet_2.json")
+    for key in ("init_from_epoch", "relative_drop"):
+        sound[key]["0"][2] = None
+        assert ours[key] == sound[key]
+    assert ours["correlation"]["spearman"] is None
+
+
 def test_batch_norm_keeps_its_trained_parameters_and_statistics():
     torch.manual_seed(1)
     weights = models.build("resnet18", 10, 1, (28, 28)).state_dict()

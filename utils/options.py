@@ -169,15 +169,20 @@ def check_dataset(args: argparse.Namespace) -> dict[str, str]:
     spec = data.info(args.dataset)
     names = ("subsample_classes", "noise", "upscale", "upscale_padding")
     data.check_options(args.dataset, **{name: value for name, value in vars(args).items() if name in names})
-    size = (UPSCALED, UPSCALED) if args.upscale or args.upscale_padding else spec.image_size
     with torch.device("meta"):
-        models.build(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, size)
+        models.build(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, image_size(args))
     found = {}
     if spec.in_memory:
         found["workers"] = f"with {args.dataset}, which is kept in memory"
     if spec.in_repository:
         found["data_path"] = f"with {args.dataset}, which comes with the repository"
     return found
+
+
+def image_size(args: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the images as the network is given them, in pixels."""
+    upscaled = args.upscale or args.upscale_padding
+    return (UPSCALED, UPSCALED) if upscaled else data.info(args.dataset).image_size
 
 
 def warn_of(without_effect: dict[str, str], args: argparse.Namespace) -> list[str]:

@@ -5,7 +5,8 @@ network gets earlier weights back (their re-initialization) or fresh random ones
 stay trained, and the accuracy on the test set is measured.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,8 @@ from utils import distributed
 from utils.logging import first_line
 from utils.metrics import NotFiniteError, count_correct
 
-#: Of images, up to which small batches are joined, by type of device: a GPU is done with a layer of few images
-#: before the host has launched the next (benchmarks/NOTES.md).
-JOINED_BYTES = {"cuda": 24 * 2**20, "cpu": 0}
+#: Of a batch on a GPU: with less it is done with a layer before the host has launched the next (benchmarks/NOTES.md).
+GPU_BATCH_BYTES = 24 * 2**20
 
 
 class Replacement(NamedTuple):
@@ -33,20 +33,21 @@ class Accuracies(NamedTuple):
 
     top1: float  #: of the trained network
     top5: float
-    replaced: list[float]  #: top-1, with each replacement in turn
+    replaced: list[float | None]  #: top-1, with each replacement in turn; None: its outputs are not all finite
 
 
-def relative_drops(trained: float, accuracies: Sequence[float]) -> list[float | None]:
+def relative_drops(trained: float, accuracies: Sequence[float | None]) -> list[float | None]:
     """The share of the trained network's accuracy that is lost: (trained - accuracy) / trained.
 
     Args:
         trained: accuracy of the trained network in percent.
-        accuracies: with a layer replaced, in percent.
+        accuracies: with a layer replaced, in percent; None: not defined.
 
     Returns:
-        1 where all is lost, 0 where nothing is, less where accuracy is gained; None where there was none to lose.
+        1 where all is lost, 0 where nothing is, less where accuracy is gained; None where there was none to lose,
+        or none is left that is defined.
     """
-    return [(trained - accuracy) / trained if trained else None for accuracy in accuracies]
+    return [None if accuracy is None or not trained else (trained - accuracy) / trained for accuracy in accuracies]
 
 
 def critical(drops: Sequence[float | None]) -> list[bool]:
@@ -89,9 +90,25 @@ class _Branch:
         return torch.func.functional_call(self.segment, self.weights(), (x,))
 
 
+def batch_size(asked: int, device: torch.device, in_channels: int, image_size: tuple[int, int]) -> int:
+    """How many images a batch should have: on a GPU not too few of small ones.
+
+    Args:
+        asked: at least so many.
+        device: that they are on.
+        in_channels: of an image.
+        image_size: (height, width) in pixels.
+    """
+    if device.type != "cuda":
+        return asked
+    return max(asked, GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size)))
+
+
 @torch.inference_mode()
 def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
     """Make sure that the segments that a network says it consists of, one after another, are the network.
+
+    Nor may one that has weights change its input: branches start from that too.
 
     Args:
         net: it is put in evaluation mode.
@@ -103,10 +120,14 @@ def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
     net.eval()
     device = next(net.parameters()).device
     images = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device)
-    expected, found = net(images), images
+    expected, found = net(images.clone()), images
+    changes_its_input = None
     try:
         for segment in models.segments(net):
-            found = segment(found)
+            given, before = found, found.clone()
+            found = segment(given)
+            if next(segment.parameters(), None) is not None and not given.equal(before):
+                changes_its_input = type(segment).__name__
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
@@ -119,6 +140,8 @@ def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
         found, expected, 1e-3, 1e-3 * expected.abs().max().item()
     ):
         raise models.ModelError("the segments of the network, run one after another, do not give what it gives")
+    if changes_its_input:
+        raise models.ModelError(f"a segment of the network, {changes_its_input}, changes its input in place")
 
 
 @torch.inference_mode()
@@ -136,12 +159,10 @@ def accuracies(
     The network is never changed: a branch calls its segment with other parameters. A replacement that is equal
     to the trained weights is not run.
 
-    Beside the batches that are joined this needs the memory of one replacement. Where all of them together are
-    small (at most 256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else
+    Beside a batch this needs the memory of one replacement. Where all of them together are small (at most 256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else
     each is brought there when its turn comes.
 
-    Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches; on a GPU,
-    where small batches are joined, up to what another size of batch changes in the last bits of the outputs.
+    Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches.
 
     Args:
         net: on the device of the batches; it is put in evaluation mode.
@@ -152,7 +173,7 @@ def accuracies(
 
     Raises:
         KeyError: a replacement of a layer that the network does not have.
-        NotFiniteError: the outputs of the network, as it is or with a replacement, are not finite.
+        NotFiniteError: the outputs of the network as it is are not finite.
         torch.OutOfMemoryError: a single image does not fit.
     """
     net.eval()
@@ -162,7 +183,7 @@ def accuracies(
     # Row 0: the network as it is; row 1 + i: with replacement i. Columns: top-1, top-5, outputs not finite.
     counts = torch.zeros(1 + len(replacements), 3, dtype=torch.int64, device=device)
     num_images, largest = 0, None
-    for images, labels in joined(batches, JOINED_BYTES[device.type]):
+    for images, labels in batches:
         start = 0
         while start < len(labels):
             stop = len(labels) if largest is None else min(start + largest, len(labels))
@@ -183,35 +204,14 @@ def accuracies(
 
     counts = distributed.sum_(counts).cpu()
     num_images = distributed.sum_(torch.tensor(num_images)).item()
-    for row, broken in enumerate(counts[:, 2].tolist()):
-        if broken:
-            what = f"with {replacements[row - 1].layer} replaced" if row else "as it is"
-            raise NotFiniteError(
-                f"the outputs of the network {what} are not finite for {broken} of {num_images} images"
-            )
+    if counts[0, 2]:
+        raise NotFiniteError(
+            f"the outputs of the network as it is are not finite for {counts[0, 2]} of {num_images} images"
+        )
     counts[unchanged] = counts[0].clone()
     percent = counts.double() * 100 / num_images
-    return Accuracies(percent[0, 0].item(), percent[0, 1].item(), percent[1:, 0].tolist())
-
-
-def joined(batches: Iterable[tuple[Tensor, Tensor]], at_most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Successive batches as one, while their images take no more than so many bytes; larger ones as they are."""
-    waiting: list[tuple[Tensor, Tensor]] = []
-    for batch in batches:
-        waiting.append(batch)
-        num_bytes = sum(images.nbytes for images, _ in waiting)
-        if num_bytes + batch[0].nbytes > at_most:  # another one as large would be too much: it is not made yet
-            del batch
-            yield _join(waiting)
-    if waiting:
-        yield _join(waiting)
-
-
-def _join(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All images and all labels; the list is emptied, so that nothing keeps the batches."""
-    images, labels = zip(*batches, strict=True)
-    batches.clear()
-    return (images[0], labels[0]) if len(images) == 1 else (torch.cat(images), torch.cat(labels))
+    replaced = [None if broken else top1 for top1, _, broken in percent[1:].tolist()]
+    return Accuracies(percent[0, 0].item(), percent[0, 1].item(), replaced)
 
 
 def _place(
