@@ -141,7 +141,10 @@ def main(argv=None) -> int:
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
             initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
-    sources, damaged = find_snapshots(args, beside, wanted) if args.load_from else ([new_network(args)], [])
+    random = layers_without_weights(args, layers, spec) if args.pretrained else []
+    sources, damaged = [new_network(args, random)], []
+    if args.load_from:
+        sources, damaged = find_snapshots(args, beside, wanted)
     alone = len(sources) + len(damaged) == 1
 
     log = None
@@ -187,6 +190,9 @@ def main(argv=None) -> int:
         for run in runs.values():
             for figure in draw(run, args):
                 log.info(f"figure: {figure}")
+    if random:
+        told = f"with random weights of seed {results['init_seed']}, not ImageNet's"
+        log.warning(f"for these images or classes there are new layers, {told}: {', '.join(random)}")
     for warnings in (list(dict.fromkeys(unchecked)), otherwise_initialized, replaced):
         if warnings:
             more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
@@ -233,8 +239,15 @@ def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[i
         return build(arch, num_classes, in_channels, image_size)
 
 
-def new_network(args) -> Source:
-    """An initialization, or the weights of the model zoo."""
+def layers_without_weights(args, layers: list[models.Layer], spec) -> list[str]:
+    """The names of the layers that the model zoo has no weights for: what they are given is another shape."""
+    of_imagenet = data.info("imagenet")
+    zoo = structure(args.arch, of_imagenet.num_classes, of_imagenet.in_channels, spec.image_size).state_dict()
+    return [layer.name for layer in layers if layer.module.weight.shape != zoo[f"{layer.name}.weight"].shape]
+
+
+def new_network(args, random: list[str]) -> Source:
+    """An initialization, or the weights of the model zoo, of which some layers may be random ones."""
     spec = data.info(args.dataset)
     num_classes = args.subsample_classes or spec.num_classes
     used_seed = seeds.draw() if args.seed is None else args.seed
@@ -243,7 +256,7 @@ def new_network(args) -> Source:
         torch.manual_seed(used_seed)
         net = build(args.arch, num_classes, spec.in_channels, spec.image_size, args.pretrained)
         content = {"model_state_dict": net.state_dict()}
-        return content if args.pretrained else {**content, "init_seed": used_seed}
+        return {**content, "init_seed": used_seed} if random or not args.pretrained else content
 
     return Source(
         name="ImageNet weights" if args.pretrained else f"random initialization with seed {used_seed}",

@@ -8,6 +8,7 @@ network, as torchvision does it for the pretrained ones. Here it is done whether
 loaded, because the snapshots of a fine-tuned network do not tell.
 """
 
+import hashlib
 import re
 import sys
 import zipfile
@@ -20,7 +21,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from models.registry import ModelError, register, register_others
-from utils.logging import first_line
+from utils import distributed
+from utils.logging import first_line, say
 
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
 TORCHVISION_NAMES = {"alexnet": "alexnet", **VGG, **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}}
@@ -162,6 +164,18 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
         net.load_state_dict(state_dict)
     except (RuntimeError, TypeError, AttributeError, ValueError):  # all but the first: no weights with their names
         raise ModelError(f"--pretrained: {file} does not hold the weights of {name}") from None
+    published, found = re.search(r"-([0-9a-f]{8,})\.", file.name), _sha256(file)
+    if published and not found.startswith(published[1]) and distributed.LOCAL_RANK == 0:
+        # torchvision compares it only when it downloads the file.
+        say(f"warning: {file} is not as torchvision published it: its SHA-256 is {found[:16]}...", sys.stderr)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _replace_last_layer(net: nn.Module, num_classes: int) -> None:

@@ -335,6 +335,36 @@ def test_weights_of_the_model_zoo(tmp_path, monkeypatch):
     assert content["0"]["0"]["projections"] == pytest.approx(w.sum(1).tolist(), abs=1e-9)
 
 
+def test_layers_that_the_model_zoo_has_no_weights_for_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "zoo"))
+    write(network("resnet18", num_classes=1000), tmp_path / "zoo/hub/checkpoints/resnet18-f37072fd.pth")
+    measured = {}
+    for dataset, options, new in (
+        ("mnist", ("--with-linear",), "conv1, fc"),
+        ("mnist", (), "conv1"),
+        ("cifar10", ("--with-linear",), "fc"),
+        ("cifar10", (), None),
+    ):
+        options = ("--arch", "resnet18", "--dataset", dataset, "--pretrained", *options)
+        assert run(*options) == 0
+        warned = re.search(
+            r"new layers, with random weights of seed (\d+).*: (.*)$", capsys.readouterr().err, re.M
+        )
+        content = results(f"results/{dataset}/resnet18/pretrained_resnet18.json")
+        assert (warned and warned[2]) == new
+        assert content.get("init_seed") == (int(warned[1]) if new else None)
+        measured[options] = content
+    # The seed gives them again, and another one others.
+    again = ("--arch", "resnet18", "--dataset", "mnist", "--pretrained", "--seed")
+    first = measured[again[:-1]]
+    assert run(*again, first["init_seed"]) == run(*again, 5) == 0
+    same, other = (
+        results(f"results/mnist/resnet18/{seed}/pretrained_resnet18.json") for seed in (first["init_seed"], 5)
+    )
+    assert same["0"] == first["0"] != other["0"]
+    assert same["1"] == first["1"] == other["1"]
+
+
 @pytest.mark.cuda
 def test_gpu_gives_the_results_of_the_cpu():
     options = (*LENET, "--with-linear", "--normalize", "--load-from", TRAINED, "--init-from", INITIAL)

@@ -1,5 +1,6 @@
 """The networks: structure, initialization, ImageNet weights, and the questions asked of every network."""
 
+import hashlib
 import math
 import pickle
 from pathlib import Path
@@ -530,6 +531,18 @@ def test_pretrained_weights_are_all_loaded(checkpoints, zipped):
     loaded = models.build("resnet18", 1000, image_size=(224, 224), pretrained=True).state_dict()
     assert loaded.keys() == weights.keys()
     assert all(loaded[name].equal(weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("found", ["f37072fd0c752f52", "f37072fe0c752f52"])
+def test_weights_that_are_not_as_published_are_warned_about(found, checkpoints, monkeypatch, capsys):
+    file = checkpoints / FILE_NAMES["resnet18"]
+    torch.save(trained_weights("resnet18"), file)
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert zoo._sha256(file) == content
+    monkeypatch.setattr(zoo, "_sha256", lambda file: found)
+    models.build("resnet18", 1000, pretrained=True)
+    expected = f"warning: {file} is not as torchvision published it: its SHA-256 is {found}...\n"
+    assert capsys.readouterr().err == ("" if found.startswith("f37072fd") else expected)
 
 
 @pytest.mark.parametrize(("arch", "last"), [("resnet18", "fc"), ("alexnet", "classifier.6")])

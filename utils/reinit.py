@@ -17,7 +17,7 @@ from utils import distributed
 from utils.logging import first_line
 from utils.metrics import NotFiniteError, count_correct
 
-#: Of a batch on a GPU: with less it is done with a layer before the host has launched the next (benchmarks/NOTES.md).
+#: Of a batch on a GPU: with less in it, it waits for the host to launch (benchmarks/NOTES.md).
 GPU_BATCH_BYTES = 24 * 2**20
 
 
@@ -159,8 +159,9 @@ def accuracies(
     The network is never changed: a branch calls its segment with other parameters. A replacement that is equal
     to the trained weights is not run.
 
-    Beside a batch this needs the memory of one replacement. Where all of them together are small (at most 256 MiB on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else
-    each is brought there when its turn comes.
+    Beside a batch this needs the memory of one replacement. Where all of them together are small (at most 256 MiB
+    on the CPU, a quarter of the free memory of a GPU) they are kept on the device; else each is brought there when
+    its turn comes.
 
     Accuracies are those of replacing, evaluating the whole network and restoring, with the same batches.
 
