@@ -20,6 +20,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -249,11 +250,17 @@ class Forward(nn.Module):
         return loss, (logits.detach().argmax(1) == labels).sum()
 
 
-def train_batch(forward: nn.Module, optimizer, images: Tensor, labels: Tensor, batch_size: int) -> Result:
+def train_batch(
+    forward: Callable[[Tensor, Tensor], Result],
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+) -> Result:
     """One step of training, on a batch or on this rank's share of it, perhaps on no image.
 
     Args:
-        forward: a Forward, compiled or not.
+        forward: what a Forward does, compiled or not.
         images: (B, C, H, W).
         labels: (B,).
         batch_size: images of the batch on all ranks together.
@@ -262,9 +269,7 @@ def train_batch(forward: nn.Module, optimizer, images: Tensor, labels: Tensor, b
         the loss and how many images were correct, as they were before the weights changed, on the device.
     """
     optimizer.zero_grad()  # before the forward pass: the activations do not come on top of gradients
-    # A share without images is computed as it is: PyTorch compiles no backward pass of it.
-    compute = forward if len(images) else getattr(forward, "_orig_mod", forward)
-    loss, correct = compute(images, labels)
+    loss, correct = forward(images, labels)
     if distributed.WORLD_SIZE > 1:
         # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
         loss = loss * (distributed.WORLD_SIZE / batch_size)

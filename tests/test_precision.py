@@ -286,14 +286,42 @@ def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer, setti
         assert torch.equal(weight, weights[name]), name
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("amp", [False, True])
+def test_compiled_step_as_a_cuda_graph_trains_as_the_plain_one(amp):
+    """Up to rounding: with dropout, another learning rate, a smaller last batch."""
+    device = torch.device("cuda")
+    hyperparameters = argparse.Namespace(optimizer="sgd", lr=2e-3, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for compiled in (False, True):
+        dataset = data.load("fashion_mnist_mini", "", 100, device=device, shuffle=True, subsample_classes=3)
+        torch.manual_seed(0)
+        net = models.build("lenet", 3, 1, (28, 28)).to(device)
+        if amp:
+            devices.use_bfloat16(net, device)
+        optimizer = optimizers.make_optimizer(net, hyperparameters)
+        step = train.make_step(net, optimizer, compiled)
+        losses.append([])
+        for epoch in range(3):
+            torch.manual_seed(epoch)
+            losses[-1].append(train.train_epoch(step, net, dataset.train, epoch)[0])
+            optimizer.param_groups[0]["lr"] *= 0.8
+    assert step.graph is not None
+    plain, graphed = losses
+    assert plain[-1] < 0.99 * plain[0]
+    assert graphed == pytest.approx(plain, rel=0.04 if amp else 5e-3)
+
+
 class FakeGraphs:
     """What GraphedStep uses of torch.cuda, on a machine without a GPU: a record of what it is asked for."""
 
     def __init__(self):
-        self.events = []
+        self.events, self.streams = [], []
+        self.at = self.Stream("usual")
 
     def step(self, images, labels, batch_size):
         self.events.append(f"step {len(images)}" if not self.recording else f"record {len(images)}")
+        self.streams.append(self.at.name)
         return torch.tensor(float(len(self.events))), torch.tensor(0)
 
     recording = False
@@ -307,13 +335,19 @@ class FakeGraphs:
     def CUDAGraph(self):
         return argparse.Namespace(replay=lambda: self.events.append("replay"))
 
-    def Stream(self):
-        return argparse.Namespace(wait_stream=lambda other: None)
+    def Stream(self, name="own"):
+        return argparse.Namespace(
+            name=name, wait_stream=lambda other: self.streams.append(f"{name} waits for {other.name}")
+        )
 
-    current_stream = Stream
+    def current_stream(self):
+        return self.at
 
+    @contextlib.contextmanager
     def stream(self, stream):
-        return contextlib.nullcontext()
+        self.at = stream
+        yield
+        self.at = self.Stream("usual")
 
 
 @pytest.fixture
@@ -332,7 +366,12 @@ def adam() -> torch.optim.Adam:
     return torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
-def test_graph_is_of_the_size_that_comes_most_and_of_one_learning_rate(graphs):
+def test_steps_without_a_graph_wait_for_their_batch_and_are_waited_for(graphs):
+    GraphedStep(graphs.step, adam())(*batch(8))
+    assert graphs.streams == ["own waits for usual", "own", "usual waits for own"]
+
+
+def test_graph_is_of_the_size_of_the_first_batch_and_of_one_learning_rate(graphs):
     optimizer = adam()
     step = GraphedStep(graphs.step, optimizer)
     for size in 3 * (8, 8, 5):

@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,7 @@ Result = tuple[Tensor, Tensor]  #: loss, and number of correct images, on the de
 Step = Callable[[Tensor, Tensor, int], Result]  #: takes images, labels and the size of the batch on all ranks
 
 
-def compile_forward(forward: nn.Module) -> nn.Module:
+def compile_forward(forward: nn.Module) -> Callable[[Tensor, Tensor], Result]:
     """Compile a forward pass, and the backward pass with it. Dropout draws what it draws without."""
     import torch._inductor.config
 
@@ -25,15 +24,21 @@ def compile_forward(forward: nn.Module) -> nn.Module:
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # whether to use them is --tf32's choice
     logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # of DDP's own profiling
     # Not dynamic: the last batch of an epoch, which is smaller, is compiled by itself.
-    return torch.compile(forward, dynamic=False)
+    compiled = torch.compile(forward, dynamic=False)
+
+    def compute(images: Tensor, labels: Tensor) -> Result:
+        # PyTorch compiles no backward pass of a share without images.
+        return compiled(images, labels) if len(images) else forward(images, labels)
+
+    return compute
 
 
 class GraphedStep:
     """A step of training on a GPU that is one CUDA graph: one launch, where small networks wait for hundreds.
 
-    The first steps are taken without: libraries choose their algorithms in them. The graph is of the size of batch
-    that comes most; the last batch of an epoch, which is smaller, is computed without. The learning rate is part
-    of a graph: with another one it is made anew, for which the host waits.
+    The first steps are taken without: libraries choose their algorithms in them. The graph is of the size of the
+    first batch; the last one of an epoch, which is smaller, is computed without. The learning rate is part of a
+    graph: with another one it is made anew, for which the host waits.
 
     Args:
         step: what is recorded.
@@ -45,14 +50,16 @@ class GraphedStep:
     def __init__(self, step: Step, optimizer: torch.optim.Optimizer):
         self.step, self.optimizer = step, optimizer
         self.stream = torch.cuda.Stream()
-        self.steps_of_size: Counter[int] = Counter()
+        self.size: int | None = None
+        self.steps_of_size = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, batch_size: int) -> Result:
         """Take a step; the next one overwrites what is returned."""
-        self.steps_of_size[len(images)] += 1
-        size = self.steps_of_size.most_common(1)[0][0] if self.graph is None else len(self.images)
-        if len(images) != size or self.steps_of_size[size] <= self.FIRST_STEPS:
+        if self.size is None:
+            self.size = len(images)
+        self.steps_of_size += len(images) == self.size
+        if len(images) != self.size or self.steps_of_size <= self.FIRST_STEPS:
             return self._step_without(images, labels, batch_size)
         if self.graph is None or self.learning_rates != self._learning_rates():
             self._capture(images, labels, batch_size)
