@@ -4,8 +4,8 @@
 # The same network on the same images, with what there is to learn taken away step by step: true labels; 20, 60 and
 # 100 % of the training labels corrupted; the pixels of each training image shuffled. With this protocol a corrupted
 # label is never the true one: at 100 % every image is labelled as one of the nine classes that it does not belong to,
-# which is itself something that could be learned. A second table counts the filters that have fallen silent: where
-# nothing is learned they are what looks biased.
+# which is itself something that could be learned. A second table counts the filters that have fallen silent, which look
+# biased, and gives the bias of the others.
 source "$(dirname "$0")/common.sh"
 
 for dataset in mnist fashion_mnist; do

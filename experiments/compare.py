@@ -34,6 +34,7 @@ from experiments.tables import (
     network_table,
 )
 from utils import plots
+from utils.correlation import EXACT_LAYERS
 from utils.files import atomic_write
 from utils.options import number
 
@@ -89,10 +90,11 @@ def compare_bias(args: argparse.Namespace) -> None:
         save(plots.compare_runs(epochs, statistic, args.title), args.output, statistic)
     number_of_seeds = ", ".join(sorted({str(len(paths)) for paths in seeds.values()}))
     explanation = (
-        f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation "
-        "over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact binomial "
-        f"test without filters of zeros, p < {SIGNIFICANCE}: by chance in at most one of 20). Chance: the "
-        "mean of |mass - 1/2| with fair coins. Intervals: Student's, of the mean over seeds."
+        f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation, "
+        "n - 1, over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact "
+        f"binomial test without filters of zeros, p < {SIGNIFICANCE}: by chance in at most one of 20). Chance: "
+        "the mean of |mass - 1/2| with fair coins. Intervals and p: Student's, of the mean over seeds; p of each "
+        "comparison by itself."
     )
     if args.note:
         explanation += f"\n\n{args.note}"
@@ -132,7 +134,8 @@ def compare_criticality(args: argparse.Namespace) -> None:
     explanation = (
         f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
         f"exact binomial test rejects fair coins at {SIGNIFICANCE}, and critical where more than half of the "
-        "accuracy is lost when it is reset. p: if any pairing of bias and drops were equally likely. The interval "
+        "accuracy is lost when it is reset. ±: standard deviation (n - 1) over seeds. p: if any pairing of bias "
+        f"and drops were equally likely (above {EXACT_LAYERS} layers by the t distribution). The interval "
         "of the mean correlation is Student's, over seeds. Fair coins: the mean correlation of the same drops "
         "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
         "which are further from 1/2 by chance, are also the more critical ones."

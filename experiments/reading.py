@@ -95,7 +95,7 @@ def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
         if result["layers"] != first["layers"] or drops.keys() != first["relative_drop"].keys():
             raise ResultError(f"{first_label} and {label} have other layers, or were reset to other epochs")
         if any(None in row for row in drops.values()):
-            raise ResultError(f"{label}: the trained network has no accuracy to lose")
+            raise ResultError(f"{label}: the accuracy lost is not defined for all layers")
 
 
 def seeds_in(folder: Path) -> list[Path]:

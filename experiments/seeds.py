@@ -39,6 +39,19 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean - half, mean + half)
 
 
+def p_of_mean(values: Sequence[float]) -> float | None:
+    """The two-sided p-value of Student's test that the mean of one value a seed is 0.
+
+    Returns:
+        None with fewer than two values, or where all are the same.
+    """
+    if len(set(values)) < 2:
+        return None
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(values, 0).pvalue)
+
+
 def expected_bias(filters: int) -> float:
     """The mean of |mass - 1/2| for a layer whose signs are fair coins: E|X/N - 1/2| with X ~ B(N, 1/2)."""
     # De Moivre's closed form of the mean absolute deviation of the binomial distribution, at p = 1/2.

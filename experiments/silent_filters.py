@@ -9,6 +9,7 @@ the test set. The table, in Markdown, goes to <output>.md.
 """
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 
@@ -20,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import models
 from experiments.reading import ResultError, labelled_folders, seeds_in
-from utils import projections, snapshots
+from experiments.seeds import mean_and_spread
+from utils import correlation, projections, snapshots
 from utils.files import atomic_write
 from utils.options import number
 
@@ -44,13 +46,17 @@ def main(argv=None) -> int:
             label: [measure(path, args.data_path) for path in states_of(folder, args.epoch)]
             for label, folder in args.groups.items()
         }
-    except (ResultError, snapshots.SnapshotError, snapshots.NewerFormatError, data.DataError, OSError) as error:
+    except (
+        *(ResultError, snapshots.SnapshotError, snapshots.NewerFormatError),
+        *(data.DataError, models.ModelError, OSError),
+    ) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2
     explanation = (
         f"Networks after {args.epoch} epochs. In a cell: how many filters are silent, that is give 0 after the "
         "ReLU at every position of every test image, one number a seed; then the mass of these, and of the "
-        "others, all seeds together."
+        "others, all seeds together. Bias is |mass - 1/2|, its mean over the layers; in a cell: mean and standard "
+        "deviation (n - 1) over seeds."
     )
     text = "\n\n".join([f"# {args.title}: silent filters", explanation, table(groups)])
     with atomic_write(args.output.with_name(f"{args.output.name}.md"), "w") as file:
@@ -115,7 +121,20 @@ def table(groups) -> str:
             shares = (percent(negative[of_kind]) for of_kind in (is_silent, ~is_silent))
             cells.append(", ".join(str(int(run[name][0].sum())) for run in runs) + "; " + " / ".join(shares))
         lines.append(f"| {name} | {len(of_first)} | {' | '.join(cells)} |")
+    for label, of_all in (("of all filters", True), ("of those that are not silent", False)):
+        cells = [
+            "{:.3f} ± {:.3f}".format(*mean_and_spread([bias(run, of_all) for run in runs]))
+            for runs in groups.values()
+        ]
+        lines.append(f"| **mean bias** {label} | | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def bias(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float:
+    """The mean |mass - 1/2| of the layers of a network, with or without silent filters."""
+    chosen = [negative if of_all else negative[~silent] for silent, negative in run.values()]
+    masses = [flags.double().mean().item() for flags in chosen if len(flags)]
+    return statistics.fmean(correlation.bias(masses))
 
 
 def percent(flags: torch.Tensor) -> str:

@@ -14,6 +14,7 @@ from experiments.seeds import (
     mean_and_spread,
     mean_bias,
     mean_interval,
+    p_of_mean,
     without_zeros,
 )
 from utils import reinit
@@ -44,7 +45,11 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         )
     layers = next(iter(groups.values()))[0].epochs[epoch].values()
     chance = statistics.fmean(expected_bias(layer["filters"]) for layer in layers)
-    for when, label in ((0, "at initialization"), (epoch, f"after {epoch} epoch{'s' if epoch > 1 else ''}")):
+    runs = [run for group in groups.values() for run in group]
+    for when in sorted({0, 1, epoch}):
+        if any(when not in run.epochs for run in runs):
+            continue
+        label = f"after {when} epoch{'s' if when > 1 else ''}" if when else "at initialization"
         cells = []
         for runs in groups.values():
             mean, spread = mean_and_spread([mean_bias(run.epochs[when]) for run in runs])
@@ -60,7 +65,9 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
             lower = sum(difference < 0 for difference in differences)
             interval = mean_interval(differences)
             between = "" if interval is None else f" ({interval.low:+.3f} to {interval.high:+.3f})"
-            cells.append(f"{statistics.fmean(differences):+.3f}{between}, lower in {lower}/{len(runs)}")
+            p_value = p_of_mean(differences)
+            told = "" if p_value is None else f", p = {p_value:.2g}"
+            cells.append(f"{statistics.fmean(differences):+.3f}{between}{told}, lower in {lower}/{len(runs)}")
         lines.append(
             f"| less that of {next(iter(groups))}, seed by seed (95 % interval) | | | | {' | '.join(cells)} |"
         )

@@ -120,6 +120,7 @@ def test_bias_is_compared_over_seeds_and_groups():
             }
             more = {"top1_acc": 80.0 + seed, "trained_by": {**trained_by, "torch": f"2.{seed}"}}
             write_projections(folder, "lenet_0", 1, {"a": first, "b": second}, **more)
+            write_projections(folder, "lenet_1", 2, {"a": second, "b": second}, **more)
     options = ("--title", "LeNet", "--epoch", 1, "--output", "out/bias")
     finished = compared("bias", *options, "--note", "Half of it.", "true labels", "true", "corrupted", "noise")
     assert (finished.returncode, finished.stderr) == (0, "")
@@ -139,15 +140,21 @@ def test_bias_is_compared_over_seeds_and_groups():
     )
     # Of the noise: 0 and 0.0625; each less that of the same seed with true labels.
     less = np.array([0, 0.0625]) - bias
-    half = 12.7062 * less.std(ddof=1) / 2**0.5  # of t with 1 degree of freedom
+    half = 12.7062 * less.std(ddof=1) / 2**0.5  # of t with 1 degree of freedom, which is Cauchy's distribution
+    p = 1 - 2 / math.pi * math.atan(abs(less.mean()) / (less.std(ddof=1) / 2**0.5))
     assert row(table, "less that of true labels, seed by seed (95 % interval)")[3:] == [
         "",
-        f"{less.mean():+.3f} ({less.mean() - half:+.3f} to {less.mean() + half:+.3f}), lower in 2/2",
+        f"{less.mean():+.3f} ({less.mean() - half:+.3f} to {less.mean() + half:+.3f}), p = {p:.2g}, lower in 2/2",
     ]
     assert (
         row(table, "**accuracy (%)** on the test set, or the validation split where there is one")[3]
         == f"81.50 ± {math.sqrt(0.5):.2f}"
     )
+    after_one = row(table, "**mean bias** /mass - 1/2/ after 1 epoch")[3]
+    compared("bias", "--title", "LeNet", "--epoch", 2, "--output", "out/bias", "true labels", "true")
+    later = Path("out/bias.md").read_text()
+    assert row(later, "**mean bias** /mass - 1/2/ after 1 epoch")[3] == after_one
+    assert row(later, "**mean bias** /mass - 1/2/ after 2 epochs")[3] != after_one
     assert {path.name for path in Path("out").iterdir()} == {
         *("bias.md", "bias_mass.png", "bias_mass.pdf", "bias_mean.png", "bias_mean.pdf")
     }
@@ -213,7 +220,7 @@ def test_results_that_do_not_belong_together_are_refused(capsys):
         (("bias", *title, "--epoch", 1, "one", "first", "two", "second"), "the runs are of different layers"),
         (("bias", *title, "--epoch", 1, "one", "no start"), "no start/1 has no results of the initialization"),
         (("criticality", *title, "--epoch", 2, "other layers"), "seed 1 and seed 2 have other layers"),
-        (("criticality", *title, "--epoch", 2, "nothing to lose"), "seed 1: the trained network has no accuracy"),
+        (("criticality", *title, "--epoch", 2, "nothing to lose"), "seed 1: the accuracy lost is not defined"),
         (("networks", *title, "other layers/1/reinit_lenet_2.json"), "is no result of compute_projections.py"),
     ):
         assert compare.main([str(option) for option in options]) == 2

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ STYLE = {
     "savefig.dpi": 150,
 }
 LONG_NAME = 22  #: characters; with more, a panel has two lines of title
+GROUPS = ("#c8553d", "#3d7ea6", "#5a9367", "#8a5a9e", "#c9a227", "#444444")  #: of runs; a seventh has the first's
 NON_POSITIVE, POSITIVE, CHANCE = "#c8553d", "#3d7ea6", "#dcdcdc"  # told apart also by the colour-blind
 
 Layers = Mapping[str, Mapping[str, Any]]  #: name of a layer -> its statistics, as utils.projections.measure gives
@@ -234,7 +236,7 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
     """
     names, drops = results["layers"], results["relative_drop"]
     values = np.array([[math.nan if drop is None else drop for drop in row] for row in drops.values()])
-    figure = Figure(figsize=(2.6 + 0.62 * len(names), max(3.4, 1.9 + 0.36 * len(drops))), layout="constrained")
+    figure = Figure(figsize=(2.6 + 0.62 * len(names), max(3.6, 2.1 + 0.36 * len(drops))), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values * 100, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
     axes.grid(visible=False)
@@ -246,10 +248,10 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
     axes.set_ylabel("reset to epoch")
     if len(labels) <= 40:
         for (row, column), value in np.ndenumerate(values):
-            color = "white" if value > 0.55 else "black"
+            color = "white" if value > 0.4 else "black"
             told = "" if math.isnan(value) else str(round(100 * value))
             axes.text(column, row, told, ha="center", va="center", color=color, fontsize=9)
-    figure.suptitle(f"{title}: accuracy lost (trained: {results['top1_test']:.2f} %)")
+    figure.suptitle(f"{title}:\naccuracy lost (trained: {results['top1_test']:.2f} %)")
     figure.colorbar(image, label="relative loss of\ntop-1 accuracy (%)")
     return figure
 
@@ -366,7 +368,7 @@ def compare_runs(groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic
     """
     first = next(iter(groups.values()))[0]
     layers = first[max(first)]
-    colors = dict(zip(groups, [NON_POSITIVE, POSITIVE, "#5a9367", "#8a5a9e", "#c9a227", "#444444"], strict=False))
+    colors = dict(zip(groups, itertools.cycle(GROUPS), strict=False))
     figure, panels = _grid(
         layers, f"{title}: {statistic} of each layer", share_x=True, share_y=statistic == "mass"
     )
@@ -391,9 +393,10 @@ def compare_runs(groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     figure.supylabel("mass (share of filters)" if statistic == "mass" else f"mean {_quantity(True)}")
     band = {"chance (95 %)": CHANCE} if statistic == "mass" else {}
-    number = max(map(len, groups.values()))
+    numbers = sorted({len(runs) for runs in groups.values()})
+    seeds = " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
     spread = "thin: each" if len(groups) == 1 else "band: one standard deviation"
-    _label_below(figure, f"training (epochs); line: mean of {number} seeds, {spread}", {**colors, **band})
+    _label_below(figure, f"training (epochs); line: mean of {seeds} seeds, {spread}", {**colors, **band})
     return figure
 
 
@@ -419,7 +422,8 @@ def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: st
     for column, color in enumerate(_number_points(axes, bias.mean(0), drops.mean(0), names)):
         axes.scatter(bias[:, column], drops[:, column], s=14, color=color, alpha=0.7, linewidth=0, clip_on=False)
     axes.set_title(told)
-    figure.suptitle(f"{title}: bias and criticality, {len(results)} seeds (large: mean; grey: critical)")
+    legend = "numbered: mean, beside its point where it would hide another; grey: critical"
+    figure.suptitle(f"{title}: bias and criticality, {len(results)} seeds\n({legend})", fontsize=11)
     return figure
 
 
