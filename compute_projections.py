@@ -219,24 +219,10 @@ def check_arguments(args) -> None:
         raise UsageError(f"--init-from {args.init_from}: there is no such file")
 
 
-def build(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int], pretrained=False):
-    """A network, of which only the multilayer perceptrons are told the size of the images.
-
-    For the others it does not matter here, not even where images were too small to train on.
-    """
-    try:
-        return models.build(arch, num_classes, in_channels, pretrained=pretrained)
-    except models.ModelError:
-        if pretrained:
-            raise
-        return models.build(arch, num_classes, in_channels, image_size)
-
-
 @functools.cache
 def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> torch.nn.Module:
-    """A network without weights: names and shapes."""
-    with torch.device("meta"):
-        return build(arch, num_classes, in_channels, image_size)
+    """A network without weights: names and shapes. Images may be too small to train it on."""
+    return models.structure(arch, num_classes, in_channels, image_size, must_fit=False)
 
 
 def layers_without_weights(args, layers: list[models.Layer], spec) -> list[str]:
@@ -254,7 +240,9 @@ def new_network(args, random: list[str]) -> Source:
 
     def read() -> dict[str, Any]:
         torch.manual_seed(used_seed)
-        net = build(args.arch, num_classes, spec.in_channels, spec.image_size, args.pretrained)
+        net = models.build(
+            args.arch, num_classes, spec.in_channels, spec.image_size, args.pretrained, must_fit=False
+        )
         content = {"model_state_dict": net.state_dict()}
         return {**content, "init_seed": used_seed} if random or not args.pretrained else content
 

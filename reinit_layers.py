@@ -134,15 +134,14 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     def build() -> nn.Module:
         return models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
 
-    with torch.device("meta"):  # for the structure: weights of its own would be thrown away
-        net = build()
-    snapshots.load_weights(net, snapshot["model_state_dict"], args.load_from, args.arch, assign=True)
+    net = build()  # with its initialization: it may hold more than what is in a snapshot
+    snapshots.load_weights(net, snapshot["model_state_dict"], args.load_from, args.arch)
     layers = models.layers(net, args.with_linear)
     models.check_own_weights(layers)
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
     with memory_for("the network"):
-        net.to(device, torch.float32, memory_format=devices.memory_format(device, args.amp, args.tf32))
+        net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
 
     reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
     initializations = read_initializations(paths, args, net, layers, recorded, warnings)

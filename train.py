@@ -715,15 +715,13 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
         )
     if not any(1 in (size // ranks, -(-size // ranks)) for size in sizes):
         return
-    with torch.device("meta"):
-        net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
-        try:
-            net.train()(torch.empty(1, dataset.in_channels, *dataset.image_size))
-        except ValueError:
-            raise UsageError(
-                f"--batch-size {args.batch_size}: a {'batch' if ranks == 1 else 'share of a batch'}, the last "
-                "one at least, would hold a single image, of which batch norm has no variance; choose another"
-            ) from None
+    try:
+        models.try_an_image(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size, training=True)
+    except ValueError:
+        raise UsageError(
+            f"--batch-size {args.batch_size}: a {'batch' if ranks == 1 else 'share of a batch'}, the last "
+            "one at least, would hold a single image, of which batch norm has no variance; choose another"
+        ) from None
 
 
 def describe_configuration(args: argparse.Namespace) -> str:

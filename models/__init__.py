@@ -4,6 +4,8 @@
     other_names()                    which further ones can be built: torchvision's ConvNets
     check(arch, pretrained)          raises ModelError where there is no such architecture
     build(arch, num_classes, ...)    one of them, freshly initialized or with ImageNet weights
+    structure(arch, num_classes, ...) one without values: the names and shapes of its weights
+    try_an_image(arch, ...)          what one makes of an image: the shape
     has_batch_norm(arch)             whether it has batch norm layers
     segments(net)                    the network as modules that are run one after another
     layers(net, with_linear)         the layers whose filters are measured, with their place in the network
@@ -17,7 +19,17 @@ import importlib
 import pkgutil
 
 from models.parts import Layer, check_own_weights, layers, segments
-from models.registry import ModelError, build, check, has_batch_norm, names, other_names, register
+from models.registry import (
+    ModelError,
+    build,
+    check,
+    has_batch_norm,
+    names,
+    other_names,
+    register,
+    structure,
+    try_an_image,
+)
 
 for _module in pkgutil.iter_modules(__path__, prefix="models."):
     if not _module.ispkg:
@@ -35,4 +47,6 @@ __all__ = [
     "other_names",
     "register",
     "segments",
+    "structure",
+    "try_an_image",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from models.registry import ModelError
 
@@ -82,9 +81,15 @@ def segments(net: nn.Module) -> list[nn.Module]:
 
     A network of this package says by a method `segments` what they are; torchvision's are known here. Any other
     is one segment, and so is one that uses the same weights in several.
+
+    Raises:
+        ModelError: the method `segments` does not give modules.
     """
     if hasattr(net, "segments"):
-        parts = list(net.segments())
+        given = net.segments() if callable(net.segments) else net.segments
+        parts = list(given) if isinstance(given, Iterable) else []
+        if not parts or not all(isinstance(part, nn.Module) for part in parts):
+            raise ModelError("the method `segments` of the network does not return a list of modules")
     else:
         chain = _TORCHVISION.get(f"{type(net).__module__}.{type(net).__qualname__}")
         parts = [net] if chain is None else list(_links(chain(net)))
@@ -116,7 +121,8 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
     A stage begins with each segment that lowers the resolution, except for the first convolution of the network.
     So the stage of a layer of LeNet, AlexNet or VGG is the number of max-pooling layers before it, and ResNet's
     stem is stage 0, its `layer1` to `layer4` are 1 to 4. The fully connected layers are in a stage of their own.
-    In a block of branches the layers of one branch come after those of the other.
+    In a block of branches the layers of one branch come after those of the other. Layers that share their weights
+    are one, the first of them.
 
     Args:
         with_linear: also the fully connected layers. Linear layers in one block with a convolution (ConvNeXt) see
@@ -138,6 +144,9 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
             is_linear = with_linear and not convolutional and isinstance(module, nn.Linear)
             if not is_linear and not (isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)):
                 continue
+            weight = getattr(module, "weight", None)
+            if weight is not None and any(weight is layer.module.weight for layer in found):
+                continue
             if is_linear and found and isinstance(found[-1].module, nn.Conv2d) and found[-1].stage == stage:
                 stage += 1
             block = sum(layer.stage == stage for layer in found)
@@ -154,7 +163,8 @@ def _lowers_resolution(module: nn.Module) -> bool:
 
 
 def check_own_weights(found: Iterable[Layer]) -> None:
-    """Raise ModelError where the weights of a layer are computed from others (torch.nn.utils.parametrizations)."""
+    """Raise ModelError where the weights of a layer are computed from others, as by pruning or weight norm."""
     for layer in found:
-        if parametrize.is_parametrized(layer.module):
+        own = dict(layer.module.named_parameters(recurse=False))
+        if "weight" not in own or (layer.module.bias is not None and "bias" not in own):
             raise ModelError(f"{layer.name} is parametrized: it has no weights of its own to measure")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +67,9 @@ def build(
     in_channels: int = 3,
     image_size: tuple[int, int] | None = None,
     pretrained: bool = False,
+    must_fit: bool = True,
 ) -> nn.Module:
-    """Build a network, on the device that is torch's default (`with torch.device("meta")`: its structure only).
+    """Build a network.
 
     The initialization draws from torch's global generator: `torch.manual_seed(seed)` before it gives the
     seed's initial weights.
@@ -80,6 +82,7 @@ def build(
         image_size: (height, width) of the images in pixels. The multilayer perceptrons need it; for the others
             it is checked that images of this size do not vanish on their way through the pooling layers. With it
             it is also checked that an image becomes `num_classes` logits.
+        must_fit: whether to check that; else the size is only told to the network.
         pretrained: load torchvision's ImageNet weights (downloaded to TORCH_HOME where they are not there
             yet). With other than 1,000 classes the last layer is new.
 
@@ -89,10 +92,8 @@ def build(
     """
     check(arch, pretrained)
     builder = _builder(arch)
-    if image_size is not None:
-        with torch.device("meta"):
-            structure = builder(arch, num_classes, in_channels, image_size)
-        _check_with_an_image(arch, structure, num_classes, in_channels, image_size)
+    if image_size is not None and must_fit:
+        _check_with_an_image(arch, num_classes, in_channels, image_size)
     if pretrained:
         return builder(arch, num_classes, in_channels, image_size, pretrained=True)
     return builder(arch, num_classes, in_channels, image_size)
@@ -121,28 +122,75 @@ def _builder(arch: str) -> Builder | None:
     return next((builder for find_names, builder in _others if arch in find_names()), None)
 
 
+def structure(
+    arch: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    must_fit: bool = True,
+) -> nn.Module:
+    """The network that `build` builds, but its weights have no values, and it costs neither time nor memory.
+
+    It is on the meta device; one that cannot be built there, as it looks at values, is on the CPU, initialized.
+    torch's global generator stays as it is.
+
+    Raises:
+        ModelError: as `build`.
+    """
+    check(arch)
+    if image_size is not None and must_fit:
+        _check_with_an_image(arch, num_classes, in_channels, image_size)
+    builder = _builder(arch)
+    return _without_values(lambda: builder(arch, num_classes, in_channels, image_size))
+
+
+def try_an_image(
+    arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int], training: bool = False
+) -> Tensor:
+    """Run a network on a batch of one image, on the meta device where it does without values.
+
+    Returns:
+        its output, of which only the shape means something.
+    """
+    builder = _builder(arch)
+
+    def run() -> Tensor:
+        net = builder(arch, num_classes, in_channels, image_size).train(training)
+        with torch.no_grad():
+            return net(torch.zeros(1, in_channels, *image_size))
+
+    return _without_values(run)
+
+
+def _without_values(function: Callable[[], Any]) -> Any:
+    """What a function gives on the meta device, where only shapes are computed; on the CPU if it needs values."""
+    try:
+        with torch.device("meta"):
+            return function()
+    except (RuntimeError, TypeError) as error:
+        if not re.search(r"\bmeta\b", str(error), re.IGNORECASE):
+            raise
+    with torch.random.fork_rng(devices=[]):
+        return function()
+
+
 def has_batch_norm(arch: str) -> bool:
     """Whether an architecture has batch norm layers."""
-    with torch.device("meta"):
-        net = _builder(arch)(arch, 10, 3, (224, 224))
+    net = structure(arch, 10, 3, (224, 224), must_fit=False)
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
-def _check_with_an_image(
-    arch: str, structure: nn.Module, num_classes: int, in_channels: int, image_size: tuple[int, int]
-) -> None:
-    """Send an image without content through the network on the meta device, where only shapes are computed."""
+def _check_with_an_image(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> None:
+    """Raise ModelError where an image does not become logits."""
     height, width = image_size
     try:
-        output = structure.eval()(torch.empty(1, in_channels, height, width, device="meta"))
+        output = try_an_image(arch, num_classes, in_channels, image_size)
     except RuntimeError as error:
         if re.search(r"size is too small|greater than actual input size", str(error)):
             raise ModelError(
                 f"images of {height}x{width} pixels are too small for {arch}: "
                 "--upscale or --upscale-padding makes them 224x224"
             ) from None
-        if re.search(r"\bmeta\b", str(error), re.IGNORECASE):  # it decides by values, of which there are none here
-            return
         raise
     if not isinstance(output, Tensor) or output.shape != (1, num_classes):
         given = list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import refused, run_main
+from programs import refused, results, run_main
 from torch import nn
+from torch.nn.utils import prune
 
 import compute_projections
 import data
@@ -74,6 +75,34 @@ class WithAnotherHead(Network):
         self.fc = nn.Linear(8, 4)
 
 
+class WithConstants(Network):
+    """What is in no snapshot: a buffer that is not saved, an attribute; and values that are looked at early."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.full((8,), 2.0), persistent=False)
+        self.shift = torch.full((8,), 0.5)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+
+    def forward(self, images):
+        x = self.second(self.first(images).relu()).relu()
+        return self.fc(x.mean([2, 3]) * self.scale + self.shift * self.rates[1])
+
+
+class Double(Network):
+    def __init__(self):
+        super().__init__()
+        self.double()
+
+    def forward(self, images):
+        return super().forward(images.double()).float()
+
+
+class Random(Network):
+    def forward(self, images):
+        return super().forward(images + 0.1 * torch.randn_like(images))
+
+
 class Misdescribed(Network):
     def segments(self):  # without the ReLUs
         return [self.first, self.second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
@@ -107,9 +136,9 @@ class Block(nn.Module):
 
 
 class Parametrized(Network):
-    def __init__(self):
+    def __init__(self, how, **options):
         super().__init__()
-        nn.utils.parametrizations.weight_norm(self.second)
+        how(self.second, **options)
 
 
 def read(root, train, **changes):
@@ -158,7 +187,7 @@ def weights(folder: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("network", [Network, Masked, Frozen, WithSpare, Deciding])
+@pytest.mark.parametrize("network", [Network, Masked, Frozen, WithSpare, Deciding, WithConstants, Double])
 def test_unusual_networks_are_continued_measured_and_reset(network, optimizer, add, capsys):
     add(network)
     options = ("--optimizer", optimizer, "--resume-from", "latest")
@@ -204,11 +233,61 @@ def test_segments_that_cannot_be_branched_from_are_refused(network, add, capsys)
     assert (network is ChangingItsInput) == ("changes its input" in line)
 
 
-def test_layer_whose_weights_are_computed_from_others_is_trained_but_not_measured(add, capsys):
-    add(Parametrized)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        (nn.utils.parametrizations.weight_norm, {}),
+        (nn.utils.weight_norm, {}),
+        (nn.utils.spectral_norm, {}),
+        (prune.l1_unstructured, {"name": "weight", "amount": 2}),
+        (prune.l1_unstructured, {"name": "bias", "amount": 2}),
+    ],
+)
+def test_layer_whose_weights_are_computed_from_others_is_trained_but_not_measured(how, options, add, capsys):
+    add(functools.partial(Parametrized, how, **options))
     assert trained("--epochs", 1) == 0
     capsys.readouterr()
-    assert "second is parametrized" in refused(compute_projections, capsys, *ADDED)
+    for more in ((), ("--load-from", FOLDER / "added_1.pt")):
+        assert "second is parametrized" in refused(compute_projections, capsys, *ADDED, *more)
+    line = refused(reinit_layers, capsys, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand")
+    assert "second is parametrized" in line
+
+
+class Shared(Network):
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.third.weight = self.second.weight
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images):
+        x = self.third(self.second(self.first(images).relu()).relu())
+        return self.fc(x.mean([2, 3]))
+
+
+def test_filters_that_two_layers_share_count_once(add):
+    add(Shared)
+    assert trained("--epochs", 1) == 0
+    assert run_main(compute_projections, *ADDED, "--load-from", FOLDER / "added_1.pt") == 0
+    measured = results("results/added/added/1/added_1.json")
+    assert [layer["name"] for layer in measured["0"].values()] == ["first", "second"]
+    assert measured["net"]["filters"] == 8
+
+
+def test_network_whose_output_is_random_can_be_reset(add):
+    add(Random)
+    assert trained("--epochs", 1) == 0
+    assert run_main(reinit_layers, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand") == 0
+
+
+@pytest.mark.parametrize("segments", [4, None, [], [torch.relu]], ids=["number", "none", "empty", "function"])
+def test_segments_that_are_not_modules_are_refused(segments, add, capsys):
+    network = Network()
+    network.segments = (lambda: segments) if segments != 4 else 4
+    add(lambda: network)
+    assert "`segments`" in refused(train, capsys, *ADDED)
 
 
 @pytest.mark.parametrize("names", [np.array(["a", "b", "c"]), np.arange(3), (0, 1, 2)], ids=str)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 import data
 import models
 from data.transforms import UPSCALED
@@ -169,8 +167,8 @@ def check_dataset(args: argparse.Namespace) -> dict[str, str]:
     spec = data.info(args.dataset)
     names = ("subsample_classes", "noise", "upscale", "upscale_padding")
     data.check_options(args.dataset, **{name: value for name, value in vars(args).items() if name in names})
-    with torch.device("meta"):
-        models.build(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, image_size(args))
+    num_classes = args.subsample_classes or spec.num_classes
+    models.segments(models.structure(args.arch, num_classes, spec.in_channels, image_size(args)))
     found = {}
     if spec.in_memory:
         found["workers"] = f"with {args.dataset}, which is kept in memory"

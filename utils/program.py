@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -63,7 +65,10 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
         try:
-            return main(argv)
+            status = main(argv)
+            if distributed.WORLD_SIZE > 1:
+                _leave(status)
+            return status
         except BaseException as error:
             # A signal's exception may come out as another one, of which it is the cause.
             asked = _asked_to_end[0] if _asked_to_end else type(error)
@@ -81,9 +86,8 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             if says_why:
                 rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
                 last_words(f"{name}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
-            if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
-                close_log()
-                os._exit(status)  # else NCCL complains at length of its end, and may wait for ranks that are gone
+            if distributed.WORLD_SIZE > 1:
+                _leave(status)
             return status
         finally:
             close_log()
@@ -91,6 +95,21 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
                 signal.signal(number, handler)
 
     return guarded
+
+
+def _leave(status: int) -> NoReturn:
+    """End one of several processes at once, when all of its work is done or it has failed.
+
+    While Python ends, a thread of gloo that wants to run some of it aborts the process, now and then; and NCCL
+    complains at length of its end, and may wait for ranks that are gone.
+    """
+    close_log()
+    for child in multiprocessing.active_children():  # data workers
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed, or nobody reads it
+            stream.flush()
+    os._exit(status)
 
 
 def _say_no_more() -> None:

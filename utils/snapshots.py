@@ -257,8 +257,8 @@ def epochs_trained(path: Path, content: dict[str, Any]) -> int | None:
     return name.number + 1 if name.suffix == ".tar" else name.number
 
 
-def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str, assign: bool = False) -> None:
-    """Copy a snapshot's weights into a network; with `assign`, let them be the network's own, as they are.
+def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
+    """Copy a snapshot's weights into a network.
 
     Raises:
         SnapshotError: they are those of another network; the message names the layers that differ.
@@ -270,7 +270,7 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
     check_finite(path, weights)
     versioned = OrderedDict(weights)
     versioned._metadata = {"": expected._metadata[""]}  # MNASNet takes no weights that do not tell its version
-    net.load_state_dict(versioned, assign=assign)
+    net.load_state_dict(versioned)
 
 
 def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
