@@ -447,6 +447,23 @@ def test_rank_whose_neighbour_was_killed_says_so_in_one_line():
     assert (first.status, second.status) == (1, -signal.SIGKILL)
 
 
+def test_ranks_that_are_done_do_not_wait_for_python_to_end():
+    """In which threads of gloo abort them now and then; here something aborts them always."""
+    Path("site").mkdir()
+    Path("site/sitecustomize.py").write_text(
+        "import atexit, os\nif 'RANK' in os.environ:\n    atexit.register(os.abort)\n"
+    )
+    finished = subprocess.run(
+        torchrun_command("train.py", *UNEVEN, "--epochs", 1),
+        env={**os.environ, "PYTHONPATH": "site"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "final weights: " in finished.stdout
+
+
 def test_run_whose_rank_is_killed_goes_on_under_torchrun_with_the_same_weights(torture, count):
     """The real torchrun: rank 1 is killed after the first snapshot; all ranks are started again."""
     epochs = 60 if torture else 6
