@@ -7,6 +7,10 @@
 #
 # Each creates .venv where it is missing, and installs what is needed; `make clean` removes it, and what the demo made.
 
+ifeq ($(CUDA),0)
+override CUDA :=
+endif
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

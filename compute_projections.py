@@ -44,7 +44,7 @@ ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_train_running")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="compute_projections.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="compute_projections.py", description=__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--arch", help="network (without: list the supported ones)")
     what.add_argument(

@@ -62,7 +62,7 @@ FINAL_METRICS = ("final/test_loss", "final/test_top1", "final/test_top5")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="train.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="train.py", description=__doc__)
     group = parser.add_argument_group("network and images")
     add_test_images(group)
     add = group.add_argument

@@ -31,6 +31,8 @@ from train import make_step
 from utils import devices
 from utils.compilation import GraphedStep
 from utils.optimizers import make_optimizer
+from utils.options import number
+from utils.program import DONE, exit_status
 
 OTHER_LAYOUT = {
     torch.channels_last: ("contiguous", torch.contiguous_format),
@@ -82,18 +84,19 @@ def make_way(
     return take_steps
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
     parser.add_argument("--dataset", default="mnist", help="for the form of the images, which are of noise")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=number(int, 1), default=128)
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="at a time")
-    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--steps", type=number(int, 1), default=10, metavar="N", help="at a time")
+    parser.add_argument("--repetitions", type=number(int, 1), default=10)
     parser.add_argument("--compile", action="store_true", help="measure what --compile gains too")
     parser.add_argument("--no-trials", action="store_true", help="cuDNN tries no algorithms out, in all of it")
     parser.add_argument("--cuda", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.cuda and args.steps <= GraphedStep.FIRST_STEPS:
         parser.error(f"--steps: more than {GraphedStep.FIRST_STEPS}, after which a CUDA graph is made")
     device = devices.choose(args.cuda)
@@ -139,7 +142,8 @@ def main() -> None:
         print(
             f"  {name:<{width}} {spread(each, '.3f'):>28}   {statistics.median(values) / first:5.2f} x the first"
         )
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

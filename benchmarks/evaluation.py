@@ -34,17 +34,20 @@ from benchmarks.common import (
 )
 from utils import devices
 from utils.metrics import evaluate
+from utils.options import number
+from utils.program import DONE, exit_status
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repetitions", type=int, default=6)
+    parser.add_argument("--batch-size", type=number(int, 1), default=128)
+    parser.add_argument("--repetitions", type=number(int, 1), default=6)
     add_device_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         test_set = data.load_test(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
@@ -76,7 +79,8 @@ def main() -> None:
     print(f"median [least to most] of {args.repetitions}")
     report(seconds, test_set.test.num_images)
     print(f"  losses differ by {abs(loss - result.loss):.1e}, accuracies by {abs(accuracy - result.top1):.2f} %")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

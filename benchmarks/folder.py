@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 from benchmarks.common import header, measure, report, take_all
 from utils import devices
+from utils.options import number
+from utils.program import DONE, exit_status
 
 
 class Decoding(Dataset):
@@ -67,15 +69,16 @@ def image_folder(data_path: str | None, count: int):
         yield Path(folder)
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", help="folder with train/ and val/ (default: generated images)")
-    parser.add_argument("--images", type=int, default=600, metavar="N", help="how many to generate (600)")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=4)
+    parser.add_argument("--images", type=number(int, 1), default=600, metavar="N", help="to generate (600)")
+    parser.add_argument("--batch-size", type=number(int, 1), default=32)
+    parser.add_argument("--workers", type=number(int, 0), default=2)
+    parser.add_argument("--repetitions", type=number(int, 1), default=4)
     parser.add_argument("--cuda", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -113,7 +116,8 @@ def main() -> None:
     print(f"{train.num_images:,} images, augmented, batch {args.batch_size}, {args.workers} workers")
     print(f"median [least to most] of {args.repetitions}")
     report(seconds, train.num_images)
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,6 +29,8 @@ import models
 import train
 from benchmarks.common import dataset_folder, header
 from utils import devices
+from utils.options import number
+from utils.program import DONE, exit_status
 
 
 def in_memory(what: str) -> int:
@@ -54,17 +56,18 @@ def kept_for_backward(forward: train.Forward, batch) -> int:
     return sum(kept.values())
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="vgg11")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
     parser.add_argument(
-        "--images", type=int, metavar="N", help="random images to train on (default: all there are)"
+        "--images", type=number(int, 1), metavar="N", help="random images to train on (default: all there are)"
     )
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=number(int, 1), default=128)
     parser.add_argument("--cuda", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.images is not None and args.data_path is not None:
         parser.error("--images is about random images: give it without --data-path")
     device = devices.choose(args.cuda)
@@ -117,7 +120,8 @@ def main() -> None:
     print(f"  {'together':28}{needed / 1e6:9,.1f}")
     for name, peak in peaks.items():
         print(f"  {name:28}{peak / 1e6:9,.1f}   {peak / needed:.2f} times that")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import models
 from benchmarks.common import header, spread
 from utils import devices, snapshots
+from utils.options import number
+from utils.program import DONE, exit_status
 
 PLAIN = """
 import sys
@@ -109,14 +111,15 @@ def drop_from_page_cache(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--snapshots", type=int, default=6, metavar="N", help="how many to make (default: 6)")
-    parser.add_argument("--names", type=int, default=6, metavar="N", help="names for each of them (default: 6)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each command (default: 5)")
+@exit_status
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--snapshots", type=number(int, 1), default=6, metavar="N", help="how many to make (6)")
+    parser.add_argument("--names", type=number(int, 1), default=6, metavar="N", help="names for each of them (6)")
+    parser.add_argument("--repeats", type=number(int, 1), default=5, metavar="N", help="runs of each command (5)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the temporary folder is made")
     parser.add_argument("--cuda", action="store_true", help="measure on the GPU, both ways")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.snapshots < 1 or args.names < 2:
         parser.error("there must be one snapshot or more, and two names or more for each")
     print(header(devices.choose(args.cuda)))
@@ -131,8 +134,8 @@ def main() -> None:
             raise SystemExit("the snapshots could not be made")
         files = [folder / f"vgg19_{epoch}.tar" for epoch in range(args.snapshots)]
         paths = [folder / f"vgg19_{epoch}.tar" for epoch in range(args.snapshots * args.names)]
-        for number, path in enumerate(paths[len(files) :]):
-            os.link(files[number % len(files)], path)
+        for index, path in enumerate(paths[len(files) :]):
+            os.link(files[index % len(files)], path)
         with torch.device("meta"):
             measured = sum(layer.module.weight.nbytes for layer in models.layers(models.build("vgg19", 1000)))
         size = paths[0].stat().st_size
@@ -183,7 +186,8 @@ def main() -> None:
     for name, text in (("one", "compute_projections.py"), ("plain", "the plain way")):
         read = f"{disk[name] / 1e6:.0f} of {size / 1e6:.0f} MB" if disk[name] else "not counted on this system"
         print(f"read from the disk by {text}, nothing in the page cache: {read}")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

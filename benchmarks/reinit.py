@@ -45,6 +45,8 @@ from benchmarks.common import (
 )
 from utils import devices, reinit
 from utils.metrics import evaluate
+from utils.options import number
+from utils.program import DONE, exit_status
 
 INITIALIZATIONS = 5  # and a random one
 
@@ -92,19 +94,24 @@ def one_by_one(net: nn.Module, replacements, evaluate_once) -> tuple[list[float]
     return seconds, found
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
-    parser.add_argument("--images", type=int, metavar="N", help="of the test set (default: all)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repetitions", type=int, default=3, help="of ours")
+    parser.add_argument("--images", type=number(int, 1), metavar="N", help="of the test set (default: all)")
+    parser.add_argument("--batch-size", type=number(int, 1), default=128)
+    parser.add_argument("--repetitions", type=number(int, 1), default=3, help="of ours")
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="one by one only every N-th replacement (1: all)"
+        "--every",
+        type=number(int, 1),
+        default=1,
+        metavar="N",
+        help="one by one every N-th replacement only (1)",
     )
     add_device_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         test_set = data.load_test(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
@@ -162,7 +169,8 @@ def main() -> None:
     print(f"  limit  {limit:.2f} in all, convolutions and fully connected layers in isolation")
     print(f"         ours reaches {100 * limit / statistics.median(seconds):.0f} % of their rate")
     print(f"  accuracies differ by at most {farthest:.2f} %")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 from benchmarks.common import dataset_folder, header, measure, plain_loader, report, take_all
 from utils import devices
+from utils.options import number
+from utils.program import DONE, exit_status
 
 
 def copy(images: torch.Tensor, out: torch.Tensor) -> None:
@@ -31,18 +33,19 @@ def copy(images: torch.Tensor, out: torch.Tensor) -> None:
         out[: len(batch)].copy_(batch)
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", help="where CIFAR-10 is (default: random images of the same form)")
-    parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
+    parser.add_argument("--images", type=number(int, 1), metavar="N", help="of an epoch (default: all)")
+    parser.add_argument("--batch-size", type=number(int, 1), default=128)
+    parser.add_argument("--workers", type=number(int, 0), nargs="+", default=[1, 4], help="of the plain way (1 4)")
     parser.add_argument(
-        "--plain-images", type=int, metavar="N", help="that the plain way makes, scaled (default: all)"
+        "--plain-images", type=number(int, 1), metavar="N", help="that the plain way makes, scaled (default: all)"
     )
-    parser.add_argument("--repetitions", type=int, default=4)
+    parser.add_argument("--repetitions", type=number(int, 1), default=4)
     parser.add_argument("--cuda", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = devices.choose(args.cuda)
     layout = devices.memory_format(device)
     options = {"device": device, "shuffle": True, "augmentation": True, "memory_format": layout}
@@ -70,7 +73,8 @@ def main() -> None:
         print(f"the plain way: {part.num_images:,} of them, scaled")
     print(f"median [least to most] of {args.repetitions}")
     report(seconds, train.num_images)
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

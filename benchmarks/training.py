@@ -45,6 +45,8 @@ from data.memory import MemoryLoader
 from train import make_step, train_epoch
 from utils import devices
 from utils.optimizers import make_optimizer
+from utils.options import number
+from utils.program import DONE, exit_status
 
 # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
 HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
@@ -62,18 +64,19 @@ def plain_epoch(net, optimizer, loader, device) -> None:
         total += loss.item()
 
 
-def main() -> None:
+@exit_status
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--images", type=int, metavar="N", help="of an epoch (default: all)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="of the plain way (1 4)")
-    parser.add_argument("--repetitions", type=int, default=4)
+    parser.add_argument("--batch-size", type=number(int, 1), default=128)
+    parser.add_argument("--images", type=number(int, 1), metavar="N", help="of an epoch (default: all)")
+    parser.add_argument("--workers", type=number(int, 0), nargs="+", default=[1, 4], help="of the plain way (1 4)")
+    parser.add_argument("--repetitions", type=number(int, 1), default=4)
     parser.add_argument("--compile", action="store_true", help="ours compiled, and beside it ours as it is")
     add_device_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         options = {"device": device, "shuffle": True, "memory_format": layout}
@@ -89,6 +92,7 @@ def main() -> None:
         print("augmented" if augmentation else "as they are")
         torch.compiler.reset()  # it gives up on a function with many networks
         compare(args, replace(train, augmentation=augmentation), device, layout)
+    return DONE
 
 
 def compare(
@@ -136,4 +140,4 @@ def compare(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

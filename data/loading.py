@@ -243,6 +243,8 @@ def _read(spec: Spec, root: Path, train: bool) -> tuple[Source, Sequence[str]]:
     wrong = None
     if len(set(class_names)) < len(class_names):
         wrong = "two classes have the same name"
+    elif spec.in_memory and len(class_names) != spec.num_classes:
+        wrong = f"there are {len(class_names)} classes, not {spec.num_classes}"
     elif not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1:
         wrong = "labels are no array (n,) of int64"
     elif not len(labels):

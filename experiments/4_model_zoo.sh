@@ -15,6 +15,10 @@ for arch in [*models.names(), *models.other_names()]:
     except models.ModelError:
         continue
     print(arch)')}
+if [[ -z "${ARCHS// /}" ]]; then
+    echo "ARCHS: at least one" >&2
+    exit 2
+fi
 for arch in $ARCHS; do
     [[ -e $RUNS/results/imagenet/$arch/pretrained_$arch.json ]] ||
         "$PYTHON" compute_projections.py --arch "$arch" --dataset imagenet --pretrained --normalize ${CUDA:+--cuda} \

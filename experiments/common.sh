@@ -20,6 +20,7 @@ elif [[ $# -ne 0 ]]; then
     exit 2
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[[ "${CUDA:-}" == 0 ]] && CUDA=
 EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
 NETWORKS=${NETWORKS:-lenet resnet18 vgg11}
@@ -92,6 +93,11 @@ datasets_of() {
     if [[ $1 == lenet ]]; then echo mnist fashion_mnist; else echo cifar10; fi
 }
 
+for seed in $SEEDS; do
+    [[ "$seed" =~ ^(0|[1-9][0-9]*)$ ]] && continue
+    echo "SEEDS: whole numbers; not $seed" >&2
+    exit 2
+done
 if [[ ! "$EPOCHS" =~ ^[1-9][0-9]*$ ]]; then
     echo "EPOCHS: a number from 1 on; not $EPOCHS" >&2
     exit 2

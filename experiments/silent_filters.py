@@ -28,7 +28,7 @@ from utils.options import number
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--title", required=True, help="which network this is")
     parser.add_argument("--epoch", type=number(int, 1), required=True, metavar="N", help="epochs trained")
     parser.add_argument("--data-path", default="./datasets", metavar="DIR", help="where the datasets are")

@@ -309,6 +309,7 @@ def test_class_names_of_any_type_are_text(names, add, capsys):
         ({"labels": np.arange(30) % 3 - 1}, "labels are not in 0 to 2"),
         ({"labels": np.arange(0), "images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8)}, "there are no images"),
         ({"names": ("a", "b", "b")}, "two classes have the same name"),
+        ({"names": ("a", "b", "c", "d")}, "there are 4 classes, not 3"),
         ({"images": torch.zeros(30, 1, 8, 8)}, "images are no uint8 tensor (30, 1, 8, 8)"),
         ({"images": torch.zeros(30, 1, 8, 9, dtype=torch.uint8)}, "images are no uint8 tensor (30, 1, 8, 8)"),
         ({"images": np.zeros((30, 1, 8, 8), np.uint8)}, "images are no uint8 tensor (30, 1, 8, 8)"),
@@ -318,6 +319,21 @@ def test_class_names_of_any_type_are_text(names, add, capsys):
 def test_dataset_that_is_not_as_it_should_be_is_refused(changes, told, add, capsys):
     add(**changes)
     assert told in refused(train, capsys, *ADDED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"normalization": ((0.5,), (0.25, 0.25))}, "a value for each channel"),
+        ({"normalization": ((0.5,), (0.0,))}, "standard deviations more than 0"),
+        ({"normalization_upscaled": ((float("nan"),), (1.0,))}, "means are finite"),
+        ({"image_size": (0, 8)}, "at least 1"),
+    ],
+)
+def test_specification_that_cannot_be_is_refused(changes, told):
+    sound = {"num_classes": 3, "in_channels": 1, "image_size": (8, 8), "normalization": ((0.5,), (0.25,))}
+    with pytest.raises(ValueError, match=f"^dataset added: .*{told}"):
+        Spec("added", read=read, **{**sound, **changes})
 
 
 def test_other_images_are_another_run(add, capsys):

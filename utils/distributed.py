@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,10 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-_by_torchrun = os.environ.keys() >= {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
-RANK = int(os.environ["RANK"]) if _by_torchrun else 0  #: rank 0 writes files, and speaks for all
-LOCAL_RANK = int(os.environ["LOCAL_RANK"]) if _by_torchrun else 0  #: on this machine: the number of its GPU
-WORLD_SIZE = int(os.environ["WORLD_SIZE"]) if _by_torchrun else 1
+
+def _by_torchrun() -> tuple[int, int, int]:
+    """What torchrun says of this process in the environment; of a process without torchrun the same in numbers."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    if not os.environ.keys() >= set(names):
+        return 0, 0, 1
+    texts = [os.environ[name] for name in names]
+    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[2]):
+        told = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        print(f"error: torchrun sets no such variables: {told}", file=sys.stderr)
+        sys.exit(2)
+    return int(texts[0]), int(texts[1]), int(texts[2])
+
+
+#: Rank 0 of all processes writes files, and speaks for all. The local rank is the number of a process's GPU.
+RANK, LOCAL_RANK, WORLD_SIZE = _by_torchrun()
 
 PATIENCE = 1.0  #: seconds for rank 0 to fail as another rank has
 _store = None  # torchrun's, in which every process can leave a word at any time

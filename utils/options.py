@@ -17,8 +17,10 @@ from utils.program import WRONG_USE, UsageError
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which remembers the options that were given."""
 
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+    def __init__(self, prog: str, description: str | None):
+        """`description`: of which the first line is shown; None, as with python -OO."""
+        first_line = (description or "").partition("\n")[0]
+        super().__init__(prog, description=first_line, allow_abbrev=False, formatter_class=_HelpFormatter)
 
     def parse_args(self, argv=None) -> argparse.Namespace:
         """As argparse does; `given` of the result holds the names of the options on the command line."""

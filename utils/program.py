@@ -163,14 +163,12 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return FAILED, f"--compile: {first_line(error)}: give no --compile, or mend the compiler"
+        full = ": there is no room for temporary files (TMPDIR)" if "No space left on device" in str(error) else ""
+        return FAILED, f"--compile: {first_line(error)}{full}: give no --compile, or mend the compiler"
     if re.search("deterministic implementation|Deterministic behavior was enabled", str(error)):
         return FAILED, f"--deterministic: {first_line(error)}"
     if "Expected to have finished reduction" in str(error):
-        return (
-            WRONG_USE,
-            "torchrun: parameters of the network have no bearing on its output, which is not supported",
-        )
+        return FAILED, "torchrun: parameters of the network have no bearing on its output, which is not supported"
     return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
 
 
