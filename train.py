@@ -74,8 +74,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="R",
         help="ratio of corrupted labels; -1: shuffle pixels (0)",
     )
-    add("--noise-seed", type=seed, metavar="S", help="seed for it (default: drawn)")
-    add("--augmentation", action="store_true", help="random crops, and flips of colour images")
+    add("--noise-seed", type=seed, metavar="S", help="seed for noise or shuffling (default: drawn)")
+    add("--augmentation", action="store_true", help="random crops and flips; imagenet: resized crops")
     add("--unnormalize", action="store_true", help="pixel values in [0, 1] instead of normalized ones")
     add(
         "--split",
@@ -100,14 +100,26 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="N",
         help="in all (20); 0: write the initialization",
     )
-    add("--start-epoch", type=number(int, 0), default=0, metavar="N", help="first epoch, from 0 (0)")
-    add("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
+    add(
+        "--start-epoch",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="first epoch, from 0, with weights from a .pt (0)",
+    )
+    add("--optimizer", choices=("sgd", "adam"), default="sgd", help="how weights are changed (sgd)")
     add(
         "--lr", type=number(float, above=0, most=LARGEST), default=0.001, metavar="F", help="learning rate (0.001)"
     )
     add("--lr-step", type=number(int, 1), metavar="N", help="epochs between decays of the learning rate (off)")
     add("--lr-decay", type=number(float, above=0, most=LARGEST), metavar="F", help="factor of a decay (off)")
-    add("--weight-decay", type=number(float, 0, LARGEST), default=1e-4, metavar="F", help="(1e-4)")
+    add(
+        "--weight-decay",
+        type=number(float, 0, LARGEST),
+        default=1e-4,
+        metavar="F",
+        help="L2 penalty (1e-4)",
+    )
     add("--momentum", type=number(float, 0, LARGEST), default=0.9, metavar="F", help="of sgd (0.9)")
     add("--seed", type=seed, metavar="S", help="of initialization, order, augmentation, dropout (default: drawn)")
     add(
@@ -149,7 +161,11 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="PATH",
         help="continue from a snapshot; 'latest': from this run's newest intact one",
     )
-    add("--override", action="store_true", help="when resuming, hyperparameters are those of the command line")
+    add(
+        "--override",
+        action="store_true",
+        help="when resuming, hyperparameters, batch size and training images are as given now",
+    )
     add("--train-acc", action="store_true", help="training accuracy at each snapshot")
     add("--tb-logdir", type=folder, default="./tensorboard", metavar="DIR", help="TensorBoard (%(default)s)")
     add("--log", type=file_name, default="train.log", metavar="NAME", help="log file (%(default)s)")
