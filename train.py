@@ -366,22 +366,18 @@ def begin(args: argparse.Namespace, training: bool, lock: FolderLock):
     Returns:
         the arguments, the start, what to tell the user and what to warn about; None: training is finished.
     """
-    locked = []
+    warned = []
     if training and args.resume_from == "latest":  # before looking for it: another run might be about to end
-        locked = resume.hold_folder(args, lock)
+        warned += resume.hold_folder(args, lock)
     start = resume.find_start(args, training)
-    warned = start.warnings + check_arguments(args, training, start)
-    files = RunFiles(args)
-    if training and start.first_epoch > args.epochs and (start.snapshot is None or "epoch" not in start.snapshot):
-        raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
-    finished = start.first_epoch > args.epochs or (start.first_epoch == args.epochs and files.final.exists())
-    if training and start.snapshot is not None and finished:
+    warned += start.warnings + check_arguments(args, training, start)
+    if training and is_finished(args, start):
         finished = f"{start.path} is after {start.first_epoch} epochs, --epochs is {args.epochs}"
         say(f"training is finished: {finished}", sys.stdout)
         return None
 
-    if training:
-        locked += resume.hold_folder(args, lock)
+    if training:  # once more: what the snapshot records may lead to another folder
+        warned += resume.hold_folder(args, lock)
     elif start.snapshot is not None and "config" not in start.snapshot and not args.eval_regularization_loss:
         warned.append(f"{start.path} does not say how its images were prepared: they are as the options say")
     drawn = []
@@ -390,7 +386,21 @@ def begin(args: argparse.Namespace, training: bool, lock: FolderLock):
         if needed and getattr(args, name) is None:
             setattr(args, name, seeds.draw())
             drawn.append(f"{option(name)} was not given: drawn {getattr(args, name)}")
-    return args, start, [*start.notes, *drawn], [*dict.fromkeys(locked), *warned]
+    return args, start, [*start.notes, *drawn], list(dict.fromkeys(warned))
+
+
+def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
+    """Whether a run has nothing left to train, nor its final weights to write.
+
+    Raises:
+        UsageError: it would start after its last epoch.
+    """
+    after_training_state = start.snapshot is not None and "epoch" in start.snapshot
+    if start.first_epoch > args.epochs and not after_training_state:
+        raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
+    if start.snapshot is None or start.first_epoch < args.epochs:
+        return False
+    return start.first_epoch > args.epochs or RunFiles(args).final.exists()
 
 
 def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
@@ -703,6 +713,7 @@ def watch_bias(board: Board, step: int, net: nn.Module) -> None:
 
 
 def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
+    """The images that the options ask for, as `data.load` gives them, on the device."""
     names = (
         *("subsample_classes", "class_sample_seed", "noise", "noise_seed", "augmentation", "upscale"),
         *("upscale_padding", "split", "stratified", "split_seed", "shuffle", "unnormalize", "workers"),

@@ -60,7 +60,11 @@ def read_binary(files: list[Path], label_bytes: int, num_classes: int) -> ArrayS
 
 
 def read(root: Path, train: bool, name: str, class_names: tuple[str, ...]):
-    """Read CIFAR-10 or CIFAR-100 from the folder of the datasets."""
+    """Read CIFAR-10 or CIFAR-100 ("CIFAR10", "CIFAR100") from the folder of the datasets.
+
+    Raises:
+        DataError: it is not there and cannot be downloaded, or is damaged.
+    """
     if name == "CIFAR10":
         folder, pickled, label_bytes = root / "cifar-10-batches-bin", "cifar-10-batches-py", 1
         files = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]

@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.corruption import pixel_permutation
+from data.epochs import Epochs
 from data.memory import PreparedBatch
 from data.registry import ImageError
 from data.subsets import batch_slices
@@ -101,12 +102,11 @@ class _Keys:
 
 
 @dataclass
-class FolderLoader:
+class FolderLoader(Epochs):
     """Batches of images in files, an epoch at each iteration.
 
     What is random in epoch e, the order and the augmentation of each image, is derived from (seed, e, image
-    number): it does not depend on the number of workers, or of ranks that share each batch. Iterating counts the
-    epochs; set `epoch` for another.
+    number): it does not depend on the number of workers, or of ranks that share each batch.
     """
 
     preparation: Preparation
@@ -123,29 +123,14 @@ class FolderLoader:
     _keys: _Keys = field(default_factory=_Keys, init=False, repr=False)
     _loader: DataLoader | None = field(default=None, init=False, repr=False)
 
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
-
-    @property
-    def num_images(self) -> int:
-        return len(self.labels)
-
-    def as_is(self) -> "FolderLoader":
-        """The same images in file order and without augmentation."""
-        return replace(self, random_order=False, augmentation=False, epoch=0)
-
     def __iter__(self) -> Iterator[PreparedBatch]:
-        n = len(self.labels)
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        order = np.arange(n)
-        if self.random_order:
-            random = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
-            order = torch.randperm(n, generator=random).numpy()
+        n = self.num_images
+        epoch, order = self._next_epoch()
         seeds: list[int | None] = [None] * n
         if self.augmentation:
             random = np.random.Generator(np.random.PCG64(derive(self.seed, "augmentation", epoch)))
             seeds = random.integers(2**63, size=n).tolist()
-        keys = [(int(number), seeds[number]) for number in order]
+        keys = [(number, seeds[number]) for number in order.tolist()]
         self._keys.batches = [keys[part] for part in batch_slices(n, self.batch_size, self.share)]
         if self._loader is None:
             self._loader = DataLoader(

@@ -53,7 +53,16 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], num_classes: int) -> ArraySource:
-    """Read the training images ("train") or the test images ("t10k") of a folder."""
+    """Read the training images ("train") or the test images ("t10k") of a folder.
+
+    Args:
+        suffix: of the files: "", or ".gz" for compressed ones.
+        spec_size: (height, width) that images must have.
+        num_classes: labels must be less than that.
+
+    Raises:
+        DataError: a file is missing, damaged, or not what was asked for.
+    """
     images_file = folder / f"{part}-images-idx3-ubyte{suffix}"
     labels_file = folder / f"{part}-labels-idx1-ubyte{suffix}"
     images, labels = read_idx(images_file), read_idx(labels_file)

@@ -9,7 +9,7 @@ import numpy as np
 from data.registry import DataError, FolderSource, Spec, register
 
 
-def list_images(folder: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+def list_images(top: str, extensions: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     """The images below a folder, by the folder that they are in, in no order; links are followed.
 
     Nothing is opened, and a file of its own is not even looked at: a listing of a million images is cheap. What it
@@ -20,7 +20,7 @@ def list_images(folder: str, extensions: tuple[str, ...]) -> Iterator[tuple[str,
             already, so that its images would count more than once.
         OSError: a folder cannot be read.
     """
-    seen, waiting = set(), [folder]
+    seen, waiting = set(), [top]
     while waiting:
         folder = waiting.pop()
         status = os.stat(folder)
@@ -41,7 +41,11 @@ def list_images(folder: str, extensions: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def read_folder(folder: Path) -> tuple[FolderSource, list[str]]:
-    """List the images of a folder with one subfolder a class; classes, folders and files in alphabetical order."""
+    """List the images of a folder with one subfolder a class; classes, folders and files in alphabetical order.
+
+    Raises:
+        DataError: there are no classes, or none of their images; or see `list_images`.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     files, labels = [], []

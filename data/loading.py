@@ -110,7 +110,7 @@ def load(
         raise DataError(f"--noise {noise:g} needs a seed: --noise-seed")
     if split and shuffle and split_seed is None:
         raise DataError(f"--split {split:g} with --shuffle needs a seed: --split-seed")
-    made = _Maker(
+    loaders = _Loaders(
         spec,
         batch_size,
         device=device,
@@ -150,7 +150,7 @@ def load(
     val = _keep(train, val_indices) if split else None
     train = _keep(train, train_indices) if split else train
 
-    notes = made.notes()
+    notes = loaders.notes()
     random_order = shuffle or split > 0
     # The files of a class follow one another, whatever new labels classes or images were given.
     by_class = np.count_nonzero(np.diff(all_labels)) == len(np.unique(all_labels)) - 1
@@ -159,19 +159,19 @@ def load(
             f"the files of {name} are sorted by class and training takes them in that order: use --shuffle"
         )
     return Dataset(
-        train=made.loader(
+        train=loaders.make(
             train,
             seed=seed,
             random_order=random_order,
             augmentation=augmentation,
             shuffle_seed=noise_seed if noise == PIXEL_SHUFFLE else None,
         ),
-        val=None if val is None else made.loader(val),
+        val=None if val is None else loaders.make(val),
         train_fingerprint=_fingerprint(train),
-        test=made.loader(test),
+        test=loaders.make(test),
         num_classes=len(class_names),
         in_channels=spec.in_channels,
-        image_size=made.image_size,
+        image_size=loaders.image_size,
         class_names=list(class_names),
         notes=notes,
     )
@@ -202,33 +202,47 @@ def load_test(
     root: str | Path,
     batch_size: int,
     *,
+    device: torch.device | str = "cpu",
     subsample_classes: int = 0,
     class_sample_seed: int | None = None,
-    **options,
+    upscale: bool = False,
+    upscale_padding: bool = False,
+    unnormalize: bool = False,
+    workers: int = 1,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    share: tuple[int, int] = (0, 1),
 ) -> TestSet:
     """The test images alone, as `load` gives them; the training images are not read.
 
-    Args:
-        options: device, upscale, upscale_padding, unnormalize, workers, memory_format and share, as for `load`.
+    Args: as for `load`.
 
     Raises:
         DataError: the dataset is not there or damaged, or cannot be had as asked.
     """
     spec = info(name)
-    of_images = {key: value for key, value in options.items() if key in ("upscale", "upscale_padding")}
-    check_options(name, subsample_classes=subsample_classes, **of_images)
-    made = _Maker(spec, batch_size, **options)
+    check_options(name, subsample_classes=subsample_classes, upscale=upscale, upscale_padding=upscale_padding)
+    loaders = _Loaders(
+        spec,
+        batch_size,
+        device=device,
+        upscale=upscale,
+        upscale_padding=upscale_padding,
+        unnormalize=unnormalize,
+        workers=workers,
+        memory_format=memory_format,
+        share=share,
+    )
     test, class_names = _read(spec, Path(root), False)
     if subsample_classes:
         kept = choose_classes(name, class_names, subsample_classes, class_sample_seed)
         test, class_names = _keep_classes(test, class_names, kept), kept
     return TestSet(
-        test=made.loader(test),
+        test=loaders.make(test),
         num_classes=len(class_names),
         in_channels=spec.in_channels,
-        image_size=made.image_size,
+        image_size=loaders.image_size,
         class_names=list(class_names),
-        notes=made.notes(),
+        notes=loaders.notes(),
     )
 
 
@@ -310,8 +324,8 @@ def normalization(spec: Spec, upscale: bool, padded: bool) -> tuple[tuple[float,
 
 
 @dataclass
-class _Maker:
-    """What all batches of a dataset have in common, and the loaders made with it."""
+class _Loaders:
+    """Makes the loaders of a dataset, which have all of this in common."""
 
     spec: Spec
     batch_size: int
@@ -349,7 +363,7 @@ class _Maker:
         channels = torch.tensor(values, device=self.device)[:, None, None]
         return channels.expand(1, -1, *self.image_size).contiguous(memory_format=self.memory_format)
 
-    def loader(
+    def make(
         self,
         source: Source,
         seed: int = 0,

@@ -1,7 +1,7 @@
 """Batches of a dataset that lies in memory, as one uint8 tensor on the compute device."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from data import transforms
 from data.corruption import pixel_permutation
+from data.epochs import Epochs
 from data.subsets import batch_slices
 from utils.seeds import derive
 
@@ -16,12 +17,11 @@ PreparedBatch = tuple[Tensor, Tensor]  #: images (B, C, H, W) float32, labels (B
 
 
 @dataclass
-class MemoryLoader:
+class MemoryLoader(Epochs):
     """Batches made on the device where the images lie, an epoch at each iteration.
 
     What is random in epoch e, the order and the augmentation, is derived from (seed, e) on the CPU, once for the
     whole epoch: it does not depend on the device, the batch size or the number of ranks that share each batch.
-    Iterating counts the epochs; set `epoch` for another one.
     """
 
     images: Tensor  #: (n, C, H, W) uint8
@@ -40,29 +40,15 @@ class MemoryLoader:
     batches_at_once: int = 1  #: that are made together and handed out one by one
     epoch: int = 0
 
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
-
-    @property
-    def num_images(self) -> int:
-        return len(self.labels)
-
-    def as_is(self) -> "MemoryLoader":
-        """The same images in file order and without augmentation."""
-        return replace(self, random_order=False, augmentation=False, epoch=0)
-
     def __iter__(self) -> Iterator[PreparedBatch]:
-        n, device = len(self.labels), self.images.device
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        order = torch.arange(n)
-        if self.random_order:
-            order = torch.randperm(n, generator=self._generator("order", epoch))
+        n, device = self.num_images, self.images.device
+        epoch, order = self._next_epoch()
         # All in the order of the epoch from here on.
         order_on_device = order.to(device, non_blocking=True)
         labels = self.labels[order_on_device]
         corners = mirrored = None
         if self.augmentation:
-            random = self._generator("augmentation", epoch)
+            random = torch.Generator().manual_seed(derive(self.seed, "augmentation", epoch))
             corners = torch.randint(2 * transforms.CROP_PADDING + 1, (n, 2), generator=random)
             corners = corners.to(device, non_blocking=True)[order_on_device]
             if self.flip:
@@ -87,9 +73,6 @@ class MemoryLoader:
             # Under the same name: what they are made of is not kept while the network runs on them.
             images = self.finish(images)
             yield from zip(images.split(sizes), _take(labels, parts).split(sizes), strict=True)
-
-    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive(self.seed, purpose, epoch))
 
     def _make_permutations(self, numbers: Tensor) -> Tensor:
         """The pixel permutations of a few images, (B, H * W)."""

@@ -21,7 +21,16 @@ def make_optimizer(net: nn.Module, args: argparse.Namespace) -> torch.optim.Opti
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace, epoch: int):
-    """The decay of the learning rate, as if it had held since epoch 0; None where there is none."""
+    """The decay of the learning rate, as if it had held since epoch 0.
+
+    Args:
+        optimizer: with the learning rate of epoch 0; it gets that of the epoch.
+        args: with `lr_step` in epochs, or None, and `lr_decay`.
+        epoch: that training begins with, counted from 0.
+
+    Returns:
+        a StepLR that is stepped once an epoch; None where the learning rate stays.
+    """
     if args.lr_step is None:
         return None
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step, args.lr_decay)

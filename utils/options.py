@@ -82,9 +82,6 @@ def file_name(text: str) -> str:
     return text
 
 
-workers = number(int, least=0, most=1024)  #: processes
-
-
 def not_empty(text: str) -> str:
     """An argparse type: any text but that of an unset variable, which as a path would be the current folder."""
     if not text:
@@ -127,7 +124,14 @@ def add_test_images(group) -> None:
         metavar="N",
         help="images a batch, on all GPUs together (128)",
     )
-    add("--workers", "-j", type=workers, default=1, metavar="N", help="processes that decode images (1)")
+    add(
+        "--workers",
+        "-j",
+        type=number(int, 0, 1024),
+        default=1,
+        metavar="N",
+        help="processes that decode images (1)",
+    )
 
 
 def add_device(group) -> None:

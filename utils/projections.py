@@ -218,7 +218,12 @@ def sign_test(non_positive: int, filters: int) -> float | None:
 
 
 def chance_of_mass(filters: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The least and the greatest mass of `filters` fair coins that no test at the level 1 - confidence rejects."""
+    """The least and the greatest mass of fair coins that no test at the level 1 - confidence rejects.
+
+    Args:
+        filters: how many coins, one or more.
+        confidence: that a mass lies between the two; as masses are multiples of 1/N, it is at least that.
+    """
     low = next(count for count in range(filters + 1) if sign_test(count, filters) > 1 - confidence)
     return low / filters, 1 - low / filters
 
@@ -227,6 +232,11 @@ def chance_of_mean(mean: float, std: float, filters: int, confidence: float = 0.
     """How far from 0 the mean projection may lie if projections kept their sizes and signs were fair coins.
 
     Then its variance is the sum of the squared projections over N^2; the quantile is the normal distribution's.
+
+    Args:
+        mean, std: of the projections, std over N filters rather than N - 1.
+        filters: N, one or more.
+        confidence: that the mean lies within this distance of 0.
     """
     from scipy.special import ndtri
 
