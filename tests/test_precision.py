@@ -91,17 +91,21 @@ def test_pooling_of_vgg_is_made_deterministic():
         assert net(torch.empty(2, 3, 64, 64)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(
-    ("device", "options", "expected"),
-    [
-        ("cpu", {}, torch.channels_last),
-        ("cuda", {}, torch.contiguous_format),
-        ("cuda", {"amp": True}, torch.channels_last),
-        ("cuda", {"tf32": True}, torch.channels_last),
-    ],
-)
-def test_layout(device, options, expected):
-    assert devices.memory_format(torch.device(device), **options) == expected
+def test_on_the_cpu_images_and_convolutions_are_in_channels_last(monkeypatch):
+    train_epoch, seen = train.train_epoch, []
+
+    def look(step, net, batches, epoch):
+        (images, _) = next(iter(batches))
+        weights = [module.weight for module in net.modules() if isinstance(module, nn.Conv2d)]
+        seen.extend(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (images, *weights))
+        batches.epoch = epoch
+        return train_epoch(step, net, batches, epoch)
+
+    monkeypatch.setattr(train, "train_epoch", look)
+    options = ("--arch", "resnet18", "--dataset", "fashion_mnist_mini", "--subsample-classes", 1, "--split", 0.75)
+    assert run_main(train, *options, "--epochs", 1) == 0
+    assert len(seen) == 21  # a batch, 20 convolutions
+    assert all(seen)
 
 
 def test_deterministic_pooling_is_not_biased_by_bfloat16():
