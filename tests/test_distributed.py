@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -454,6 +455,28 @@ def test_rank_whose_neighbour_was_killed_says_so_in_one_line():
     (line,) = first.err.splitlines()
     assert line.startswith("test_distributed.py: failed: another process of this run is gone (")
     assert (first.status, second.status) == (1, -signal.SIGKILL)
+
+
+def test_two_nodes_train_as_two_ranks_of_one():
+    """Two torchrun that find one another, each in a folder of its own, as on two machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = ("--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", 1)
+    torchrun = ("-m", "torch.distributed.run", *nodes, "--rdzv-endpoint", f"localhost:{port}")
+    python, *arguments = command("train.py", *UNEVEN, "--epochs", 2)
+    started = []
+    for name in ("first", "second"):
+        Path(name).mkdir()
+        line = [python, *map(str, torchrun), *arguments]
+        started.append(subprocess.Popen(line, cwd=name, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    told = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    written = {name: files_below(Path(name)) for name in ("first", "second")}
+    main, other = sorted(written, key=lambda name: -len(written[name]))
+    assert written[other] == set()
+    on_ranks(train, *UNEVEN, "--epochs", 2)
+    assert same(weights(f"{main}/models/{FOLDER}/lenet_2.pt"), weights(f"models/{FOLDER}/lenet_2.pt"))
 
 
 def test_ranks_that_are_done_do_not_wait_for_python_to_end():
