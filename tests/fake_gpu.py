@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import data
 import models
-from data.loading import _Maker
+from data.loading import _Loaders
 from data.registry import ArraySource
 from train import Forward
 from utils import devices, metrics, reinit
@@ -42,9 +42,9 @@ def batch(channels: int):
     ids=str,
 )
 def test_batches_of_a_dataset_in_memory(fake, augmentation, options, shuffle_seed):
-    made = _Maker(data.info("cifar10"), 32, device=GPU, memory_format=torch.channels_last, **options)
+    loaders = _Loaders(data.info("cifar10"), 32, device=GPU, memory_format=torch.channels_last, **options)
     source = ArraySource(torch.empty(100, 3, 32, 32, dtype=torch.uint8), np.zeros(100, dtype=np.int64))
-    loader = made.loader(source, 1, random_order=True, augmentation=augmentation, shuffle_seed=shuffle_seed)
+    loader = loaders.make(source, 1, random_order=True, augmentation=augmentation, shuffle_seed=shuffle_seed)
     side = 224 if options.keys() & {"upscale", "upscale_padding"} else 32
     sizes = []
     for images, labels in loader:
