@@ -134,7 +134,9 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     def build() -> nn.Module:
         return models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
 
-    net = build()  # with its initialization: it may hold more than what is in a snapshot
+    # With its initialization, as in training: it may hold more than what is in a snapshot.
+    torch.manual_seed(config.get("seed", args.seed) or 0)
+    net = build()
     snapshots.load_weights(net, snapshot["model_state_dict"], args.load_from, args.arch)
     layers = models.layers(net, args.with_linear)
     models.check_own_weights(layers)
@@ -210,9 +212,10 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
 
 def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> data.TestSet:
     """The test images, on the device, with pixel values as the network was trained on."""
-    in_channels = data.info(args.dataset).in_channels
-    share = -(-args.batch_size // distributed.WORLD_SIZE)
-    batch_size = distributed.WORLD_SIZE * reinit.batch_size(share, device, in_channels, image_size(args))
+    batch_size = args.batch_size
+    if device.type == "cuda" and "batch_size" not in args.given:
+        of_one = reinit.gpu_batch_size(data.info(args.dataset).in_channels, image_size(args))
+        batch_size = max(batch_size, distributed.WORLD_SIZE * of_one)
     with (
         distributed.one_a_machine_first(),
         memory_for("the dataset", "keep fewer classes with --subsample-classes"),
@@ -423,6 +426,9 @@ def report(results: dict[str, Any], width: int = 110) -> str:
     for row in [row for row in (initialization, RAND) if row in rows]:
         critical = reinit.critical(results["relative_drop"][row])
         told = ", ".join(name for name, is_critical in zip(names, critical, strict=True) if is_critical) or "none"
+        broken = [name for name, top1 in zip(names, rows[row], strict=True) if top1 is None]
+        if broken:
+            told += f"; not defined for {', '.join(broken)}"
         lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {told}")
     found = results["correlation"]
     if found["spearman"] is not None:

@@ -400,7 +400,8 @@ def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
         raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
     if start.snapshot is None or start.first_epoch < args.epochs:
         return False
-    return start.first_epoch > args.epochs or RunFiles(args).final.exists()
+    complete = RunFiles(args).final.exists() and "unmeasured" not in start.snapshot
+    return start.first_epoch > args.epochs or complete
 
 
 def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
@@ -527,22 +528,30 @@ def train(
     first_step = known.get("tensorboard_step", start.first_epoch) + 1 if known else 0
     final = None  # the evaluation on the test set after the last epoch
 
-    def save(epoch: int, curves: dict[str, float], watched: Evaluation | None) -> None:
-        path = files.training_state(epoch)
+    def save(epoch: int, curves: dict[str, float], watched: Evaluation | None = None) -> None:
         if is_main:
-            snapshots.save(training_state(of_run, epoch, net, optimizer, schedule, curves, watched), path)
-        log.info(f"  snapshot: {path}")
+            state = training_state(of_run, epoch, net, optimizer, schedule, curves)
+            state |= {"unmeasured": curves, "previous_top1": previous_top1}
+            if watched is not None:
+                state = with_accuracies(state, watched)
+            snapshots.save(state, files.training_state(epoch))
+
+    def withdraw(epoch: int) -> None:
+        if is_main and is_snapshot_epoch(epoch, args):
+            files.training_state(epoch).unlink()
 
     with (Board if is_main else NoBoard)(files.board_folder, first_step, of_run["config"], FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
-        if "unmeasured" in known:  # it was saved because its evaluation failed
-            epoch = start.first_epoch - 1
+        if "unmeasured" in known:  # the run ended while it was evaluated
+            epoch, previous_top1 = start.first_epoch - 1, known.get("previous_top1")
             log.info(f"epoch {epoch} was trained, and is measured now")
             watched, final = measure_epoch(args, epoch, net, dataset, board, known["unmeasured"], log)
+            if is_plateau(epoch, args, watched, previous_top1, log):
+                return PLATEAU
             previous_top1 = watched.top1
-            if files.training_state(epoch).exists() and files.training_state(epoch).samefile(start.path):
-                save(epoch, known["unmeasured"], watched)
+            if is_main and start.path.resolve() == files.training_state(epoch).resolve():
+                snapshots.save(with_accuracies(snapshots.load(start.path), watched), start.path)
         for epoch in range(start.first_epoch, args.epochs):
             stream = [epoch] if is_main else [epoch, distributed.RANK]
             torch.manual_seed(seeds.derive(args.seed, "dropout", *stream))
@@ -562,27 +571,25 @@ def train(
                 f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
             )
             curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-            in_plateau_epochs = args.kill_plateaus and epoch < PLATEAU_EPOCHS
-            watched = None
-            if is_snapshot_epoch(epoch, args) or in_plateau_epochs:
+            snapshot_is_due = is_snapshot_epoch(epoch, args)
+            if snapshot_is_due:
+                check_weights(net, epoch)
+                save(epoch, curves)  # whatever ends the evaluation, the epoch need not be trained again
+            if snapshot_is_due or watches_for_plateaus(epoch, args):
                 try:
                     watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
                 except NotFiniteError:
+                    withdraw(epoch)
                     raise
-                except Exception:
-                    # It is images, memory or TensorBoard that failed: what was trained is kept.
-                    if is_snapshot_epoch(epoch, args):
-                        save(epoch, curves, None)
-                    raise
-                if in_plateau_epochs and watched.top1 == previous_top1:
-                    log.error(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
+                if is_plateau(epoch, args, watched, previous_top1, log):
+                    withdraw(epoch)
                     return PLATEAU
                 previous_top1 = watched.top1
             else:
                 board.add(epoch + 1, curves)
-            # After the board: a run that goes on from the snapshot does not add these points again.
-            if is_snapshot_epoch(epoch, args):
+            if snapshot_is_due:
                 save(epoch, curves, watched)
+                log.info(f"  snapshot: {files.training_state(epoch)}")
 
         if final is None:  # there was no epoch left to train
             final = evaluate(net, dataset.test, "test set")
@@ -631,27 +638,56 @@ def training_state(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler | None,
     curves: dict[str, float],
-    watched: Evaluation | None,
 ) -> dict:
-    """What is saved after an epoch: see utils/snapshots.py.
+    """What is saved of an epoch (see utils/snapshots.py), but for the accuracies, which are not known yet.
 
     Args:
         of_run: what `describe_run` gives.
         curves: of the epoch's training.
-        watched: how the network does after it; None: that could not be measured, and is when the run goes on.
     """
-    state = {
+    return {
         **of_run,
         "epoch": epoch,
-        "tensorboard_step": epoch + 1 if watched else epoch,
-        "top1_acc": watched.top1 if watched else None,
-        "top5_acc": watched.top5 if watched else None,
+        "tensorboard_step": epoch,
+        "top1_acc": None,
+        "top5_acc": None,
         "top1_acc_train_running": curves["top1/train_running"],
         "model_state_dict": snapshots.bare_weights(net),
         "optimizer_state_dict": optimizers.portable_state(optimizer),
         "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
     }
-    return state if watched else {**state, "unmeasured": curves}
+
+
+def with_accuracies(state: dict, watched: Evaluation) -> dict:
+    """A training state, made or loaded, when its epoch has been measured: without what was needed for that."""
+    left_out = {"unmeasured", "previous_top1", "checksums", "structure"}
+    return {
+        **{key: value for key, value in state.items() if key not in left_out},
+        "tensorboard_step": state["epoch"] + 1,
+        "top1_acc": watched.top1,
+        "top5_acc": watched.top5,
+    }
+
+
+def check_weights(net: nn.Module, epoch: int) -> None:
+    """Raise NotFiniteError where weights are not finite, by the last step of an epoch, say, after its loss."""
+    finite = [tensor.isfinite().all() for tensor in net.state_dict().values()]
+    if not torch.stack(finite).all():
+        raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")
+
+
+def watches_for_plateaus(epoch: int, args: argparse.Namespace) -> bool:
+    return args.kill_plateaus and epoch < PLATEAU_EPOCHS
+
+
+def is_plateau(
+    epoch: int, args: argparse.Namespace, watched: Evaluation, previous_top1: float | None, log: logging.Logger
+) -> bool:
+    """Whether --kill-plateaus ends the run after an epoch, which is said."""
+    if not watches_for_plateaus(epoch, args) or watched.top1 != previous_top1:
+        return False
+    log.error(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
+    return True
 
 
 def measure_epoch(
@@ -706,10 +742,10 @@ def watch_bias(board: Board, step: int, net: nn.Module) -> None:
         measured = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
     except ValueError as error:
         raise NotFiniteError(f"after {step} epochs: {error}") from None
+    board.add_histograms(step, {f"projections/{name}": layer["projections"] for name, layer in measured.items()})
     board.add(
         step, {f"{what}/{name}": layer[what] for name, layer in measured.items() for what in ("mass", "mean")}
     )
-    board.add_histograms(step, {f"projections/{name}": layer["projections"] for name, layer in measured.items()})
 
 
 def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:

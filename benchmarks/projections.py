@@ -115,13 +115,11 @@ def drop_from_page_cache(path: Path) -> None:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--snapshots", type=number(int, 1), default=6, metavar="N", help="how many to make (6)")
-    parser.add_argument("--names", type=number(int, 1), default=6, metavar="N", help="names for each of them (6)")
+    parser.add_argument("--names", type=number(int, 2), default=6, metavar="N", help="names for each of them (6)")
     parser.add_argument("--repeats", type=number(int, 1), default=5, metavar="N", help="runs of each command (5)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the temporary folder is made")
     parser.add_argument("--cuda", action="store_true", help="measure on the GPU, both ways")
     args = parser.parse_args(argv)
-    if args.snapshots < 1 or args.names < 2:
-        parser.error("there must be one snapshot or more, and two names or more for each")
     print(header(devices.choose(args.cuda)))
 
     with tempfile.TemporaryDirectory(dir=args.folder) as name:

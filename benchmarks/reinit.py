@@ -101,7 +101,7 @@ def main(argv=None) -> int:
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
     parser.add_argument("--images", type=number(int, 1), metavar="N", help="of the test set (default: all)")
-    parser.add_argument("--batch-size", type=number(int, 1), default=128)
+    parser.add_argument("--batch-size", type=number(int, 1), help="(128, on a GPU more; the plain way: 128)")
     parser.add_argument("--repetitions", type=number(int, 1), default=3, help="of ours")
     parser.add_argument(
         "--every",
@@ -114,8 +114,10 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
-        test_set = data.load_test(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
-    batch_size = reinit.batch_size(args.batch_size, device, test_set.in_channels, test_set.image_size)
+        test_set = data.load_test(args.dataset, folder, 128, device=device, memory_format=layout)
+    batch_size = args.batch_size or 128
+    if device.type == "cuda" and args.batch_size is None:
+        batch_size = max(batch_size, reinit.gpu_batch_size(test_set.in_channels, test_set.image_size))
     images = replace(
         test_set.test,
         images=test_set.test.images[: args.images],
@@ -151,7 +153,7 @@ def main(argv=None) -> int:
     plain = trained.to(device)
     if args.amp:
         devices.use_bfloat16(plain, device)
-    loader = plain_loader(args.dataset, images, args.batch_size, device, shuffle=False)
+    loader = plain_loader(args.dataset, images, args.batch_size or 128, device, shuffle=False)
     evaluate_plainly(plain, loader, device)
     each, accuracies = one_by_one(plain, sample, lambda: evaluate_plainly(plain, loader, device)[1])
     farthest = max(farthest, *(abs(a - b) for a, b in zip(accuracies, replaced, strict=True)))

@@ -57,19 +57,19 @@ class Spec:
     in_memory: bool = True  #: False: a folder of images, decoded when they are needed
     in_repository: bool = False  #: whether the images are here, not in the folder of the datasets
 
-    def __post_init__(self):
-        """Raise ValueError where a size or a constant cannot be one."""
+    def check(self) -> None:
+        """Raise DataError where a size or a constant cannot be one."""
         height, width = self.image_size
         if min(self.num_classes, self.in_channels, height, width) < 1:
-            raise ValueError(f"dataset {self.name}: classes, channels and pixels are at least 1")
+            raise DataError(f"--dataset {self.name}: classes, channels and pixels are at least 1")
         for constants in (self.normalization, self.normalization_upscaled, self.normalization_padded):
             if constants is None:
                 continue
             mean, std = constants
             if len(mean) != self.in_channels or len(std) != self.in_channels:
-                raise ValueError(f"dataset {self.name}: normalization needs a value for each channel")
+                raise DataError(f"--dataset {self.name}: normalization needs a value for each channel")
             if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-                raise ValueError(f"dataset {self.name}: means are finite, standard deviations more than 0")
+                raise DataError(f"--dataset {self.name}: means are finite, standard deviations more than 0")
 
 
 _specs: dict[str, Spec] = {}
@@ -93,8 +93,9 @@ def info(name: str) -> Spec:
     An image folder may hold another number of classes than its specification says: `load` counts them.
 
     Raises:
-        DataError: no such dataset.
+        DataError: no such dataset, or a specification that cannot be.
     """
     if name not in _specs:
         raise DataError(f"--dataset {name}: no such dataset; there are {', '.join(names())}")
+    _specs[name].check()
     return _specs[name]

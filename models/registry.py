@@ -79,12 +79,11 @@ def build(
         num_classes: size of the prediction head.
         in_channels: channels of the images. Where the network was made for another number, its first
             convolution is replaced by one with Kaiming-normal weights (fan_out, ReLU).
-        image_size: (height, width) of the images in pixels. The multilayer perceptrons need it; for the others
-            it is checked that images of this size do not vanish on their way through the pooling layers. With it
-            it is also checked that an image becomes `num_classes` logits.
-        must_fit: whether to check that; else the size is only told to the network.
+        image_size: (height, width) of the images in pixels. The multilayer perceptrons need it.
         pretrained: load torchvision's ImageNet weights (downloaded to TORCH_HOME where they are not there
             yet). With other than 1,000 classes the last layer is new.
+        must_fit: check that an image of this size does not vanish in the pooling layers, and becomes `num_classes`
+            logits.
 
     Raises:
         ModelError: no such architecture, images too small for it, an output that is not logits, or weights that
@@ -92,7 +91,7 @@ def build(
     """
     check(arch, pretrained)
     builder = _builder(arch)
-    if image_size is not None and must_fit:
+    if must_fit:
         _check_with_an_image(arch, num_classes, in_channels, image_size)
     if pretrained:
         return builder(arch, num_classes, in_channels, image_size, pretrained=True)
@@ -129,16 +128,15 @@ def structure(
     image_size: tuple[int, int] | None = None,
     must_fit: bool = True,
 ) -> nn.Module:
-    """The network that `build` builds, but its weights have no values, and it costs neither time nor memory.
+    """The network that `build` builds, but its weights have no values, so that it costs neither time nor memory.
 
     It is on the meta device; one that cannot be built there, as it looks at values, is on the CPU, initialized.
-    torch's global generator stays as it is.
 
     Raises:
         ModelError: as `build`.
     """
     check(arch)
-    if image_size is not None and must_fit:
+    if must_fit:
         _check_with_an_image(arch, num_classes, in_channels, image_size)
     builder = _builder(arch)
     return _without_values(lambda: builder(arch, num_classes, in_channels, image_size))
@@ -163,14 +161,17 @@ def try_an_image(
 
 
 def _without_values(function: Callable[[], Any]) -> Any:
-    """What a function gives on the meta device, where only shapes are computed; on the CPU if it needs values."""
-    try:
-        with torch.device("meta"):
-            return function()
-    except (RuntimeError, TypeError) as error:
-        if not re.search(r"\bmeta\b", str(error), re.IGNORECASE):
-            raise
+    """What a function gives on the meta device, where only shapes are computed; on the CPU if it needs values.
+
+    torch's global generator stays as it is.
+    """
     with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return function()
+        except (RuntimeError, TypeError) as error:
+            if not re.search(r"\bmeta\b", str(error), re.IGNORECASE):
+                raise
         return function()
 
 
@@ -180,8 +181,12 @@ def has_batch_norm(arch: str) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
-def _check_with_an_image(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> None:
-    """Raise ModelError where an image does not become logits."""
+def _check_with_an_image(
+    arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None
+) -> None:
+    """Raise ModelError where an image, of a size that is known, does not become logits."""
+    if image_size is None:
+        return
     height, width = image_size
     try:
         output = try_an_image(arch, num_classes, in_channels, image_size)

@@ -470,7 +470,11 @@ def test_two_nodes_train_as_two_ranks_of_one():
         Path(name).mkdir()
         line = [python, *map(str, torchrun), *arguments]
         started.append(subprocess.Popen(line, cwd=name, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    told = [process.communicate(timeout=120) for process in started]
+    try:
+        told = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0, 0], told
     written = {name: files_below(Path(name)) for name in ("first", "second")}
     main, other = sorted(written, key=lambda name: -len(written[name]))

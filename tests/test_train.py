@@ -1,5 +1,6 @@
 """train.py run as a user runs it, on the dataset that is here."""
 
+import contextlib
 import os
 import re
 import signal
@@ -622,25 +623,32 @@ def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):
     assert re.findall(r"^epoch (\d+) .* lr (\S+),", output, re.M) == [("3", "1e-05")]
 
 
-@pytest.mark.parametrize("every", [0, 1])
-@pytest.mark.parametrize("what", ["validation split", "training set", "test set"])
-def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypatch, capsys):
-    options = (*RESUMABLE, "--snapshot-every", every, "--train-acc", "--epochs", 3)
-    assert run(*options, "--models-path", "whole", "--tb-logdir", "whole") == 0
+@contextlib.contextmanager
+def failing_evaluation(monkeypatch, epoch: int, what: str | None = None):
+    """In the block the evaluation after an epoch fails: on a set of images, or the first one."""
     train_epoch, evaluate, trained = train.train_epoch, train.evaluate, []
 
-    def count_epoch(step, net, batches, epoch):
-        trained.append(epoch)
-        return train_epoch(step, net, batches, epoch)
+    def count_epoch(step, net, batches, number):
+        trained.append(number)
+        return train_epoch(step, net, batches, number)
 
-    def fail_in_the_end(net, batches, name):
-        if name == what and trained[-1] == 2:
+    def fail(net, batches, name):
+        if trained[-1] == epoch and what in (None, name):
             raise ImageError("an image cannot be read")
         return evaluate(net, batches, name)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_epoch", count_epoch)
-        patch.setattr(train, "evaluate", fail_in_the_end)
+        patch.setattr(train, "evaluate", fail)
+        yield
+
+
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("what", ["validation split", "training set", "test set"])
+def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypatch, capsys):
+    options = (*RESUMABLE, "--snapshot-every", every, "--train-acc", "--epochs", 3)
+    assert run(*options, "--models-path", "whole", "--tb-logdir", "whole") == 0
+    with failing_evaluation(monkeypatch, 2, what):
         assert run(*options, "--tb-logdir", "parts") == 1
     assert capsys.readouterr().err == "train.py: failed: an image cannot be read\n"
     folder = Path("models", RESUMABLE_FOLDER)
@@ -660,7 +668,39 @@ def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypa
     assert ours == theirs
 
 
+def test_epoch_that_is_measured_later_keeps_the_record_of_its_training(monkeypatch):
+    options = (*QUICK, "--snapshot-every", 1)
+    with failing_evaluation(monkeypatch, 0):
+        assert run(*options, "--epochs", 1) == 1
+    before = snapshots.load_record(QUICK_FOLDER / "lenet_0.tar")
+    again = ("--resume-from", "latest", "--override", "--lr", 1e-4, "--batch-size", 64)
+    assert run(*options, "--epochs", 2, *again) == 0
+    after, following = (snapshots.load_record(QUICK_FOLDER / f"lenet_{epoch}.tar") for epoch in (0, 1))
+    assert after["top1_acc"] > 0
+    assert (after["config"], after["provenance"]) == (before["config"], before["provenance"])
+    assert following["config"]["lr"] == 1e-4
+
+
+def test_run_is_not_finished_before_its_last_epoch_is_measured(monkeypatch, capsys):
+    options = (*QUICK, "--epochs", 2, "--snapshot-every", 1)
+    assert run(*options) == 0
+    with failing_evaluation(monkeypatch, 1):
+        assert run(*options) == 1
+    assert run(*options, "--resume-from", "latest") == 0
+    assert "epoch 1 was trained, and is measured now" in capsys.readouterr().out
+    assert snapshots.load_record(QUICK_FOLDER / "lenet_1.tar")["top1_acc"] > 0
+
+
 # Stopping
+
+
+def test_plateau_is_seen_after_an_evaluation_that_failed(monkeypatch, capsys):
+    options = (*QUICK, "--lr", 1e-12, "--kill-plateaus", "--snapshot-every", 1, "--epochs", 5)
+    with failing_evaluation(monkeypatch, 1):
+        assert run(*options) == 1
+    assert run(*options, "--resume-from", "latest") == 3
+    assert "plateau: top-1" in capsys.readouterr().err
+    assert not (QUICK_FOLDER / "lenet_2.tar").exists()
 
 
 def test_plateau_stops_the_run_with_no_further_snapshot(capsys):

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 
 def _by_torchrun() -> tuple[int, int, int]:
-    """What torchrun says of this process in the environment; of a process without torchrun the same in numbers."""
+    """Rank, local rank and number of processes, as torchrun sets them; (0, 0, 1) without torchrun."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     if not os.environ.keys() >= set(names):
         return 0, 0, 1

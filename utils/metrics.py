@@ -38,7 +38,8 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
     # Not the first of the top 5, which of equal logits may be any.
     first = logits.argmax(1) == labels
     likeliest = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    return torch.stack([first.sum(), (likeliest == labels[:, None]).sum()])
+    among_five = (likeliest == labels[:, None]).any(1)
+    return torch.stack([first.sum(), (first | among_five).sum()])
 
 
 @torch.inference_mode()

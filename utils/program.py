@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import re
@@ -66,9 +67,6 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
         try:
             status = main(argv)
-            if distributed.WORLD_SIZE > 1:
-                _leave(status)
-            return status
         except BaseException as error:
             # A signal's exception may come out as another one, of which it is the cause.
             asked = _asked_to_end[0] if _asked_to_end else type(error)
@@ -86,13 +84,16 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             if says_why:
                 rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
                 last_words(f"{name}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
-            if distributed.WORLD_SIZE > 1:
-                _leave(status)
-            return status
+            if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
+                _leave(status)  # at once: NCCL may wait for ranks that are gone
         finally:
             close_log()
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if distributed.WORLD_SIZE > 1:
+            gc.collect()  # data workers end, and their temporary files
+            _leave(status)
+        return status
 
     return guarded
 
@@ -101,7 +102,7 @@ def _leave(status: int) -> NoReturn:
     """End one of several processes at once, when all of its work is done or it has failed.
 
     While Python ends, a thread of gloo that wants to run some of it aborts the process, now and then; and NCCL
-    complains at length of its end, and may wait for ranks that are gone.
+    complains at length of its end.
     """
     close_log()
     for child in multiprocessing.active_children():  # data workers

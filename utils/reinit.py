@@ -90,18 +90,14 @@ class _Branch:
         return torch.func.functional_call(self.segment, self.weights(), (x,))
 
 
-def batch_size(asked: int, device: torch.device, in_channels: int, image_size: tuple[int, int]) -> int:
-    """How many images a batch should have: on a GPU not too few of small ones.
+def gpu_batch_size(in_channels: int, image_size: tuple[int, int]) -> int:
+    """How many images a batch on a GPU should have at least.
 
     Args:
-        asked: at least so many.
-        device: that they are on.
         in_channels: of an image.
         image_size: (height, width) in pixels.
     """
-    if device.type != "cuda":
-        return asked
-    return max(asked, GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size)))
+    return GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size))
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@
                             `top1_acc_train_running` and `provenance` (program, arguments, versions, device), since
                             format 5 `initial_fingerprint` (a checksum of the initialization; None: not known)
                             and `train_fingerprint` (number and checksum of the training images and labels);
-                            format 4 was never published. Where the evaluation after the epoch failed, accuracies
-                            are None and `unmeasured` holds the epoch's curves, until the run goes on
+                            format 4 was never published. Until the evaluation after the epoch is done accuracies
+                            are None, `unmeasured` holds the curves of the epoch and `previous_top1` the accuracy
+                            that was measured before
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
@@ -327,6 +328,7 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         "tensorboard_step": isinstance(content.get("tensorboard_step", 0), int),
         "provenance": _is_json_object(content.get("provenance", {})),
         "unmeasured": _are_curves(content.get("unmeasured", {"top1/train_running": 0.0})),
+        "previous_top1": isinstance(content.get("previous_top1"), (float, type(None))),
         "train_fingerprint": _is_text(content.get("train_fingerprint", "0")),
         "initial_fingerprint": content.get("initial_fingerprint") is None
         or _is_text(content["initial_fingerprint"]),
@@ -351,7 +353,7 @@ def _are_curves(value: Any) -> bool:
 
 def _is_point(item: tuple) -> bool:
     tag, value = item
-    return isinstance(tag, str) and isinstance(value, float)
+    return isinstance(tag, str) and isinstance(value, (int, float))
 
 
 def _is_text(value: Any) -> bool:
