@@ -574,7 +574,8 @@ def train(
             snapshot_is_due = is_snapshot_epoch(epoch, args)
             if snapshot_is_due:
                 check_weights(net, epoch)
-                save(epoch, curves)  # whatever ends the evaluation, the epoch need not be trained again
+                # Whatever ends the evaluation, on whichever rank, the epoch need not be trained again.
+                distributed.from_main(functools.partial(save, epoch, curves))
             if snapshot_is_due or watches_for_plateaus(epoch, args):
                 try:
                     watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
