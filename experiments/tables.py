@@ -102,7 +102,8 @@ def criticality_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [mass, f"{sum(map(is_biased, layers))}/{len(runs)}"]
         for row in rows:
             drops = [run["relative_drop"][row][index] for run in runs]
-            cells.append("{:.0f} ± {:.0f}".format(*mean_and_spread([100 * drop for drop in drops])))
+            lost, spread = mean_and_spread([100 * drop for drop in drops])
+            cells.append(f"{round(lost)} ± {round(spread)}")
             cells.append(f"{sum(reinit.critical(drops))}/{len(runs)}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
