@@ -672,8 +672,8 @@ def with_accuracies(state: dict, watched: Evaluation) -> dict:
 
 def check_weights(net: nn.Module, epoch: int) -> None:
     """Raise NotFiniteError where weights are not finite, by the last step of an epoch, say, after its loss."""
-    finite = [tensor.isfinite().all() for tensor in net.state_dict().values()]
-    if not torch.stack(finite).all():
+    tensors = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point() and tensor.numel()]
+    if not snapshots.extremes(tensors).isfinite().all():
         raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")
 
 
