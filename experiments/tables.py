@@ -45,9 +45,8 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         )
     layers = next(iter(groups.values()))[0].epochs[epoch].values()
     chance = statistics.fmean(expected_bias(layer["filters"]) for layer in layers)
-    runs = [run for group in groups.values() for run in group]
     for when in sorted({0, 1, epoch}):
-        if any(when not in run.epochs for run in runs):
+        if any(when not in run.epochs for runs in groups.values() for run in runs):
             continue
         label = f"after {when} epoch{'s' if when > 1 else ''}" if when else "at initialization"
         cells = []

@@ -155,6 +155,11 @@ def test_bias_is_compared_over_seeds_and_groups():
     later = Path("out/bias.md").read_text()
     assert row(later, "**mean bias** /mass - 1/2/ after 1 epoch")[3] == after_one
     assert row(later, "**mean bias** /mass - 1/2/ after 2 epochs")[3] != after_one
+    for seed in (1, 2):
+        Path(f"true/{seed}/lenet_0.json").unlink()
+    without = compared("bias", "--title", "L", "--epoch", 2, "--output", "out/bias", "t", "true", "n", "noise")
+    assert without.returncode == 0, without.stderr
+    assert "after 1 epoch |" not in Path("out/bias.md").read_text()
     assert {path.name for path in Path("out").iterdir()} == {
         *("bias.md", "bias_mass.png", "bias_mass.pdf", "bias_mean.png", "bias_mean.pdf")
     }
