@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Builder = Callable[..., nn.Module]
 
@@ -86,16 +87,15 @@ def build(
             logits.
 
     Raises:
-        ModelError: no such architecture, images too small for it, an output that is not logits, or weights that
-            do not exist or cannot be had.
+        ModelError: no such architecture, images too small for it, an output that is not logits, weights that do
+            not exist or cannot be had, or what a builder of one's own gives cannot be trained and kept.
     """
     check(arch, pretrained)
-    builder = _builder(arch)
     if must_fit:
         _check_with_an_image(arch, num_classes, in_channels, image_size)
     if pretrained:
-        return builder(arch, num_classes, in_channels, image_size, pretrained=True)
-    return builder(arch, num_classes, in_channels, image_size)
+        return _network(arch, num_classes, in_channels, image_size, pretrained=True)
+    return _network(arch, num_classes, in_channels, image_size)
 
 
 def check(arch: str, pretrained: bool = False) -> None:
@@ -138,8 +138,7 @@ def structure(
     check(arch)
     if must_fit:
         _check_with_an_image(arch, num_classes, in_channels, image_size)
-    builder = _builder(arch)
-    return _without_values(lambda: builder(arch, num_classes, in_channels, image_size))
+    return _without_values(lambda: _network(arch, num_classes, in_channels, image_size))
 
 
 def try_an_image(
@@ -150,14 +149,40 @@ def try_an_image(
     Returns:
         its output, of which only the shape means something.
     """
-    builder = _builder(arch)
 
     def run() -> Tensor:
-        net = builder(arch, num_classes, in_channels, image_size).train(training)
+        net = _network(arch, num_classes, in_channels, image_size).train(training)
         with torch.no_grad():
             return net(torch.zeros(1, in_channels, *image_size))
 
     return _without_values(run)
+
+
+def _network(arch: str, *arguments: Any, **options: Any) -> nn.Module:
+    """What the builder of an architecture gives; ModelError if the programs can do nothing with it."""
+    net = _builder(arch)(arch, *arguments, **options)
+    obstacle = _obstacle(net)
+    if obstacle is not None:
+        raise ModelError(f"--arch {arch}: {obstacle}")
+    return net
+
+
+def _obstacle(net: Any) -> str | None:
+    """What keeps a network from being trained or written to a snapshot, in words."""
+    if not isinstance(net, nn.Module):
+        return f"what its builder returns is no torch.nn.Module, but a {type(net).__name__}"
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if is_lazy(tensor):
+            return f"{name} has no shape yet: layers must be built with all of their sizes"
+        if tensor.dim() == 5:
+            return f"{name} has five dimensions: layers for volumes are not supported"
+    for name, parameter in net.named_parameters():
+        if not parameter.is_floating_point():
+            return f"{name} is of type {parameter.dtype}: only floats are trained"
+    for name, value in net.state_dict().items():
+        if not isinstance(value, Tensor):
+            return f"{name} is no tensor, and snapshots hold nothing else of a network"
+    return None
 
 
 def _without_values(function: Callable[[], Any]) -> Any:

@@ -75,6 +75,52 @@ class WithAnotherHead(Network):
         self.fc = nn.Linear(8, 4)
 
 
+class Lazy(Network):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.LazyConv2d(4, 3, padding=1)
+
+
+class ForVolumes(Network):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv3d(1, 4, (1, 3, 3), padding=(0, 1, 1))
+
+    def forward(self, images):
+        x = self.second(self.first(images[:, None]).squeeze(2).relu()).relu()
+        return self.fc(x.mean([2, 3]))
+
+
+class Complex(Network):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+
+    def forward(self, images):
+        return super().forward(images) + self.shift.abs()
+
+
+class WithExtraState(Network):
+    def __init__(self):
+        super().__init__()
+        self.fc = LinearThatCounts(8, 3)
+
+
+class LinearThatCounts(nn.Linear):
+    def get_extra_state(self):
+        return {"calls": 0}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Head(nn.Module):
+    """Three pixels are the logits."""
+
+    def forward(self, images):
+        return images.flatten(1)[:, :3]
+
+
 class WithConstants(Network):
     """What is in no snapshot: a random buffer that is not saved, an attribute; and values are looked at early."""
 
@@ -230,6 +276,30 @@ def test_network_that_does_not_give_logits_is_refused(network, output, add, caps
     add(network)
     line = refused(train, capsys, *ADDED)
     assert line.endswith(f"--arch added: of an image it makes {output}, not logits of shape [1, 3]")
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (lambda: None, "what its builder returns is no torch.nn.Module, but a NoneType"),
+        (lambda: torch.relu, "what its builder returns is no torch.nn.Module, but a builtin_function_or_method"),
+        (Lazy, "first.weight has no shape yet: layers must be built with all of their sizes"),
+        (ForVolumes, "first.weight has five dimensions: layers for volumes are not supported"),
+        (Complex, "shift is of type torch.complex64: only floats are trained"),
+        (WithExtraState, "fc._extra_state is no tensor, and snapshots hold nothing else of a network"),
+    ],
+    ids=["none", "function", "lazy", "volumes", "complex", "extra state"],
+)
+def test_network_that_cannot_be_trained_and_kept_is_refused(network, told, add, capsys):
+    add(network)
+    for program in (train, compute_projections):
+        assert refused(program, capsys, *ADDED).endswith(f"--arch added: {told}")
+
+
+@pytest.mark.parametrize("network", [lambda: Network().requires_grad_(False), Head])
+def test_network_without_anything_to_train_is_refused(network, add, capsys):
+    add(network)
+    assert "--arch added has no parameters to train" in refused(train, capsys, *ADDED)
 
 
 @pytest.mark.parametrize("network", [Misdescribed, Unflattened, ChangingItsInput])

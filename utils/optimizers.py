@@ -12,7 +12,13 @@ from utils.program import UsageError
 
 
 def make_optimizer(net: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    """SGD or Adam over all parameters, by the options of train.py."""
+    """SGD or Adam over all parameters, by the options of train.py.
+
+    Raises:
+        UsageError: none of them is to be trained.
+    """
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise UsageError(f"--arch {args.arch} has no parameters to train")
     # Fused: one pass over the memory, and no temporary copies of gradients (see benchmarks/NOTES.md).
     options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": True}
     if args.optimizer == "adam":
