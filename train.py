@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -208,6 +209,8 @@ def check_arguments(args: argparse.Namespace, training: bool, start: resume.Star
         without_effect.setdefault("sync_bn", "in one process: batch norm is over the whole batch there")
     elif args.sync_bn and "sync_bn" not in without_effect and training and not args.cuda:
         raise UsageError("--sync-bn: PyTorch has it on GPUs only; give --cuda too")
+    if bare_weights and training and args.epochs == 0:
+        raise UsageError(f"--epochs 0: writes the initialization, and {start.path} has the weights already")
     if args.resume_from is None:
         without_effect["override"] = "without --resume-from"
     elif bare_weights:
@@ -400,8 +403,13 @@ def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
         raise UsageError(f"--start-epoch {start.first_epoch}: there are {args.epochs} epochs (--epochs)")
     if start.snapshot is None or start.first_epoch < args.epochs:
         return False
-    complete = RunFiles(args).final.exists() and "unmeasured" not in start.snapshot
-    return start.first_epoch > args.epochs or complete
+    if start.first_epoch > args.epochs:
+        return True
+    try:
+        snapshots.load(RunFiles(args).final)
+    except snapshots.SnapshotError:  # it is not there, or damaged
+        return False
+    return "unmeasured" not in start.snapshot
 
 
 def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
@@ -411,7 +419,9 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     begun = distributed.from_main(lambda: begin(args, training, lock))
     if begun is None:
         return DONE
+    of_this_rank = {name: getattr(args, name) for name in ("data_path", "workers")}
     args, start, notes, warned = begun
+    vars(args).update(of_this_rank)
     if args.amp:
         devices.check_bfloat16(device)
     devices.set_precision(device, args.tf32, args.deterministic)
@@ -430,6 +440,8 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if start.snapshot is not None:
         snapshots.check_class_names(start.path, start.snapshot, dataset.class_names)
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
+    elif args.pretrained and dataset.in_channels != 3:
+        warned.append("images are grey: the first convolution is a new one with random weights, not ImageNet's")
     if training:
         check_last_batch(args, dataset)
         if distributed.from_main(lambda: dataset.train_fingerprint) != dataset.train_fingerprint:
@@ -462,7 +474,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
 
     done_before = set()
     if args.resume_from is not None and distributed.RANK == 0:
-        done_before = epochs_logged(files.log_folder, args.log, describe_configuration(args))
+        done_before = epochs_logged(files.log_folder, args.log, describe_configuration(args), files.folder)
     log, log_path = open_log(files.log_folder, args.log)
     announce(log, args, dataset, net, device, start.path, log_path)
     for line in notes:
@@ -517,6 +529,7 @@ def train(
             return DONE
     if dataset.val is None:
         log.info("there is no validation split: the test set is used to watch training")
+    log.info(f"TensorBoard: {files.board_folder}")
 
     of_run = describe_run(args, net, dataset, start)
     step = make_step(net, optimizer, args.compile)
@@ -530,27 +543,34 @@ def train(
 
     def save(epoch: int, curves: dict[str, float], watched: Evaluation | None = None) -> None:
         if is_main:
-            state = training_state(of_run, epoch, net, optimizer, schedule, curves)
-            state |= {"unmeasured": curves, "previous_top1": previous_top1}
+            state = {**training_state(of_run, epoch, net, optimizer, schedule, curves), "unmeasured": curves}
             if watched is not None:
                 state = with_accuracies(state, watched)
             snapshots.save(state, files.training_state(epoch))
 
-    def withdraw(epoch: int) -> None:
-        if is_main and is_snapshot_epoch(epoch, args):
-            files.training_state(epoch).unlink()
+    def measure(epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation | None:
+        """The evaluation after an epoch, of which a snapshot may be written already; None: the run stops there."""
+        nonlocal final, previous_top1
+        try:
+            watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
+        except NotFiniteError:
+            if is_main and snapshot is not None:
+                snapshot.unlink()
+            raise
+        if is_plateau(epoch, args, watched, previous_top1, log):
+            return None
+        previous_top1 = watched.top1
+        return watched
 
     with (Board if is_main else NoBoard)(files.board_folder, first_step, of_run["config"], FINAL_METRICS) as board:
         if start.snapshot is None:
             watch_bias(board, 0, net)
         if "unmeasured" in known:  # the run ended while it was evaluated
-            epoch, previous_top1 = start.first_epoch - 1, known.get("previous_top1")
+            epoch = start.first_epoch - 1
             log.info(f"epoch {epoch} was trained, and is measured now")
-            watched, final = measure_epoch(args, epoch, net, dataset, board, known["unmeasured"], log)
-            if is_plateau(epoch, args, watched, previous_top1, log):
-                return PLATEAU
-            previous_top1 = watched.top1
-            if is_main and start.path.resolve() == files.training_state(epoch).resolve():
+            ours = start.path.resolve() == files.training_state(epoch).resolve()
+            watched = measure(epoch, known["unmeasured"], start.path if ours else None)
+            if is_main and ours:
                 snapshots.save(with_accuracies(snapshots.load(start.path), watched), start.path)
         for epoch in range(start.first_epoch, args.epochs):
             stream = [epoch] if is_main else [epoch, distributed.RANK]
@@ -571,21 +591,17 @@ def train(
                 f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
             )
             curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-            snapshot_is_due = is_snapshot_epoch(epoch, args)
+            snapshot_is_due, saved = is_snapshot_epoch(epoch, args), None
             if snapshot_is_due:
                 check_weights(net, epoch)
+            if snapshot_is_due and not watches_for_plateaus(epoch, args):  # of a plateau there is no snapshot
                 # Whatever ends the evaluation, on whichever rank, the epoch need not be trained again.
                 distributed.from_main(functools.partial(save, epoch, curves))
+                saved = files.training_state(epoch)
             if snapshot_is_due or watches_for_plateaus(epoch, args):
-                try:
-                    watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
-                except NotFiniteError:
-                    withdraw(epoch)
-                    raise
-                if is_plateau(epoch, args, watched, previous_top1, log):
-                    withdraw(epoch)
+                watched = measure(epoch, curves, saved)
+                if watched is None:
                     return PLATEAU
-                previous_top1 = watched.top1
             else:
                 board.add(epoch + 1, curves)
             if snapshot_is_due:
@@ -661,7 +677,7 @@ def training_state(
 
 def with_accuracies(state: dict, watched: Evaluation) -> dict:
     """A training state, made or loaded, when its epoch has been measured: without what was needed for that."""
-    left_out = {"unmeasured", "previous_top1", "checksums", "structure"}
+    left_out = {"unmeasured", "checksums", "structure"}
     return {
         **{key: value for key, value in state.items() if key not in left_out},
         "tensorboard_step": state["epoch"] + 1,

@@ -14,7 +14,9 @@ measured in one run, on the same images:
             Normalize, the contiguous layout)
 
 The limit is the time that the convolutions and fully connected layers of ours take in isolation: each called by
-itself again and again on an input of the same shape, times the number of its calls in the pass.
+itself again and again on an input of the same shape, times the number of its calls in the pass. Beside it stand
+the floating-point operations of these layers a second of ours, two for each multiplication with its addition, and
+how many the machine reaches in products of matrices.
 """
 
 import argparse
@@ -23,11 +25,14 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -51,9 +56,16 @@ from utils.program import DONE, exit_status
 INITIALIZATIONS = 5  # and a random one
 
 
+class Limit(NamedTuple):
+    """Of the convolutions and fully connected layers of one batch's pass."""
+
+    seconds: float  #: that they take, each called by itself
+    operations: int  #: additions and multiplications
+
+
 @torch.inference_mode()
-def isolated_seconds(net: nn.Module, replacements, batch, device: torch.device, amp: bool) -> float:
-    """Seconds that the convolutions and fully connected layers of one batch's pass take, each called by itself."""
+def isolated(net: nn.Module, replacements, batch, device: torch.device, amp: bool) -> Limit:
+    """What the convolutions and fully connected layers of one batch's pass come to by themselves."""
     calls, inputs = Counter(), {}
 
     def record(module, arguments):
@@ -62,22 +74,35 @@ def isolated_seconds(net: nn.Module, replacements, batch, device: torch.device, 
 
     modules = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     hooks = [module.register_forward_pre_hook(record) for module in modules]
-    reinit.accuracies(net, replacements, [batch], amp=amp)
+    with FlopCounterMode(display=False) as counter:
+        reinit.accuracies(net, replacements, [batch], amp=amp)
     for hook in hooks:
         hook.remove()
-    seconds = 0.0
     with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for module, number in calls.items():
-            times = []
-            for _ in range(4):  # the first one warms up
-                synchronize(device)
-                start = time.perf_counter()
-                for _ in range(10):
-                    module(inputs[module])
-                synchronize(device)
-                times.append((time.perf_counter() - start) / 10)
-            seconds += number * statistics.median(times[1:])
-    return seconds
+        seconds = sum(
+            number * seconds_of_call(lambda module=module: module(inputs[module]), device)
+            for module, number in calls.items()
+        )
+    return Limit(seconds, counter.get_total_flops())
+
+
+def seconds_of_call(call: Callable[[], object], device: torch.device) -> float:
+    """The median of three measurements of ten calls each, after one that warms up."""
+    times = []
+    for _ in range(4):
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(10):
+            call()
+        synchronize(device)
+        times.append((time.perf_counter() - start) / 10)
+    return statistics.median(times[1:])
+
+
+def matrix_rate(device: torch.device, amp: bool, n: int = 2048) -> float:
+    """Operations a second in which the machine multiplies matrices (n, n) in the precision of the networks."""
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16 if amp else None) for _ in range(2))
+    return 2 * n**3 / seconds_of_call(lambda: a @ b, device)
 
 
 def one_by_one(net: nn.Module, replacements, evaluate_once) -> tuple[list[float], list[float]]:
@@ -136,7 +161,8 @@ def main(argv=None) -> int:
 
     ours = copy.deepcopy(trained).to(device, memory_format=layout)
     batch = next(iter(images))
-    isolated = isolated_seconds(ours, replacements, batch, device, args.amp)
+    of_batch = isolated(ours, replacements, batch, device, args.amp)
+    matrices = matrix_rate(device, args.amp)
     seconds = []
     for repetition in range(args.repetitions + 1):  # the first one warms up
         synchronize(device)
@@ -158,7 +184,8 @@ def main(argv=None) -> int:
     each, accuracies = one_by_one(plain, sample, lambda: evaluate_plainly(plain, loader, device)[1])
     farthest = max(farthest, *(abs(a - b) for a, b in zip(accuracies, replaced, strict=True)))
 
-    limit = isolated * images.num_images / len(batch[1])
+    batches = images.num_images / len(batch[1])
+    limit, rate = of_batch.seconds * batches, of_batch.operations * batches / statistics.median(seconds)
     print(header(device))
     print(f"{args.arch} on the {images.num_images:,} test images of {args.dataset}, batch {batch_size}")
     told = f", {len(sample)} of them one by one, scaled" if args.every > 1 else ""
@@ -170,6 +197,10 @@ def main(argv=None) -> int:
         print(f"  {name:6} {total:.2f} in all; {spread(times, '.2f')} each   {ratio:.1f} x the time of ours")
     print(f"  limit  {limit:.2f} in all, convolutions and fully connected layers in isolation")
     print(f"         ours reaches {100 * limit / statistics.median(seconds):.0f} % of their rate")
+    print(
+        f"         at {rate / 1e9:,.0f} GFLOP/s, {100 * rate / matrices:.0f} % of the {matrices / 1e9:,.0f} "
+        "of this machine's products of 2048x2048 matrices"
+    )
     print(f"  accuracies differ by at most {farthest:.2f} %")
     return DONE
 

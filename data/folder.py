@@ -88,19 +88,6 @@ class Preparation:
         return v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)])
 
 
-class _Keys:
-    """The batch sampler: image numbers in the order of the epoch, each with the seed of its augmentation."""
-
-    def __init__(self):
-        self.batches: list[list[tuple[int, int | None]]] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
 @dataclass
 class FolderLoader(Epochs):
     """Batches of images in files, an epoch at each iteration.
@@ -120,7 +107,8 @@ class FolderLoader(Epochs):
     augmentation: bool = False
     share: tuple[int, int] = (0, 1)  #: (rank, number of ranks) that each batch is shared among
     epoch: int = 0
-    _keys: _Keys = field(default_factory=_Keys, init=False, repr=False)
+    #: The batch sampler: of each batch of the epoch the image numbers, each with the seed of its augmentation.
+    _batches: list[list[tuple[int, int | None]]] = field(default_factory=list, init=False, repr=False)
     _loader: DataLoader | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[PreparedBatch]:
@@ -131,11 +119,11 @@ class FolderLoader(Epochs):
             random = np.random.Generator(np.random.PCG64(derive(self.seed, "augmentation", epoch)))
             seeds = random.integers(2**63, size=n).tolist()
         keys = [(number, seeds[number]) for number in order.tolist()]
-        self._keys.batches = [keys[part] for part in batch_slices(n, self.batch_size, self.share)]
+        self._batches[:] = [keys[part] for part in batch_slices(n, self.batch_size, self.share)]
         if self._loader is None:
             self._loader = DataLoader(
                 self.preparation,
-                batch_sampler=self._keys,
+                batch_sampler=self._batches,
                 collate_fn=_stack,
                 num_workers=self.workers,
                 persistent_workers=self.workers > 0 and self.random_order,
@@ -144,7 +132,7 @@ class FolderLoader(Epochs):
                 # Else it draws from the global generator, at times that depend on the workers: dropout would too.
                 generator=torch.Generator(),
             )
-        for batch, images in zip(self._keys.batches, self._loader, strict=True):
+        for batch, images in zip(self._batches, self._loader, strict=True):
             if isinstance(images, ImageError):
                 raise images
             labels = self.labels[[number for number, _ in batch]]

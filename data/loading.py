@@ -4,7 +4,7 @@ import functools
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +146,7 @@ def load(
         if len(class_names) < 2:
             raise DataError(f"--noise {noise:g}: with a single class there is no wrong label")
         corrupted = corrupt_labels(all_labels, len(class_names), noise, noise_seed, train_indices)
-        train = _with_labels(train, corrupted)
+        train = replace(train, labels=corrupted)
     val = _keep(train, val_indices) if split else None
     train = _keep(train, train_indices) if split else train
 
@@ -299,19 +299,13 @@ def _keep(source: Source, indices: np.ndarray) -> Source:
     return FolderSource([source.files[index] for index in indices], labels)
 
 
-def _with_labels(source: Source, labels: np.ndarray) -> Source:
-    if isinstance(source, ArraySource):
-        return ArraySource(source.images, labels)
-    return FolderSource(source.files, labels)
-
-
 def _keep_classes(source: Source, class_names, kept) -> Source:
     indices, new_labels = subsets.relabel(source.labels, class_names, kept)
     if not len(indices):
         raise DataError(
             f"--subsample-classes {len(kept)}: there are no images of {', '.join(kept)} in one of the sets"
         )
-    return _with_labels(_keep(source, indices), new_labels)
+    return replace(_keep(source, indices), labels=new_labels)
 
 
 def normalization(spec: Spec, upscale: bool, padded: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, run_main, same, shell, weights
+from programs import REFERENCE, command, files_below, refused, run_main, same, shell, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -700,7 +700,51 @@ def test_plateau_is_seen_after_an_evaluation_that_failed(monkeypatch, capsys):
         assert run(*options) == 1
     assert run(*options, "--resume-from", "latest") == 3
     assert "plateau: top-1" in capsys.readouterr().err
-    assert not (QUICK_FOLDER / "lenet_2.tar").exists()
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_0.tar"}
+
+
+def test_plateau_leaves_the_snapshots_that_were_there(capsys):
+    options = (*QUICK, "--lr", 1e-12, "--snapshot-every", 1, "--epochs", 3)
+    assert run(*options) == 0
+    before = {path.name for path in QUICK_FOLDER.iterdir()}
+    assert run(*options, "--kill-plateaus") == 3
+    assert {path.name for path in QUICK_FOLDER.iterdir()} == before
+
+
+def test_snapshot_whose_outputs_are_not_finite_goes_when_it_is_measured_at_last(monkeypatch, capsys):
+    options = (*QUICK, "--epochs", 2, "--snapshot-every", 1, "--resume-from", "latest")
+    with failing_evaluation(monkeypatch, 1):
+        assert run(*options) == 1
+    state = torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)
+    state["model_state_dict"]["classifier.6.bias"][:] = 3e38  # finite, and not their sums
+    state["model_state_dict"]["classifier.6.weight"][:] = 3e38
+    torch.save(state, QUICK_FOLDER / "lenet_1.tar")
+    assert run(*options) == 1
+    assert "the last batch of epoch 1 broke the weights" in capsys.readouterr().err
+    assert not (QUICK_FOLDER / "lenet_1.tar").exists()
+
+
+def test_damaged_final_weights_are_written_again(capsys):
+    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
+    assert run(*options) == 0
+    final = QUICK_FOLDER / "lenet_1.pt"
+    whole = weights(final)
+    final.write_bytes(final.read_bytes()[:1000])
+    assert run(*options) == 0
+    assert "training is finished" not in capsys.readouterr().out
+    assert same(weights(final), whole)
+
+
+def test_no_epochs_and_weights_to_start_from_exclude_one_another(capsys):
+    line = refused(train, capsys, *LENET, "--epochs", 0, "--resume-from", REFERENCE / "lenet_init_0.pt")
+    assert line.startswith("train.py: error: --epochs 0: writes the initialization")
+
+
+def test_epochs_of_another_run_of_these_options_are_not_done_again(capsys):
+    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
+    assert run(*options, "--models-path", "some") == 0
+    assert run(*options, "--models-path", "others") == 0
+    assert ", again:" not in capsys.readouterr().out
 
 
 def test_plateau_stops_the_run_with_no_further_snapshot(capsys):

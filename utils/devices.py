@@ -4,11 +4,13 @@ import contextlib
 import functools
 import os
 import platform
+import re
 
 import torch
 from torch import Tensor, nn
 
 from utils import distributed
+from utils.logging import first_line
 
 
 class DeviceError(ValueError):
@@ -26,13 +28,30 @@ def choose(cuda: bool) -> torch.device:
     if not torch.cuda.is_available():
         built = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
         raise DeviceError(f"--cuda: there is no GPU that PyTorch can use (PyTorch {torch.__version__} {built})")
-    if distributed.WORLD_SIZE == 1:
-        return torch.device("cuda")
-    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if processes > gpus:
-        raise DeviceError(f"--cuda: torchrun started {processes} processes where there are {gpus} GPUs")
-    torch.cuda.set_device(distributed.LOCAL_RANK)
-    return torch.device("cuda", distributed.LOCAL_RANK)
+    device = torch.device("cuda")
+    if distributed.WORLD_SIZE > 1:
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if processes > gpus:
+            raise DeviceError(f"--cuda: torchrun started {processes} processes where there are {gpus} GPUs")
+        torch.cuda.set_device(distributed.LOCAL_RANK)
+        device = torch.device("cuda", distributed.LOCAL_RANK)
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:  # another process has it to itself, or this PyTorch is not built for its kind
+        if is_out_of_gpu_memory(error):
+            raise
+        raise DeviceError(f"--cuda: the GPU cannot be used: {first_line(error)}") from None
+    return device
+
+
+def is_out_of_gpu_memory(error: Exception) -> bool:
+    """Whether an error says that a GPU has no memory left."""
+    # A GPU with no room for as much as CUDA itself, or its libraries, raises one of the others.
+    others = (
+        "CUDA error: out of memory|Cuda failure.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
+        "|unable to find an engine to execute this computation"  # cuDNN, with no room for any
+    )
+    return isinstance(error, torch.OutOfMemoryError) or re.search(others, str(error)) is not None
 
 
 def describe(device: torch.device) -> str:

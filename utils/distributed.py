@@ -19,11 +19,11 @@ from torch import Tensor, distributed
 def _by_torchrun() -> tuple[int, int, int]:
     """Rank, local rank and number of processes, as torchrun sets them; (0, 0, 1) without torchrun."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    if not os.environ.keys() >= set(names):
+    texts = [os.environ.get(name, "") for name in names]
+    if "" in texts and texts[2] in ("", "1"):
         return 0, 0, 1
-    texts = [os.environ[name] for name in names]
     if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[2]):
-        told = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        told = ", ".join(f"{name}={text or '(not set)'}" for name, text in zip(names, texts, strict=True))
         print(f"error: torchrun sets no such variables: {told}", file=sys.stderr)
         sys.exit(2)
     return int(texts[0]), int(texts[1]), int(texts[2])
@@ -32,6 +32,7 @@ def _by_torchrun() -> tuple[int, int, int]:
 #: Rank 0 of all processes writes files, and speaks for all. The local rank is the number of a process's GPU.
 RANK, LOCAL_RANK, WORLD_SIZE = _by_torchrun()
 
+COMING = 900.0  #: seconds for all processes to come: from a network disk their imports take minutes
 PATIENCE = 1.0  #: seconds for rank 0 to fail as another rank has
 _store = None  # torchrun's, in which every process can leave a word at any time
 
@@ -63,6 +64,9 @@ def _agree_on_a_name(store) -> str:
 
     The store outlives the processes: after a restart it still holds the addresses of those that were killed, and
     to connect to one of these is to wait for ever.
+
+    Raises:
+        GroupError: not all of them come.
     """
     mine = secrets.token_hex(8)
     if RANK > 0:
@@ -70,7 +74,12 @@ def _agree_on_a_name(store) -> str:
         name = store.get(f"answer/{mine}").decode()
         store.add(f"here/{name}", 1)
         return name
-    while store.add(f"here/{mine}", 0) < WORLD_SIZE - 1:
+    deadline = time.monotonic() + COMING
+    while (here := store.add(f"here/{mine}", 0)) < WORLD_SIZE - 1:
+        if time.monotonic() > deadline:
+            raise GroupError(
+                f"torchrun: of {WORLD_SIZE} processes {WORLD_SIZE - 1 - here} did not come: the others say why"
+            )
         for rank in range(1, WORLD_SIZE):  # perhaps one that was killed, until its successor asks
             if store.check([f"asks/{rank}"]):
                 store.set(f"answer/{store.get(f'asks/{rank}').decode()}", mine)
@@ -132,13 +141,14 @@ def fail(status: int) -> tuple[bool, int]:
 
 
 def connection_lost(error: Exception) -> str | None:
-    """What an error says of a broken connection to another process; None: it is about something else."""
+    """What an error says of the connection to other processes; None: it is about something else."""
     if WORLD_SIZE == 1 or not isinstance(error, RuntimeError):
         return None
-    by_nccl = "NCCL" in str(error)
-    if by_nccl and re.search("Cuda failure|CUDA error|ncclInvalid|ncclUnhandledCuda|Duplicate GPU", str(error)):
-        return None  # which is no other process's fault
-    if not by_nccl and not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
+    text = str(error)
+    if "NCCL" in text:  # whose own words for it come last
+        first, _, last = text.partition("Last error:")
+        return "; ".join(" ".join(part.split()) for part in (first.splitlines()[0], last) if part.strip())
+    if not isinstance(error, distributed.DistError) and "/gloo/" not in text:
         return None
-    first_sentence = str(error).splitlines()[0].split(". ")[0]
+    first_sentence = text.splitlines()[0].split(". ")[0]
     return re.sub(r"^\[[^]]*\] ", "", first_sentence)  # without the place in PyTorch's source

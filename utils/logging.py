@@ -90,19 +90,20 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     return logger, path
 
 
-def epochs_logged(folder: Path, name: str, configuration: str) -> set[int]:
+def epochs_logged(folder: Path, name: str, configuration: str, snapshots: Path) -> set[int]:
     """The epochs that earlier processes of a run have logged, from their log files.
 
     Args:
         folder: of the log files.
         name: of them, as for `open_log`.
         configuration: the line that the processes of the run have in common.
+        snapshots: the folder of the run's snapshots, which a log names as well.
     """
     found = set()
     for path in folder.glob(f"*_{glob.escape(name)}"):
         with contextlib.suppress(OSError):
             text = path.read_text(encoding="utf-8", errors="replace")
-            if f" INFO {configuration}\n" in text:
+            if f" INFO {configuration}\n" in text and f" {snapshots}/" in text:
                 found.update(int(epoch) for epoch in re.findall(r" INFO epoch (\d+) \(", text))
     return found
 

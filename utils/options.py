@@ -1,6 +1,7 @@
 """The command line: its parser, the kinds of values, the options that programs share, and checks of them."""
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -20,7 +21,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None):
         """`description`: of which the first line is shown; None, as with python -OO."""
         first_line = (description or "").partition("\n")[0]
-        super().__init__(prog, description=first_line, allow_abbrev=False, formatter_class=_HelpFormatter)
+        layout = functools.partial(argparse.HelpFormatter, max_help_position=32, width=110)
+        super().__init__(prog, description=first_line, allow_abbrev=False, formatter_class=layout)
 
     def parse_args(self, argv=None) -> argparse.Namespace:
         """As argparse does; `given` of the result holds the names of the options on the command line."""
@@ -35,11 +37,6 @@ class Parser(argparse.ArgumentParser):
         if distributed.LOCAL_RANK == 0:
             last_words(f"{self.prog}: error: {message}")
         self.exit(WRONG_USE)
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog):
-        super().__init__(prog, max_help_position=32, width=110)
 
 
 _UNSET: list = []  #: a list, which an option that may be given repeatedly extends: to another one, a copy

@@ -18,7 +18,7 @@ import torch
 import data
 import models
 from utils import distributed
-from utils.devices import DeviceError
+from utils.devices import DeviceError, is_out_of_gpu_memory
 from utils.distributed import GroupError
 from utils.logging import close_log, first_line, last_words
 from utils.metrics import NotFiniteError
@@ -54,9 +54,9 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         before = {}
         _asked_to_end.clear()
         if in_main_thread:
-            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _end)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell has it ignored
-                before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
+                before[signal.SIGINT] = signal.signal(signal.SIGINT, _end)
         if in_main_thread and distributed.WORLD_SIZE > 1:
             # Python's handlers would have their turn only when waiting for another process is over.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -139,13 +139,6 @@ def memory_for(what: str, otherwise: str = "a machine with more is needed"):
         raise
 
 
-def is_out_of_gpu_memory(error: Exception) -> bool:
-    """Whether an error says that a GPU has no memory left."""
-    # A GPU with no room for as much as CUDA itself, or its libraries, raises one of the others.
-    others = "CUDA error: out of memory|Cuda failure.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
-    return isinstance(error, torch.OutOfMemoryError) or re.search(others, str(error)) is not None
-
-
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
@@ -159,7 +152,7 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return FAILED, str(error)
     lost = None if is_out_of_gpu_memory(error) else distributed.connection_lost(error)
     if lost is not None:
-        return FAILED, f"another process of this run is gone ({lost})"
+        return FAILED, f"another process of this run is gone, or cannot be reached ({lost})"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"
@@ -189,14 +182,9 @@ def _out_of_memory(error: Exception) -> str | None:
 _asked_to_end: list[type[BaseException]] = []  #: by signals, since the program began
 
 
-def _terminate(signum, frame):
-    _asked_to_end.append(Terminated)
-    raise Terminated
-
-
-def _interrupt(signum, frame):
-    _asked_to_end.append(KeyboardInterrupt)
-    raise KeyboardInterrupt
+def _end(number, frame):
+    _asked_to_end.append(KeyboardInterrupt if number == signal.SIGINT else Terminated)
+    raise _asked_to_end[-1]
 
 
 def check_signals() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import models
 from utils import distributed
+from utils.devices import is_out_of_gpu_memory
 from utils.logging import first_line
 from utils.metrics import NotFiniteError, count_correct
 
@@ -124,9 +125,9 @@ def check_segments(net: nn.Module, shape: Sequence[int]) -> None:
             found = segment(given)
             if next(segment.parameters(), None) is not None and not given.equal(before):
                 changes_its_input = type(segment).__name__
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_gpu_memory(error):
+            raise
         raise models.ModelError(
             f"the segments of the network cannot be run one after another: {first_line(error)}"
         ) from None
@@ -187,8 +188,8 @@ def accuracies(
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                     counts += _count(segments, branches, images[start:stop], labels[start:stop], len(counts))
-            except torch.OutOfMemoryError:
-                if stop - start == 1:
+            except RuntimeError as error:
+                if stop - start == 1 or not is_out_of_gpu_memory(error):
                     raise
                 largest = (stop - start) // 2
             else:

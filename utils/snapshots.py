@@ -9,8 +9,7 @@
                             format 5 `initial_fingerprint` (a checksum of the initialization; None: not known)
                             and `train_fingerprint` (number and checksum of the training images and labels);
                             format 4 was never published. Until the evaluation after the epoch is done accuracies
-                            are None, `unmeasured` holds the curves of the epoch and `previous_top1` the accuracy
-                            that was measured before
+                            are None, and `unmeasured` holds the curves of the epoch
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
@@ -336,7 +335,6 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         "tensorboard_step": isinstance(content.get("tensorboard_step", 0), int),
         "provenance": _is_json_object(content.get("provenance", {})),
         "unmeasured": _are_curves(content.get("unmeasured", {"top1/train_running": 0.0})),
-        "previous_top1": isinstance(content.get("previous_top1"), (float, type(None))),
         "train_fingerprint": _is_text(content.get("train_fingerprint", "0")),
         "initial_fingerprint": content.get("initial_fingerprint") is None
         or _is_text(content["initial_fingerprint"]),
