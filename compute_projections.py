@@ -18,6 +18,7 @@ import argparse
 import functools
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -31,6 +32,7 @@ import data
 import models
 from data.transforms import UPSCALED
 from utils import devices, distributed, projections, seeds, snapshots
+from utils.configuration import check_sound
 from utils.logging import close_log, open_log, progress
 from utils.options import Parser, check_recorded, file_name, folder, input_path, list_choices, number, seed
 from utils.paths import dataset_folder, noise_of_snapshot, parse_snapshot_name, run_folder, training_states
@@ -133,18 +135,22 @@ def main(argv=None) -> int:
     def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
         return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
 
-    initial, initial_fingerprint, unchecked = None, None, []
+    initial, initial_fingerprint, initial_structure, unchecked = None, None, None, []
     beside = functools.cache(lambda folder: recorded_beside(folder, args.arch))
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, beside, wanted, of_this_run=False)
         unchecked = snapshots.without_checksums(args.init_from, content)
+        snapshots.check_finite(args.init_from, content["model_state_dict"])
+        initial_structure = content["structure"]
         with memory_for("the initialization"):
             initial = weights_by_layer(content)
             initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
     random = layers_without_weights(args, layers, spec) if args.pretrained else []
-    sources, damaged = [new_network(args, random)], []
     if args.load_from:
-        sources, damaged = find_snapshots(args, beside, wanted)
+        sources, damaged = find_snapshots(args, beside, wanted, initial_structure)
+    else:
+        sources, damaged = [new_network(args, random)], []
+        check_initialization(args, initial_structure, network.state_dict(), sources[0].name)
     alone = len(sources) + len(damaged) == 1
 
     log = None
@@ -216,7 +222,8 @@ def check_arguments(args) -> None:
         if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
             raise UsageError(f"--load-from {path}: there is no such file or folder")
     if args.init_from is not None and not os.path.isfile(args.init_from):
-        raise UsageError(f"--init-from {args.init_from}: there is no such file")
+        what = "it is a folder, not a snapshot" if os.path.isdir(args.init_from) else "there is no such file"
+        raise UsageError(f"--init-from {args.init_from}: {what}")
 
 
 @functools.cache
@@ -257,10 +264,32 @@ def new_network(args, random: list[str]) -> Source:
     )
 
 
+def check_initialization(
+    args, initial: dict[str, Tensor] | None, structure: dict[str, Tensor], measured: str
+) -> None:
+    """Raise UsageError where --init-from, of the structure `initial`, is not of the network that is measured."""
+    if initial is None:
+        return
+    theirs, ours = (
+        {name: one for name, one in weights.items() if not name.endswith("num_batches_tracked")}
+        for weights in (initial, structure)
+    )
+    differing = snapshots.describe_difference(ours, theirs)
+    if differing:
+        raise UsageError(f"--init-from {args.init_from} is of another network than {measured}: {differing}")
+
+
 def find_snapshots(
-    args, beside: Callable[[Path], dict[str, Any]], wanted: Callable[[str], bool]
+    args,
+    beside: Callable[[Path], dict[str, Any]],
+    wanted: Callable[[str], bool],
+    initial: dict[str, Tensor] | None,
 ) -> tuple[list[Source], list[str]]:
     """The snapshots of --load-from in order of training, and what is wrong with the damaged ones among them.
+
+    Args:
+        beside, wanted: as for `inspect`.
+        initial: the structure of the initialization, where one is given.
 
     Raises:
         UsageError: a snapshot belongs to another network or contradicts the options, or results of two would go to
@@ -268,6 +297,7 @@ def find_snapshots(
         SnapshotError: there is but one, and it is damaged.
     """
     paths = [path for given in args.load_from for path in (in_folder(given, args) if given.is_dir() else [given])]
+    paths = list({path.resolve(): path for path in paths}.values())
     tars = {path.stem for path in paths if path.suffix == ".tar"}
     sources: list[Source] = []
     damaged: list[str] = []
@@ -280,6 +310,7 @@ def find_snapshots(
                 raise
             damaged.append(str(error))
             continue
+        check_initialization(args, initial, content["structure"], str(path))
         kept = args.subsample_classes or content["config"].get("subsample_classes") or 0
         noise = noise_of_snapshot(path, content["config"])
         source = Source(
@@ -341,7 +372,9 @@ def inspect(
             recorded = {name: recorded[name] for name in ("num_classes", "subsample_classes") if name in recorded}
         config |= recorded
         if "subsample_classes" in args.given:
-            config.pop("num_classes", None)
+            for name in ("num_classes", "subsample_classes"):
+                config.pop(name, None)
+    check_sound(path, config)
     for name in ("arch", "dataset", "seed"):
         if config.get(name) is not None:
             check_recorded(args, name, config[name], path)
@@ -349,12 +382,12 @@ def inspect(
     by_options = args.subsample_classes or spec.num_classes
     num_classes = config.get("num_classes", by_options)
     in_channels = config.get("in_channels", spec.in_channels)
-    if not all(isinstance(number, int) and number > 0 for number in (num_classes, in_channels)):
-        raise SnapshotError(f"{path} is no snapshot: it records {num_classes!r} classes, {in_channels!r} channels")
     if "subsample_classes" in args.given and num_classes != by_options:
         raise UsageError(
             f"--subsample-classes {args.subsample_classes}: contradicts {path}, which has {num_classes} classes"
         )
+    if of_this_run and "subsample_classes" in config:
+        check_recorded(args, "subsample_classes", config["subsample_classes"], path)
     upscaled = (UPSCALED, UPSCALED)
     if "upscale" in config:
         sizes = [upscaled if config["upscale"] or config.get("upscale_padding") else spec.image_size]
@@ -363,9 +396,10 @@ def inspect(
     networks = [structure(args.arch, num_classes, in_channels, size) for size in sizes]
     differing = [snapshots.describe_difference(net.state_dict(), content["structure"]) for net in networks]
     if all(differing):
+        may_be_classes = "num_classes" not in config and not re.search("is (missing|unknown)", differing[0])
         raise UsageError(
             f"{path} is no snapshot of {args.arch} with {num_classes} classes: {differing[0]}"
-            + ("" if "num_classes" in config else " (--subsample-classes gives the number of classes)")
+            + (" (--subsample-classes gives the number of classes)" if may_be_classes else "")
         )
     return content, f"{num_classes} ({'recorded' if 'num_classes' in config else said_by_options(args)})"
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import data
 import models
 from utils import correlation, devices, distributed, projections, reinit, seeds, snapshots
-from utils.configuration import HYPERPARAMETERS, difference, is_sound
+from utils.configuration import HYPERPARAMETERS, check_sound, difference
 from utils.files import make_writable
 from utils.logging import open_log, progress
 from utils.options import (
@@ -243,20 +243,10 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
         UsageError: an option contradicts it.
         SnapshotError: what it says is not what an option can be.
     """
-    for name in (
-        "arch",
-        "dataset",
-        "subsample_classes",
-        "class_sample_seed",
-        "upscale",
-        "upscale_padding",
-        "seed",
-    ):
+    check_sound(args.load_from, config)
+    of_images = ("dataset", "subsample_classes", "class_sample_seed", "upscale", "upscale_padding")
+    for name in ("arch", *of_images, "seed"):
         if name in config:
-            if not is_sound(name, config[name]):
-                raise snapshots.SnapshotError(
-                    f"{args.load_from} is no snapshot: it records {name} {config[name]!r}"
-                )
             if name != "class_sample_seed" or args.subsample_classes:  # else it is warned about
                 check_recorded(args, name, config[name], args.load_from)
             if name != "seed":  # part of the paths where it was given here
@@ -332,18 +322,23 @@ def read_initializations(
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
         snapshots.check_finite(path, content["model_state_dict"])
         state = content if content.get("config") else snapshots.beside(path, content)
+        other_run = ""
         if config and state.get("config"):
             ignore = {"seed_given", "overridden"}
             overridden = config.get("overridden") or state["config"].get("overridden")
             same_start = trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None
             if overridden and same_start:
                 ignore |= {*HYPERPARAMETERS, "batch_size"}  # of one run: --override replaces them on the way
-            differing = difference(config, state["config"], ignore)
-            if differing:
-                warnings.append(f"{path} is of another run than the trained network: {differing}")
-        if snapshots.was_trained_from_another(snapshots.initial_fingerprint(path, content), trained):
-            warnings.append(f"{path} is not what {args.load_from} was trained from")
+            other_run = difference(config, state["config"], ignore)
         epoch = snapshots.epochs_trained(path, content)
+        initial = None  # as far as it tells what its run was trained from
+        if "epoch" in content or (epoch is not None and epoch <= 0):
+            initial = snapshots.initial_fingerprint(path, content)
+        if other_run:
+            warnings.append(f"{path} is of another run than the trained network: {other_run}")
+        elif snapshots.was_trained_from_another(initial, trained):
+            what = "of another initialization than" if "epoch" in content else "not the initialization of"
+            warnings.append(f"{path} is {what} {args.load_from}")
         if epoch is None:
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")
         initialization = Initialization(epoch, str(path), content["model_state_dict"])

@@ -307,6 +307,12 @@ VALUES = {
     "laughs": {"config": {"seed": laughs(12)}},
     "more laughs": {"remark": laughs()},
     "tensor for a number": {"config": {"seed": torch.ones(3)}},
+    "no images in a batch": {"config": {"batch_size": 0}},
+    "more noise than labels": {"config": {"noise": 7.0}},
+    "no momentum": {"config": {"optimizer": "sgd", "momentum": None}},
+    "list for words": {"config": {"started_from": ["x"]}},
+    "no channels": {"config": {"in_channels": 0}},
+    "number of text": {"config": {"num_classes": "10"}},
     "provenance of text": {"provenance": "mine"},
     "NaN in the provenance": {"provenance": {"arguments": {"lr": float("nan")}}},
     "tensor in the provenance": {"provenance": {"torch": torch.ones(3)}},
@@ -426,7 +432,7 @@ def places(path: Path) -> dict[str, tuple]:
         "--resume-from": (train, *LENET, "--resume-from", path),
         "--resume-from to evaluate": (train, *LENET, "--resume-from", path, "--evaluate"),
         "--load-from": (compute_projections, *LENET, "--load-from", path),
-        "--load-from several": (compute_projections, *LENET, "--load-from", path, path),
+        "--load-from several": (compute_projections, *LENET, "--load-from", path, f"other_{path}"),
         "--init-from": (compute_projections, *LENET, "--load-from", good, "--init-from", path),
         "reinit --load-from": (reinit_layers, *LENET, "--rand", "--load-from", path),
         "--inits-from": (reinit_layers, *LENET, "--load-from", good, "--inits-from", "inits.txt"),
@@ -443,7 +449,8 @@ def one_line_names(path: Path, err: str) -> None:
 def test_hostile_snapshot_is_refused_by_every_program(capsys, count, torture):
     path = Path("hostile.tar")
     for number, (name, content) in enumerate(sample().items()):
-        path.write_bytes(content)
+        for copy in (path, Path(f"other_{path}")):
+            copy.write_bytes(content)
         commands = places(path)
         chosen = list(commands) if torture else list(commands)[number % 8 :: 8]
         for place in chosen:

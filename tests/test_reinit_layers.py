@@ -260,7 +260,7 @@ def test_bare_initialization_of_another_run_is_warned_about(trained, two_runs, c
     assert run(*LENET, "--load-from", mine / trained, "--inits-from", inits(mine / "lenet_init_0.pt")) == 0
     assert "trained from" not in capsys.readouterr().err
     assert run(*LENET, "--load-from", mine / trained, "--inits-from", inits(other / "lenet_init_0.pt")) == 0
-    assert f"{other / 'lenet_init_0.pt'} is not what {mine / trained} was trained from" in capsys.readouterr().err
+    assert f"{other / 'lenet_init_0.pt'} is not the initialization of {mine / trained}" in capsys.readouterr().err
 
 
 def test_bare_weights_of_another_run_are_warned_about(two_runs, capsys):

@@ -1,9 +1,11 @@
 """What a training run is: the options that determine its weights, as snapshots record them."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import models
+from utils.archive import SnapshotError
 from utils.options import option
 
 #: The options that determine the weights and stay what they are for the whole of a run, and their kinds. An option
@@ -23,6 +25,12 @@ HYPERPARAMETERS: dict[str, type] = {
     "lr_decay": float,
     "weight_decay": float,
     "momentum": float,
+}
+#: The least and the greatest value of options that are not any number from 0 on. `--noise -1` is none.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("class_sample_seed", "noise_seed", "split_seed"), (0, 2**32 - 1)),
+    **dict.fromkeys(("noise", "split"), (0, 1)),
+    "batch_size": (1, 2**31 - 1),
 }
 #: Those without bearing on the evaluation of a network that is trained.
 OF_TRAINING_ALONE = ("optimizer", "augmentation", "batch_size", "sync_bn")
@@ -76,12 +84,27 @@ def is_sound(name: str, value: Any) -> bool:
     kind = {**IDENTITY, **HYPERPARAMETERS}[name]
     if value is None:
         return name in MAY_BE_NONE
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
         return False
     if kind in (int, float):
-        most = 2**32 - 1 if name in ("class_sample_seed", "noise_seed", "split_seed") else 2**63 - 1
-        return 0 <= value <= most or (name, value) == ("noise", -1)
+        least, most = RANGES.get(name, (0, 2**63 - 1))
+        return least <= value <= most or (name, value) == ("noise", -1)
     return True
+
+
+def check_sound(path: Path, config: dict[str, Any]) -> None:
+    """Raise SnapshotError where a snapshot records what no option can be."""
+    for name, value in config.items():
+        if (name in IDENTITY or name in HYPERPARAMETERS) and not is_sound(name, value):
+            raise SnapshotError(f"{path} is no snapshot: it records {option(name)} {value!r}")
+    for name in ("num_classes", "in_channels"):
+        value = config.get(name, 1)
+        if type(value) is not int or not 1 <= value <= 2**31:
+            raise SnapshotError(f"{path} is no snapshot: it records {value!r} as {name}")
+    if not isinstance(config.get("started_from"), (str, type(None))):
+        raise SnapshotError(f"{path} is no snapshot: it does not record what it was started from in words")
+    if config.get("optimizer") == "sgd" and config.get("momentum", 0) is None:
+        raise SnapshotError(f"{path} is no snapshot: it records no momentum, with sgd")
 
 
 def legacy_configuration(snapshot: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from utils.configuration import (
     HYPERPARAMETERS,
     IDENTITY,
     OF_TRAINING_ALONE,
+    check_sound,
     configuration,
     difference,
     ineffective,
@@ -119,9 +120,7 @@ def adopt(args: argparse.Namespace, path: Path, snapshot: dict[str, Any], traini
         raise snapshots.SnapshotError(
             f"{path} is no snapshot: its optimizer's state is not what it is in one"
         ) from None
-    for name in {**IDENTITY, **HYPERPARAMETERS}:
-        if name in recorded and not is_sound(name, recorded[name]):
-            raise snapshots.SnapshotError(f"{path} is no snapshot: it records {option(name)} {recorded[name]!r}")
+    check_sound(path, recorded)
     if "config" in snapshot:  # a switch that is not recorded was not there yet: off
         recorded = {**{name: False for name, kind in IDENTITY.items() if kind is bool}, **recorded}
     warnings = []

@@ -147,22 +147,21 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 def initial_fingerprint(path: Path, content: dict[str, Any]) -> str | None:
-    """The fingerprint of a snapshot that is an initialization: bare weights from before training. All are read.
+    """The fingerprint of an initialization: of bare weights, all of which are read; or the one of the run.
 
     Args:
         path: of the snapshot.
         content: of it, as `load` gives it, with whatever weights.
 
     Returns:
-        None for any other snapshot.
+        that of the bare weights themselves; of a training state the recorded one, None where it records none.
 
     Raises:
         SnapshotError: it is damaged.
     """
-    epochs = epochs_trained(path, content)
-    if "epoch" in content or epochs is None or epochs > 0:
-        return None
-    return fingerprint(load(path)["model_state_dict"])
+    return (
+        content.get("initial_fingerprint") if "epoch" in content else fingerprint(load(path)["model_state_dict"])
+    )
 
 
 def was_trained_from_another(initial: str | None, state: dict[str, Any]) -> bool:
