@@ -101,6 +101,8 @@ def main(argv=None) -> int:
         return DONE
     if args.load_from is None:
         raise UsageError("--load-from: which trained network? Give the path of a snapshot")
+    if not os.path.isfile(args.load_from):
+        raise UsageError(f"--load-from {args.load_from}: there is no such file")
     if args.inits_from is None and not args.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(args.cuda)
@@ -156,6 +158,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         torch.manual_seed(rand_seed)
         initializations.append(Initialization(None, f"random weights of seed {rand_seed}", build().state_dict()))
 
+    if distributed.WORLD_SIZE > 1:
+        check_the_same_on_all_ranks(net, initializations, test_set)
     noise = noise_of_snapshot(args.load_from, config)
     results_folder, plots_folder, log_folder = (
         run_folder(base, args.dataset, args.arch, args.seed, args.subsample_classes, noise)
@@ -282,6 +286,22 @@ def read_list(path: Path) -> list[Path]:
         more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
         raise UsageError(f"--inits-from {path}: there is no file {', '.join(missing[:5])}{more}")
     return paths
+
+
+def check_the_same_on_all_ranks(
+    net: nn.Module, initializations: list[Initialization], test_set: data.TestSet
+) -> None:
+    """Raise UsageError where rank 0 has other files: its counts and those of this rank do not belong together."""
+    weights = {
+        "the trained network": snapshots.bare_weights(net),
+        **{f"epoch {one.row}": one.weights for one in initializations},
+    }
+    mine = {what: snapshots.fingerprint(of_net) for what, of_net in weights.items()}
+    mine["test images"] = test_set.test_fingerprint
+    theirs = distributed.from_main(lambda: mine)
+    differing = [what for what in {**mine, **theirs} if mine.get(what) != theirs.get(what)]
+    if differing:
+        raise UsageError(f"torchrun: rank 0 has other files: {', '.join(differing)}")
 
 
 def layer_parameters(weights: dict[str, Tensor], layer: str) -> dict[str, Tensor]:

@@ -442,10 +442,11 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     elif args.pretrained and dataset.in_channels != 3:
         warned.append("images are grey: the first convolution is a new one with random weights, not ImageNet's")
+    images = (dataset.train_fingerprint, dataset.test_fingerprint)
+    if distributed.from_main(lambda: images) != images:
+        raise data.DataError("--data-path: not the images, or not the labels, that rank 0 has")
     if training:
         check_last_batch(args, dataset)
-        if distributed.from_main(lambda: dataset.train_fingerprint) != dataset.train_fingerprint:
-            raise data.DataError("--data-path: not the training images, or not the labels, that rank 0 has")
         other = snapshots.describe_other_images(start.snapshot or {}, dataset.train_fingerprint)
         if other:
             if not args.override:

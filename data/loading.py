@@ -36,6 +36,7 @@ class TestSet:
     in_channels: int
     image_size: tuple[int, int]  #: (height, width) in pixels, as the network sees them
     class_names: list[str]
+    test_fingerprint: str  #: of the test images and labels, by which they are told from others
     notes: list[str]  #: what the user should be warned about
 
 
@@ -168,6 +169,7 @@ def load(
         ),
         val=None if val is None else loaders.make(val),
         train_fingerprint=_fingerprint(train),
+        test_fingerprint=_fingerprint(test),
         test=loaders.make(test),
         num_classes=len(class_names),
         in_channels=spec.in_channels,
@@ -242,6 +244,7 @@ def load_test(
         in_channels=spec.in_channels,
         image_size=loaders.image_size,
         class_names=list(class_names),
+        test_fingerprint=_fingerprint(test),
         notes=loaders.notes(),
     )
 

@@ -202,7 +202,7 @@ ROWS = [
         "--arch mlp", "--subsample-classes 3", "--class-sample-seed 2", "--noise 0.3", "--noise-seed 2",
         "--split 0.2", "--split-seed 2", "--seed 2", "--optimizer adam", "--batch-size 64", "--start-epoch 5",
     )),
-    *(Row("train", f"--resume-from recorded.tar {flag}", f"{flag} True: recorded.tar", "snapshot") for flag in (
+    *(Row("train", f"--resume-from recorded.tar {flag}", f"{flag}: recorded.tar", "snapshot") for flag in (
         "--upscale", "--upscale-padding", "--augmentation", "--unnormalize", "--stratified",
     )),
     Row("train", "--arch resnet18 --resume-from recorded.tar --pretrained", "--arch resnet18", "snapshot"),
@@ -223,7 +223,7 @@ ROWS = [
     *(Row("reinit", f"--rand --load-from recorded.tar {use}", f"{at}: recorded.tar", "snapshot") for use, at in (
         ("--arch mlp", "--arch mlp"), ("--dataset mnist", "--dataset mnist"), ("--seed 2", "--seed 2"),
         ("--subsample-classes 3", "--subsample-classes 3"), ("--class-sample-seed 2", "--class-sample-seed 2"),
-        ("--upscale", "--upscale True"), ("--upscale-padding", "--upscale-padding True"),
+        ("--upscale", "--upscale"), ("--upscale-padding", "--upscale-padding"),
     )),
     Row("reinit", "--load-from lenet_2.tar --inits-from list:mlp_3.pt", "mlp_3.pt", "snapshot network data"),
     Row("reinit", "--load-from lenet_2.tar --inits-from list:unnumbered.pt", "unnumbered.pt",

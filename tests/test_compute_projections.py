@@ -241,7 +241,7 @@ def test_distance_from_another_initialization_is_warned_about(capsys):
     assert (
         f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_0.tar'} was trained from (and so on for 2" in told
     )
-    assert "lenet_init_0.json held results with other weights, which are replaced (and so on for 3" in told
+    assert "lenet_init_0.json held results with other initialization, which are replaced (and so on for 3" in told
     assert run(*asked, mine / "lenet_0.tar") == 0  # a distance from there
     assert "trained from" not in capsys.readouterr().err
 

@@ -531,6 +531,52 @@ def test_part_of_what_torchrun_sets_is_refused():
     assert line.startswith("train.py: error: RANK and WORLD_SIZE are set, but not all that torchrun sets")
 
 
+@pytest.mark.parametrize(
+    ("trained", "initial", "told"),
+    [
+        (("0.tar", "0.tar"), ("init_0.pt", "init_0.pt"), "the trained network, epoch 0"),
+        ((), ("init_0.pt", "init_0.pt"), "epoch 0"),
+        ((), ("init_0.pt", "0.tar"), "epoch 1, epoch 0"),
+    ],
+)
+def test_ranks_with_other_files_are_refused(trained, initial, told):
+    """As on two machines without a shared file system."""
+    names = []
+    for rank in (0, 1):
+        options = ("--subsample-classes", 2, "--epochs", 1, "--seed", 1 + rank, "--models-path", f"rank_{rank}")
+        assert run_main(train, *LENET, *options) == 0
+        names.append(f"rank_{rank}/fashion_mnist_mini_2/lenet/{1 + rank}/lenet_")
+
+    def measure():
+        rank = distributed.RANK
+        Path(f"{rank}.txt").write_text(names[rank] + initial[rank])
+        weights = names[rank] + trained[rank] if trained else f"{names[0]}0.tar"
+        return run_main(reinit_layers, *LENET, "--load-from", weights, "--inits-from", f"{rank}.txt")
+
+    first, second = Ranks(measure, 2).wait()
+    assert (first.status, second.status) == (2, 2)
+    assert f"reinit_layers.py: error: rank 1: torchrun: rank 0 has other files: {told}\n" in second.err
+    assert not list(Path("results").rglob("*.json"))
+
+
+def test_ranks_read_their_images_where_their_own_options_say():
+    from PIL import Image
+
+    for part in ("train", "val"):
+        for name in ("apple", "pear"):
+            Path("images_0", part, name).mkdir(parents=True)
+            Image.effect_noise((40, 50), 100).save(f"images_0/{part}/{name}/0.png")
+
+    def train_with_its_own():
+        options = ("--data-path", f"images_{distributed.RANK}", "--seed", 1, "--epochs", 1, "-j", 0)
+        return run_main(train, "--arch", "lenet", "--dataset", "imagenet", *options)
+
+    _, second = Ranks(train_with_its_own, 2).wait()
+    (line,) = told(second)
+    assert line.startswith("train.py: error: rank 1: ")
+    assert "images_1" in line
+
+
 def _rank_1_of(agent: int) -> int:
     for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
         if "\0RANK=1\0" in Path(f"/proc/{child}/environ").read_text(errors="replace"):

@@ -153,8 +153,11 @@ def option(name: str) -> str:
 def check_recorded(args: argparse.Namespace, name: str, recorded, path: Path) -> None:
     """Raise UsageError where an option that was given contradicts what a snapshot records."""
     given = getattr(args, name)
-    if name in args.given and given != recorded:
-        raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded}")
+    if name not in args.given or given == recorded:
+        return
+    if given is True:
+        raise UsageError(f"{option(name)}: {path} was trained without it")
+    raise UsageError(f"{option(name)} {given}: {path} was trained with {option(name)} {recorded}")
 
 
 def check_dataset(args: argparse.Namespace) -> dict[str, str]:

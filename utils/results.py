@@ -12,6 +12,8 @@ from utils.options import option
 
 #: Options without bearing on what is measured, and one that the folder is named by.
 NOT_COMPARED = ("data_path", "batch_size", "cuda", "subsample_classes")
+#: What tells the weights of a layer from others, and those that their distance is measured from.
+WEIGHTS, DISTANCES = ("mean", "std"), ("l2_dist", "l_inf_dist")
 PATHS = ("load_from", "init_from", "inits_from")  #: what is in these files is compared, not what they are called
 
 
@@ -24,15 +26,17 @@ def differing_options(path: Path, content: dict[str, Any]) -> list[str]:
 
     Returns:
         the options of the measurement and of the training that differ, as far as both tell; where none does,
-        "weights" or "initializations" if those do; none where the same thing was measured in the same way, or
-        there are no results.
+        "weights", "initialization" or "initializations" if those do; none where the same thing was measured in the
+        same way, or there are no results.
     """
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         theirs, ours = _options(recorded), _options(content)
         found = [name for name in theirs if name in ours and theirs[name] != ours[name]]
-        if not found and not _are_close(_measured(recorded), _measured(content)):
+        if not found and not _are_close(_measured(recorded, WEIGHTS), _measured(content, WEIGHTS)):
             found = ["weights"]
+        if not found and not _are_close(_measured(recorded, DISTANCES), _measured(content, DISTANCES)):
+            found = ["initialization"]
         key = "initializations"  # which results of before do not record
         if not found and key in recorded and recorded[key] != content.get(key):
             found = ["initializations"]
@@ -55,10 +59,9 @@ def _options(results: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _measured(results: dict[str, Any]) -> dict[str, float | None]:
-    """Of each layer what tells its weights from others, and its initialization's."""
+def _measured(results: dict[str, Any], keys: tuple[str, ...]) -> dict[str, float | None]:
+    """These statistics of each layer."""
     layers = results["projections"] if "projections" in results else layers_of(results)
-    keys = ("mean", "std", "l2_dist")
     return {f"{name} {key}": layer[key] for name, layer in layers.items() for key in keys if key in layer}
 
 
