@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from experiments.reading import ResultError, check_resets, labelled_folders, read, read_run, seeds_in
+from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
 from experiments.seeds import SIGNIFICANCE, correlations, fair_coins, mean_interval
 from experiments.tables import (
     bias_table,
@@ -119,7 +119,7 @@ def compare_criticality(args: argparse.Namespace) -> None:
     told = "Spearman's rank correlation is not defined"
     if values:
         interval, coins = mean_interval(values), fair_coins(results)
-        between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
+        between = "" if interval is None else f" ({max(interval.low, -1):+.2f} to {min(interval.high, 1):+.2f})"
         told = (
             f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
             f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
@@ -136,7 +136,8 @@ def compare_criticality(args: argparse.Namespace) -> None:
         f"exact binomial test rejects fair coins at {SIGNIFICANCE}, and critical where more than half of the "
         "accuracy is lost when it is reset. ±: standard deviation (n - 1) over seeds. p: if any pairing of bias "
         f"and drops were equally likely (above {EXACT_LAYERS} layers by the t distribution). The interval "
-        "of the mean correlation is Student's, over seeds. Fair coins: the mean correlation of the same drops "
+        "of the mean correlation is Student's, over seeds; that of a bootstrap over seeds is too narrow for so "
+        "few. Fair coins: the mean correlation of the same drops "
         "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
         "which are further from 1/2 by chance, are also the more critical ones."
     )
@@ -166,8 +167,7 @@ def compare_networks(args: argparse.Namespace) -> None:
     results = {}
     for path in args.files:
         content = read(path)
-        if "net" not in content:
-            raise ResultError(f"{path} is no result of compute_projections.py")
+        check_layers(path, content)
         if content["arch"] in results:
             raise ResultError(f"{path} is a second result of {content['arch']}: give one of each network")
         results[content["arch"]] = content

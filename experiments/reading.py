@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ def read_run(folder: Path, last_epoch: int) -> Run:
         content = read(path)
         if "init_from_epoch" in content or content.get("epoch") is None:
             continue
+        check_layers(path, content)
         epoch = max(int(content["epoch"]), 0)
         if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # a final `.pt` knows no accuracy
             found[epoch], files[epoch] = content, path
@@ -79,6 +81,17 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "arch" not in content:
         raise ResultError(f"{path} is no result of these programs")
     return content
+
+
+def check_layers(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise ResultError where a file does not hold all that compute_projections.py tells of each layer."""
+    needed = {"mass", "mean", "filters", "zero_filters", "p_value_without_zeros"}
+    layers = layers_of(content).values()
+    if not layers or not re.fullmatch(r"-?\d+", str(content.get("epoch"))):
+        raise ResultError(f"{path} is no result of compute_projections.py")
+    missing = sorted(set().union(*(needed - layer.keys() for layer in layers)))
+    if missing:
+        raise ResultError(f"{path} does not tell {', '.join(missing)} of each layer: measure the snapshot again")
 
 
 def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -17,9 +17,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of the sample, n - 1; 0 for a single value)."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def mean_and_spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation (of the sample, n - 1), in a format such as ".2f"; of a single value it alone."""
+    mean = f"{statistics.fmean(values):{form}}"
+    if float(mean) == 0:
+        mean = mean.lstrip("-")
+    return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
@@ -34,9 +37,23 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         return None
     from scipy.stats import t
 
-    mean, spread = mean_and_spread(values)
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
     return Interval(mean - half, mean + half)
+
+
+def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """The confidence interval for the mean of one value a seed, from means of values drawn from these again.
+
+    It leaves no range that values are limited to, but is too narrow for few seeds.
+
+    Returns:
+        None with fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    means = np.random.default_rng(0).choice(values, (correlation.DRAWS, len(values))).mean(1)
+    return Interval(*np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist())
 
 
 def p_of_mean(values: Sequence[float]) -> float | None:

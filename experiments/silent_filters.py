@@ -122,10 +122,7 @@ def table(groups) -> str:
             cells.append(", ".join(str(int(run[name][0].sum())) for run in runs) + "; " + " / ".join(shares))
         lines.append(f"| {name} | {len(of_first)} | {' | '.join(cells)} |")
     for label, of_all in (("of all filters", True), ("of those that are not silent", False)):
-        cells = [
-            "{:.3f} ± {:.3f}".format(*mean_and_spread([bias(run, of_all) for run in runs]))
-            for runs in groups.values()
-        ]
+        cells = [mean_and_spread([bias(run, of_all) for run in runs], ".3f") for runs in groups.values()]
         lines.append(f"| **mean bias** {label} | | {' | '.join(cells)} |")
     return "\n".join(lines)
 

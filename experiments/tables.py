@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.reading import Run
 from experiments.seeds import (
+    bootstrap_interval,
     correlations,
     expected_bias,
     fair_coins,
@@ -36,10 +37,10 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         cells = []
         for runs in groups.values():
             of_seeds = [run.epochs[epoch][name] for run in runs]
-            mass, spread = mean_and_spread([one["mass"] for one in of_seeds])
-            projection, _ = mean_and_spread([one["mean"] for one in of_seeds])
+            mass = mean_and_spread([one["mass"] for one in of_seeds], ".2f")
+            projection = statistics.fmean(one["mean"] for one in of_seeds)
             biased = sum(map(is_biased, of_seeds))
-            cells.append(f"{mass:.2f} ± {spread:.2f}, {projection:+.3f}, {biased}/{len(runs)}")
+            cells.append(f"{mass}, {projection:+.3f}, {biased}/{len(runs)}")
         lines.append(
             f"| {name} | {layer['filters']} | {expected_bias(layer['filters']):.2f} | {' | '.join(cells)} |"
         )
@@ -49,10 +50,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         if any(when not in run.epochs for runs in groups.values() for run in runs):
             continue
         label = f"after {when} epoch{'s' if when > 1 else ''}" if when else "at initialization"
-        cells = []
-        for runs in groups.values():
-            mean, spread = mean_and_spread([mean_bias(run.epochs[when]) for run in runs])
-            cells.append(f"{mean:.3f} ± {spread:.3f}")
+        cells = [mean_and_spread([mean_bias(run.epochs[when]) for run in runs], ".3f") for runs in groups.values()]
         lines.append(f"| **mean bias** \\|mass - 1/2\\| {label} | | {chance:.3f} | {' | '.join(cells)} |")
     first, *others = groups.values()
     seeds = [[run.seed for run in runs] for runs in groups.values()]
@@ -76,7 +74,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
     ):
         values = [[getattr(run, key) for run in runs] for runs in groups.values()]
         if all(None not in of_seeds for of_seeds in values):
-            cells = ["{:.2f} ± {:.2f}".format(*mean_and_spread(of_seeds)) for of_seeds in values]
+            cells = [mean_and_spread(of_seeds, ".2f") for of_seeds in values]
             lines.append(f"| **{label} | | | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -97,12 +95,11 @@ def criticality_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for index, name in enumerate(runs[0]["layers"]):
         layers = [run["projections"][name] for run in runs]
-        mass = "{:.2f} ± {:.2f}".format(*mean_and_spread([layer["mass"] for layer in layers]))
+        mass = mean_and_spread([layer["mass"] for layer in layers], ".2f")
         cells = [mass, f"{sum(map(is_biased, layers))}/{len(runs)}"]
         for row in rows:
             drops = [run["relative_drop"][row][index] for run in runs]
-            lost, spread = mean_and_spread([100 * drop for drop in drops])
-            cells.append(f"{round(lost)} ± {round(spread)}")
+            cells.append(mean_and_spread([100 * drop for drop in drops], ".0f"))
             cells.append(f"{sum(reinit.critical(drops))}/{len(runs)}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -148,8 +145,11 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         )
     defined = [value for value in correlations(results) if value is not None]
     if defined:
-        interval = mean_interval(defined)
-        between = "" if interval is None else f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
+        between = ""
+        interval, bootstrap = mean_interval(defined), bootstrap_interval(defined)
+        if interval is not None and bootstrap is not None:
+            between = f", 95 % interval {max(interval.low, -1):+.2f} to {min(interval.high, 1):+.2f}"
+            between += f", by bootstrap {bootstrap.low:+.2f} to {bootstrap.high:+.2f}"
         lines.append(f"| **mean** | | **{statistics.fmean(defined):+.2f}**{between} | | |")
         coins = fair_coins(results)
         lines.append(

@@ -1,5 +1,6 @@
 """Runs side by side: statistics over seeds against numpy and scipy, tables and figures from files of results."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -13,7 +14,7 @@ from scipy.stats import binom
 
 from experiments import compare
 from experiments.reading import ResultError, read, read_run
-from experiments.seeds import expected_bias, mean_interval
+from experiments.seeds import bootstrap_interval, expected_bias, mean_and_spread, mean_interval
 from experiments.tables import made_by
 from utils import correlation
 from utils.results import layers_of
@@ -81,6 +82,42 @@ def test_interval_of_a_mean_is_students():
     assert mean_interval(values) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
     assert mean_interval([0.5]) is None
     assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_bootstrap_interval_is_that_of_all_resamples():
+    values = [0.1, 0.9, 0.4, -0.3]
+    means = np.sort([np.mean(chosen) for chosen in itertools.product(values, repeat=len(values))])
+    expected = np.quantile(means, [0.025, 0.975])
+    assert bootstrap_interval(values) == pytest.approx(expected, abs=0.026)  # means are multiples of 0.025
+    assert bootstrap_interval([0.5]) is None
+
+
+def test_spread_is_told_of_several_values_only():
+    assert mean_and_spread([0.1, 0.3], ".2f") == "0.20 ± 0.14"
+    assert mean_and_spread([0.1], ".2f") == "0.10"
+    assert mean_and_spread([-0.3, 0.1], ".0f") == "0 ± 0"
+
+
+def test_results_that_lack_something_are_named():
+    folder = Path("seeds/1")
+    write_projections(folder, "lenet_init_0", 0, {"a": 0.5})
+    content = json.loads((folder / "lenet_init_0.json").read_text())
+    options = ("--title", "LeNet", "--output", "out/a")
+    for changes, told in (
+        ({"epoch": "x"}, "is no result of compute_projections.py"),
+        (
+            {"0": {"0": {"name": "a", "mass": 0.5, "mean": 0.0}}},
+            "does not tell filters, p_value_without_zeros, zero_filters",
+        ),
+    ):
+        (folder / "lenet_init_0.json").write_text(json.dumps({**content, **changes}))
+        for finished in (
+            compared("bias", *options, "--epoch", 1, "runs", "seeds"),
+            compared("networks", *options, folder / "lenet_init_0.json"),
+        ):
+            assert finished.returncode == 2
+            (line,) = finished.stderr.splitlines()
+            assert line.startswith(f"compare.py: error: {folder}/lenet_init_0.json {told}")
 
 
 def test_run_is_read_up_to_an_epoch_with_its_accuracy():
@@ -176,7 +213,7 @@ def test_criticality_is_compared_over_seeds():
     assert row(table, "layer1")[-1] == "0/3"  # half of the accuracy is not more than half
     assert row(table, "seed 1") == ["seed 1", "90.00", "+1.00", "0.25", "layer0"]
     assert row(table, "seed 2")[2] == "not defined"
-    assert row(table, "**mean**")[2] == "**+0.75**, 95 % interval -2.43 to +3.93"
+    assert row(table, "**mean**")[2] == "**+0.75**, 95 % interval -1.00 to +1.00, by bootstrap +0.50 to +1.00"
     drawn = [
         correlation.fair_coins([8, 8, 8], drops, seed) for drops, seed in (([0.9, 0.5, 0.1], 0), ([2, 3, 3], 2))
     ]
