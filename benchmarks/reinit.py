@@ -99,10 +99,18 @@ def seconds_of_call(call: Callable[[], object], device: torch.device) -> float:
     return statistics.median(times[1:])
 
 
+@torch.inference_mode()
 def matrix_rate(device: torch.device, amp: bool, n: int = 2048) -> float:
-    """Operations a second in which the machine multiplies matrices (n, n) in the precision of the networks."""
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16 if amp else None) for _ in range(2))
-    return 2 * n**3 / seconds_of_call(lambda: a @ b, device)
+    """Operations a second in which the machine multiplies matrices (n, n) in the precision of the networks.
+
+    By the faster of two libraries, as a product and as a 1x1 convolution: on AMD's processors MKL uses no AVX-512.
+    """
+    dtype = torch.bfloat16 if amp else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    convolution = nn.Conv2d(n, n, 1, bias=False, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    image = b.view(1, n, n // 32, 32).contiguous(memory_format=torch.channels_last)
+    calls = (lambda: a @ b, lambda: convolution(image))
+    return 2 * n**3 / min(seconds_of_call(call, device) for call in calls)
 
 
 def one_by_one(net: nn.Module, replacements, evaluate_once) -> tuple[list[float], list[float]]:
