@@ -177,6 +177,8 @@ def main(argv=None) -> int:
         print(f"{text:34} {spread(values, '.3f'):24} {ratio}")
     print(f"{'import torch, torchvision':34} {spread(seconds['imports'], '.3f')}")
     print(f"\none snapshot, start to end, is {one / statistics.median(seconds['imports']):.2f} times the imports")
+    if min(further) <= 0:
+        print("too much noise for how long further snapshots take: give more --names, or wait for quiet")
     speed = measured / 1e9 / statistics.median(further)
     print(f"each snapshot after the first: {speed:.2f} GB/s of convolution weights")
     for name, text in (("all", f"one command for {len(paths)} snapshots"), ("plain", "the plain way")):

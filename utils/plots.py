@@ -187,6 +187,9 @@ def distance_by_epoch(points: Mapping[int, Layers], title: str) -> Figure:
             axes.plot(epochs, defined, color=colors[index], marker=markers[index % len(markers)], label=name)
         axes.set_xlabel("training (epochs)")
         axes.set_ylabel(f"relative distance {label}")
+        if all(points[epoch][name][kind] is None for epoch in epochs for name in names):
+            place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+            axes.text(0.5, 0.5, "not defined: initial weights are zero", **place)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     handles, labels = axes.get_legend_handles_labels()
