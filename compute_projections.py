@@ -18,7 +18,6 @@ import argparse
 import functools
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -123,6 +122,7 @@ def main(argv=None) -> int:
         raise UsageError("torchrun: measuring is the work of one process; start it with python instead")
     check_arguments(args)
     device = devices.choose(args.cuda)
+    devices.take(device)
 
     spec = data.info(args.dataset)
     network = structure(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, spec.image_size)
@@ -265,14 +265,14 @@ def new_network(args, random: list[str]) -> Source:
 
 
 def check_initialization(
-    args, initial: dict[str, Tensor] | None, structure: dict[str, Tensor], measured: str
+    args, initial_structure: dict[str, Tensor] | None, expected: dict[str, Tensor], measured: str
 ) -> None:
-    """Raise UsageError where --init-from, of the structure `initial`, is not of the network that is measured."""
-    if initial is None:
+    """Raise UsageError where --init-from is not of the network that is measured, whose structure is expected."""
+    if initial_structure is None:
         return
     theirs, ours = (
         {name: one for name, one in weights.items() if not name.endswith("num_batches_tracked")}
-        for weights in (initial, structure)
+        for weights in (initial_structure, expected)
     )
     differing = snapshots.describe_difference(ours, theirs)
     if differing:
@@ -283,13 +283,13 @@ def find_snapshots(
     args,
     beside: Callable[[Path], dict[str, Any]],
     wanted: Callable[[str], bool],
-    initial: dict[str, Tensor] | None,
+    initial_structure: dict[str, Tensor] | None,
 ) -> tuple[list[Source], list[str]]:
     """The snapshots of --load-from in order of training, and what is wrong with the damaged ones among them.
 
     Args:
         beside, wanted: as for `inspect`.
-        initial: the structure of the initialization, where one is given.
+        initial_structure: of the initialization, where one is given.
 
     Raises:
         UsageError: a snapshot belongs to another network or contradicts the options, or results of two would go to
@@ -297,7 +297,10 @@ def find_snapshots(
         SnapshotError: there is but one, and it is damaged.
     """
     paths = [path for given in args.load_from for path in (in_folder(given, args) if given.is_dir() else [given])]
-    paths = list({path.resolve(): path for path in paths}.values())
+    by_place: dict[Path, Path] = {}
+    for path in paths:
+        by_place.setdefault(path.parent.resolve() / path.name, path)
+    paths = list(by_place.values())
     tars = {path.stem for path in paths if path.suffix == ".tar"}
     sources: list[Source] = []
     damaged: list[str] = []
@@ -310,7 +313,7 @@ def find_snapshots(
                 raise
             damaged.append(str(error))
             continue
-        check_initialization(args, initial, content["structure"], str(path))
+        check_initialization(args, initial_structure, content["structure"], str(path))
         kept = args.subsample_classes or content["config"].get("subsample_classes") or 0
         noise = noise_of_snapshot(path, content["config"])
         source = Source(
@@ -396,7 +399,8 @@ def inspect(
     networks = [structure(args.arch, num_classes, in_channels, size) for size in sizes]
     differing = [snapshots.describe_difference(net.state_dict(), content["structure"]) for net in networks]
     if all(differing):
-        may_be_classes = "num_classes" not in config and not re.search("is (missing|unknown)", differing[0])
+        same_names = content["structure"].keys() == networks[0].state_dict().keys()
+        may_be_classes = same_names and "num_classes" not in config
         raise UsageError(
             f"{path} is no snapshot of {args.arch} with {num_classes} classes: {differing[0]}"
             + (" (--subsample-classes gives the number of classes)" if may_be_classes else "")

@@ -101,8 +101,6 @@ def main(argv=None) -> int:
         return DONE
     if args.load_from is None:
         raise UsageError("--load-from: which trained network? Give the path of a snapshot")
-    if not os.path.isfile(args.load_from):
-        raise UsageError(f"--load-from {args.load_from}: there is no such file")
     if args.inits_from is None and not args.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(args.cuda)
@@ -114,7 +112,11 @@ def main(argv=None) -> int:
 
 def run(args: argparse.Namespace, device: torch.device) -> int:
     """Read what is needed, measure, write the results; of several ranks each has its share of the images."""
+    devices.take(device)
     devices.set_precision(device, args.tf32)
+    if not os.path.isfile(args.load_from):
+        what = "it is a folder, not a snapshot" if os.path.isdir(args.load_from) else "there is no such file"
+        raise UsageError(f"--load-from {args.load_from}: {what}")
     paths = read_list(args.inits_from) if args.inits_from is not None else []
     snapshot = snapshots.load(args.load_from)
     recorded = snapshots.beside(args.load_from, snapshot) or {**snapshot, "path": args.load_from}
@@ -149,6 +151,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
 
     reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
     initializations = read_initializations(paths, args, net, layers, recorded, warnings)
+    if distributed.WORLD_SIZE > 1:
+        check_the_same_on_all_ranks(net, initializations, test_set, config)
     rand_seed = None
     if args.rand:
         trained_with = args.seed if args.seed is not None else config.get("seed")
@@ -158,8 +162,6 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         torch.manual_seed(rand_seed)
         initializations.append(Initialization(None, f"random weights of seed {rand_seed}", build().state_dict()))
 
-    if distributed.WORLD_SIZE > 1:
-        check_the_same_on_all_ranks(net, initializations, test_set)
     noise = noise_of_snapshot(args.load_from, config)
     results_folder, plots_folder, log_folder = (
         run_folder(base, args.dataset, args.arch, args.seed, args.subsample_classes, noise)
@@ -289,15 +291,14 @@ def read_list(path: Path) -> list[Path]:
 
 
 def check_the_same_on_all_ranks(
-    net: nn.Module, initializations: list[Initialization], test_set: data.TestSet
+    net: nn.Module, initializations: list[Initialization], test_set: data.TestSet, config: dict[str, Any]
 ) -> None:
     """Raise UsageError where rank 0 has other files: its counts and those of this rank do not belong together."""
-    weights = {
-        "the trained network": snapshots.bare_weights(net),
-        **{f"epoch {one.row}": one.weights for one in initializations},
-    }
+    weights = {"the trained network": snapshots.bare_weights(net)}
+    weights |= {f"epoch {one.row}": one.weights for one in initializations}
     mine = {what: snapshots.fingerprint(of_net) for what, of_net in weights.items()}
-    mine["test images"] = test_set.test_fingerprint
+    mine["what is recorded of its training"] = repr(sorted(config.items()))
+    mine["the test images"] = (test_set.test_fingerprint, test_set.class_names)
     theirs = distributed.from_main(lambda: mine)
     differing = [what for what in {**mine, **theirs} if mine.get(what) != theirs.get(what)]
     if differing:
@@ -357,7 +358,11 @@ def read_initializations(
         if other_run:
             warnings.append(f"{path} is of another run than the trained network: {other_run}")
         elif snapshots.was_trained_from_another(initial, trained):
-            what = "of another initialization than" if "epoch" in content else "not the initialization of"
+            what = (
+                "of a run that started from other weights than"
+                if "epoch" in content
+                else "not the initialization of"
+            )
             warnings.append(f"{path} is {what} {args.load_from}")
         if epoch is None:
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")

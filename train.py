@@ -33,7 +33,7 @@ import models
 from utils import devices, distributed, optimizers, projections, resume, seeds, snapshots
 from utils.board import Board, NoBoard
 from utils.compilation import GraphedStep, Result, Step, compile_forward
-from utils.configuration import DRAWN_SEEDS, configuration, ineffective
+from utils.configuration import DRAWN_SEEDS, LARGEST, configuration, ineffective
 from utils.lock import FolderLock
 from utils.logging import epochs_logged, open_log, progress, say
 from utils.metrics import Evaluation, NotFiniteError, evaluate
@@ -56,7 +56,6 @@ from utils.paths import RunFiles
 from utils.program import DONE, PLATEAU, RunError, UsageError, check_signals, exit_status, memory_for
 from utils.provenance import provenance
 
-LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
 #: In TensorBoard, beside hyperparameters.
 FINAL_METRICS = ("final/test_loss", "final/test_top1", "final/test_top5")
@@ -414,6 +413,7 @@ def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
 
 def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:
     """Find where to begin, read the data, build the network; then train or evaluate."""
+    devices.take(device)
     training = not (args.evaluate or args.evaluate_train or args.eval_regularization_loss)
     # Rank 0 finds it for all: machines need not share a file system, but seeds and weights.
     begun = distributed.from_main(lambda: begin(args, training, lock))
@@ -441,7 +441,10 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         snapshots.check_class_names(start.path, start.snapshot, dataset.class_names)
         snapshots.load_weights(net, start.snapshot["model_state_dict"], start.path, args.arch)
     elif args.pretrained and dataset.in_channels != 3:
-        warned.append("images are grey: the first convolution is a new one with random weights, not ImageNet's")
+        told = (
+            f"images have {dataset.in_channels} channels, not 3" if dataset.in_channels > 1 else "images are grey"
+        )
+        warned.append(f"{told}: the first convolution is a new one with random weights, not ImageNet's")
     images = (dataset.train_fingerprint, dataset.test_fingerprint)
     if distributed.from_main(lambda: images) != images:
         raise data.DataError("--data-path: not the images, or not the labels, that rank 0 has")
@@ -466,8 +469,10 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
         devices.use_bfloat16(net, device)
     if args.deterministic and device.type == "cuda":
         devices.make_deterministic(net)
-    optimizer = optimizers.make_optimizer(net, args)
-    schedule = optimizers.make_schedule(optimizer, args, start.first_epoch) if training else None
+    optimizer = schedule = None
+    if training:
+        optimizer = optimizers.make_optimizer(net, args)
+        schedule = optimizers.make_schedule(optimizer, args, start.first_epoch)
     if training and start.snapshot is not None and "epoch" in start.snapshot:
         optimizers.restore(optimizer, schedule, start.path, start.snapshot, args.override)
     for weights in ("model_state_dict", "optimizer_state_dict"):  # ranks other than 0 hold copies of them
@@ -554,9 +559,10 @@ def train(
         nonlocal final, previous_top1
         try:
             watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
-        except NotFiniteError:
+        except NotFiniteError as error:
             if is_main and snapshot is not None:
                 snapshot.unlink()
+                raise NotFiniteError(f"{error}; {snapshot} is removed") from None
             raise
         if is_plateau(epoch, args, watched, previous_top1, log):
             return None
@@ -571,6 +577,8 @@ def train(
             log.info(f"epoch {epoch} was trained, and is measured now")
             ours = start.path.resolve() == files.training_state(epoch).resolve()
             watched = measure(epoch, known["unmeasured"], start.path if ours else None)
+            if watched is None:
+                return PLATEAU
             if is_main and ours:
                 snapshots.save(with_accuracies(snapshots.load(start.path), watched), start.path)
         for epoch in range(start.first_epoch, args.epochs):

@@ -14,9 +14,9 @@ measured in one run, on the same images:
             Normalize, the contiguous layout)
 
 The limit is the time that the convolutions and fully connected layers of ours take in isolation: each called by
-itself again and again on an input of the same shape, times the number of its calls in the pass. Beside it stand
-the floating-point operations of these layers a second of ours, two for each multiplication with its addition, and
-how many the machine reaches in products of matrices.
+itself again and again on an input of the same shape, times the number of its calls in the pass. Beside it stands
+how many floating-point operations a second ours performs in these layers, two for each multiplication with its
+addition, and how many the machine performs in products of matrices.
 """
 
 import argparse
@@ -57,7 +57,7 @@ INITIALIZATIONS = 5  # and a random one
 
 
 class Limit(NamedTuple):
-    """Of the convolutions and fully connected layers of one batch's pass."""
+    """What the convolutions and fully connected layers of one batch's pass come to by themselves."""
 
     seconds: float  #: that they take, each called by itself
     operations: int  #: additions and multiplications
@@ -65,7 +65,7 @@ class Limit(NamedTuple):
 
 @torch.inference_mode()
 def isolated(net: nn.Module, replacements, batch, device: torch.device, amp: bool) -> Limit:
-    """What the convolutions and fully connected layers of one batch's pass come to by themselves."""
+    """Measure the limit, and count the operations."""
     calls, inputs = Counter(), {}
 
     def record(module, arguments):

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
-from experiments.seeds import SIGNIFICANCE, correlations, fair_coins, mean_interval
+from experiments.seeds import SIGNIFICANCE, correlation_interval, correlations, fair_coins
 from experiments.tables import (
     bias_table,
     correlation_table,
@@ -118,8 +118,8 @@ def compare_criticality(args: argparse.Namespace) -> None:
     values = [value for value in correlations(results) if value is not None]
     told = "Spearman's rank correlation is not defined"
     if values:
-        interval, coins = mean_interval(values), fair_coins(results)
-        between = "" if interval is None else f" ({max(interval.low, -1):+.2f} to {min(interval.high, 1):+.2f})"
+        interval, coins = correlation_interval(values), fair_coins(results)
+        between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
         told = (
             f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
             f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
@@ -168,6 +168,8 @@ def compare_networks(args: argparse.Namespace) -> None:
     for path in args.files:
         content = read(path)
         check_layers(path, content)
+        if "net" not in content:
+            raise ResultError(f"{path} is no result of compute_projections.py")
         if content["arch"] in results:
             raise ResultError(f"{path} is a second result of {content['arch']}: give one of each network")
         results[content["arch"]] = content

@@ -45,6 +45,8 @@ def read_run(folder: Path, last_epoch: int) -> Run:
         if "init_from_epoch" in content or content.get("epoch") is None:
             continue
         check_layers(path, content)
+        if not re.fullmatch(r"-?\d+", str(content["epoch"])):
+            raise ResultError(f"{path} is no result of compute_projections.py")
         epoch = max(int(content["epoch"]), 0)
         if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # a final `.pt` knows no accuracy
             found[epoch], files[epoch] = content, path
@@ -86,8 +88,11 @@ def read(path: Path) -> dict[str, Any]:
 def check_layers(path: Path, content: Mapping[str, Any]) -> None:
     """Raise ResultError where a file does not hold all that compute_projections.py tells of each layer."""
     needed = {"mass", "mean", "filters", "zero_filters", "p_value_without_zeros"}
-    layers = layers_of(content).values()
-    if not layers or not re.fullmatch(r"-?\d+", str(content.get("epoch"))):
+    try:
+        layers = layers_of(content).values()
+    except AttributeError:
+        layers = ()
+    if not layers:
         raise ResultError(f"{path} is no result of compute_projections.py")
     missing = sorted(set().union(*(needed - layer.keys() for layer in layers)))
     if missing:

@@ -17,7 +17,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_and_spread(values: Sequence[float], form: str) -> str:
+def with_spread(values: Sequence[float], form: str) -> str:
     """Mean ± standard deviation (of the sample, n - 1), in a format such as ".2f"; of a single value it alone."""
     mean = f"{statistics.fmean(values):{form}}"
     if float(mean) == 0:
@@ -42,10 +42,16 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean - half, mean + half)
 
 
+def correlation_interval(values: Sequence[float]) -> Interval | None:
+    """`mean_interval` for rank correlations, cut off at -1 and 1."""
+    interval = mean_interval(values)
+    return interval and Interval(max(interval.low, -1.0), min(interval.high, 1.0))
+
+
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """The confidence interval for the mean of one value a seed, from means of values drawn from these again.
 
-    It leaves no range that values are limited to, but is too narrow for few seeds.
+    It stays within the range of the values, but is too narrow for few seeds.
 
     Returns:
         None with fewer than two values.

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import models
 from experiments.reading import ResultError, labelled_folders, seeds_in
-from experiments.seeds import mean_and_spread
+from experiments.seeds import with_spread
 from utils import correlation, projections, snapshots
 from utils.files import atomic_write
 from utils.options import number
@@ -122,7 +122,7 @@ def table(groups) -> str:
             cells.append(", ".join(str(int(run[name][0].sum())) for run in runs) + "; " + " / ".join(shares))
         lines.append(f"| {name} | {len(of_first)} | {' | '.join(cells)} |")
     for label, of_all in (("of all filters", True), ("of those that are not silent", False)):
-        cells = [mean_and_spread([bias(run, of_all) for run in runs], ".3f") for runs in groups.values()]
+        cells = [with_spread([bias(run, of_all) for run in runs], ".3f") for runs in groups.values()]
         lines.append(f"| **mean bias** {label} | | {' | '.join(cells)} |")
     return "\n".join(lines)
 

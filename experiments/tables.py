@@ -7,15 +7,16 @@ from typing import Any
 from experiments.reading import Run
 from experiments.seeds import (
     bootstrap_interval,
+    correlation_interval,
     correlations,
     expected_bias,
     fair_coins,
     initial_drops,
     is_biased,
-    mean_and_spread,
     mean_bias,
     mean_interval,
     p_of_mean,
+    with_spread,
     without_zeros,
 )
 from utils import reinit
@@ -37,7 +38,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         cells = []
         for runs in groups.values():
             of_seeds = [run.epochs[epoch][name] for run in runs]
-            mass = mean_and_spread([one["mass"] for one in of_seeds], ".2f")
+            mass = with_spread([one["mass"] for one in of_seeds], ".2f")
             projection = statistics.fmean(one["mean"] for one in of_seeds)
             biased = sum(map(is_biased, of_seeds))
             cells.append(f"{mass}, {projection:+.3f}, {biased}/{len(runs)}")
@@ -50,7 +51,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         if any(when not in run.epochs for runs in groups.values() for run in runs):
             continue
         label = f"after {when} epoch{'s' if when > 1 else ''}" if when else "at initialization"
-        cells = [mean_and_spread([mean_bias(run.epochs[when]) for run in runs], ".3f") for runs in groups.values()]
+        cells = [with_spread([mean_bias(run.epochs[when]) for run in runs], ".3f") for runs in groups.values()]
         lines.append(f"| **mean bias** \\|mass - 1/2\\| {label} | | {chance:.3f} | {' | '.join(cells)} |")
     first, *others = groups.values()
     seeds = [[run.seed for run in runs] for runs in groups.values()]
@@ -74,7 +75,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
     ):
         values = [[getattr(run, key) for run in runs] for runs in groups.values()]
         if all(None not in of_seeds for of_seeds in values):
-            cells = [mean_and_spread(of_seeds, ".2f") for of_seeds in values]
+            cells = [with_spread(of_seeds, ".2f") for of_seeds in values]
             lines.append(f"| **{label} | | | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -95,11 +96,11 @@ def criticality_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for index, name in enumerate(runs[0]["layers"]):
         layers = [run["projections"][name] for run in runs]
-        mass = mean_and_spread([layer["mass"] for layer in layers], ".2f")
+        mass = with_spread([layer["mass"] for layer in layers], ".2f")
         cells = [mass, f"{sum(map(is_biased, layers))}/{len(runs)}"]
         for row in rows:
             drops = [run["relative_drop"][row][index] for run in runs]
-            cells.append(mean_and_spread([100 * drop for drop in drops], ".0f"))
+            cells.append(with_spread([100 * drop for drop in drops], ".0f"))
             cells.append(f"{sum(reinit.critical(drops))}/{len(runs)}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -146,9 +147,9 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     defined = [value for value in correlations(results) if value is not None]
     if defined:
         between = ""
-        interval, bootstrap = mean_interval(defined), bootstrap_interval(defined)
+        interval, bootstrap = correlation_interval(defined), bootstrap_interval(defined)
         if interval is not None and bootstrap is not None:
-            between = f", 95 % interval {max(interval.low, -1):+.2f} to {min(interval.high, 1):+.2f}"
+            between = f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
             between += f", by bootstrap {bootstrap.low:+.2f} to {bootstrap.high:+.2f}"
         lines.append(f"| **mean** | | **{statistics.fmean(defined):+.2f}**{between} | | |")
         coins = fair_coins(results)

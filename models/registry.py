@@ -175,13 +175,15 @@ def _obstacle(net: Any) -> str | None:
         if is_lazy(tensor):
             return f"{name} has no shape yet: layers must be built with all of their sizes"
         if tensor.dim() == 5:
-            return f"{name} has five dimensions: layers for volumes are not supported"
+            return f"{name} has five dimensions, which is not supported"
     for name, parameter in net.named_parameters():
         if not parameter.is_floating_point():
-            return f"{name} is of type {parameter.dtype}: only floats are trained"
+            return f"{name} is of type {parameter.dtype}: parameters must be floating-point numbers"
     for name, value in net.state_dict().items():
         if not isinstance(value, Tensor):
             return f"{name} is no tensor, and snapshots hold nothing else of a network"
+        if value.is_complex():
+            return f"{name} is of type {value.dtype}, of which snapshots hold none"
     return None
 
 

@@ -100,6 +100,12 @@ class Complex(Network):
         return super().forward(images) + self.shift.abs()
 
 
+class WithComplexBuffer(Network):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("waves", torch.ones(3, dtype=torch.complex64))
+
+
 class WithExtraState(Network):
     def __init__(self):
         super().__init__()
@@ -284,11 +290,12 @@ def test_network_that_does_not_give_logits_is_refused(network, output, add, caps
         (lambda: None, "what its builder returns is no torch.nn.Module, but a NoneType"),
         (lambda: torch.relu, "what its builder returns is no torch.nn.Module, but a builtin_function_or_method"),
         (Lazy, "first.weight has no shape yet: layers must be built with all of their sizes"),
-        (ForVolumes, "first.weight has five dimensions: layers for volumes are not supported"),
-        (Complex, "shift is of type torch.complex64: only floats are trained"),
+        (ForVolumes, "first.weight has five dimensions, which is not supported"),
+        (Complex, "shift is of type torch.complex64: parameters must be floating-point numbers"),
+        (WithComplexBuffer, "waves is of type torch.complex64, of which snapshots hold none"),
         (WithExtraState, "fc._extra_state is no tensor, and snapshots hold nothing else of a network"),
     ],
-    ids=["none", "function", "lazy", "volumes", "complex", "extra state"],
+    ids=["none", "function", "lazy", "volumes", "complex", "complex buffer", "extra state"],
 )
 def test_network_that_cannot_be_trained_and_kept_is_refused(network, told, add, capsys):
     add(network)
@@ -300,6 +307,15 @@ def test_network_that_cannot_be_trained_and_kept_is_refused(network, told, add, 
 def test_network_without_anything_to_train_is_refused(network, add, capsys):
     add(network)
     assert "--arch added has no parameters to train" in refused(train, capsys, *ADDED)
+
+
+def test_frozen_network_is_evaluated(add, capsys):
+    add()
+    assert trained("--epochs", 1) == 0
+    capsys.readouterr()
+    add(lambda: Network().requires_grad_(False))
+    assert run_main(train, *ADDED, "--resume-from", FOLDER / "added_1.pt", "--evaluate") == 0
+    assert "test set: loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("network", [Misdescribed, Unflattened, ChangingItsInput])

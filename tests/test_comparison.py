@@ -14,7 +14,7 @@ from scipy.stats import binom
 
 from experiments import compare
 from experiments.reading import ResultError, read, read_run
-from experiments.seeds import bootstrap_interval, expected_bias, mean_and_spread, mean_interval
+from experiments.seeds import bootstrap_interval, expected_bias, mean_interval, with_spread
 from experiments.tables import made_by
 from utils import correlation
 from utils.results import layers_of
@@ -93,9 +93,9 @@ def test_bootstrap_interval_is_that_of_all_resamples():
 
 
 def test_spread_is_told_of_several_values_only():
-    assert mean_and_spread([0.1, 0.3], ".2f") == "0.20 ± 0.14"
-    assert mean_and_spread([0.1], ".2f") == "0.10"
-    assert mean_and_spread([-0.3, 0.1], ".0f") == "0 ± 0"
+    assert with_spread([0.1, 0.3], ".2f") == "0.20 ± 0.14"
+    assert with_spread([0.1], ".2f") == "0.10"
+    assert with_spread([-0.3, 0.1], ".0f") == "0 ± 0"
 
 
 def test_results_that_lack_something_are_named():

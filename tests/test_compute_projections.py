@@ -241,7 +241,7 @@ def test_distance_from_another_initialization_is_warned_about(capsys):
     assert (
         f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_0.tar'} was trained from (and so on for 2" in told
     )
-    assert "lenet_init_0.json held results with other initialization, which are replaced (and so on for 3" in told
+    assert "lenet_init_0.json held results with other initial weights, which are replaced (and so on for 3" in told
     assert run(*asked, mine / "lenet_0.tar") == 0  # a distance from there
     assert "trained from" not in capsys.readouterr().err
 
@@ -743,3 +743,17 @@ def test_whatever_network_is_given_as_initialization_it_is_told_whether_it_is_on
     assert f"{other / initial} is not what {mine / 'lenet_2.tar'} was trained from" in capsys.readouterr().err
     assert run(*options, mine / initial) == 0
     assert ("was trained from" in capsys.readouterr().err) == (initial == "lenet_3.pt")
+
+
+def test_snapshots_of_different_names_are_both_measured_though_one_is_a_link():
+    shutil.copy(REFERENCE / "lenet_2.tar", "lenet_0.tar")
+    Path("lenet_best.tar").symlink_to("lenet_0.tar")
+    assert run(*LENET, "--load-from", "lenet_0.tar", "lenet_best.tar") == 0
+    assert {path.name for path in Path("results/mnist/lenet").iterdir()} == {"lenet_0.json", "lenet_best.json"}
+
+
+def test_whatever_can_be_trained_with_can_be_measured():
+    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", "2", "--epochs", "1")
+    assert train.main([*options, "--seed", "1", "--lr-step", "100", "--lr-decay", "1e20"]) == 0
+    snapshot = "models/fashion_mnist_mini_2/lenet/1/lenet_0.tar"
+    assert run("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--load-from", snapshot) == 0

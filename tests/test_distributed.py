@@ -414,7 +414,7 @@ def test_variables_that_torchrun_does_not_set_are_refused(variables):
     line = command("train.py", "--arch", "lenet", "--dataset", "mnist")
     finished = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert re.fullmatch(r"error: torchrun sets no such variables: RANK=.*\n", finished.stderr)
+    assert re.fullmatch(r"error: not as torchrun sets them: RANK=.*\n", finished.stderr)
 
 
 def test_measuring_is_refused_in_several_processes():
@@ -454,7 +454,7 @@ def test_rank_whose_neighbour_was_killed_says_so_in_one_line():
     first, second = ranks.wait(20)
     (line,) = first.err.splitlines()
     assert line.startswith(
-        "test_distributed.py: failed: another process of this run is gone, or cannot be reached ("
+        "test_distributed.py: failed: the processes of this run cannot go on together: is one gone? ("
     )
     assert (first.status, second.status) == (1, -signal.SIGKILL)
 
@@ -534,7 +534,11 @@ def test_part_of_what_torchrun_sets_is_refused():
 @pytest.mark.parametrize(
     ("trained", "initial", "told"),
     [
-        (("0.tar", "0.tar"), ("init_0.pt", "init_0.pt"), "the trained network, epoch 0"),
+        (
+            ("0.tar", "0.tar"),
+            ("init_0.pt", "init_0.pt"),
+            "the trained network, epoch 0, what is recorded of its training",
+        ),
         ((), ("init_0.pt", "init_0.pt"), "epoch 0"),
         ((), ("init_0.pt", "0.tar"), "epoch 1, epoch 0"),
     ],
@@ -557,6 +561,58 @@ def test_ranks_with_other_files_are_refused(trained, initial, told):
     assert (first.status, second.status) == (2, 2)
     assert f"reinit_layers.py: error: rank 1: torchrun: rank 0 has other files: {told}\n" in second.err
     assert not list(Path("results").rglob("*.json"))
+
+
+def test_ranks_whose_snapshots_record_something_else_are_refused():
+    """Only the final weights are on the second machine, not the training state that says how to use them."""
+    options = ("--subsample-classes", 2, "--epochs", 1, "--seed", 1, "--unnormalize", "--models-path", "rank_0")
+    assert run_main(train, *LENET, *options) == 0
+    folder = "fashion_mnist_mini_2/lenet/1"
+    Path("rank_1", folder).mkdir(parents=True)
+    shutil.copy(f"rank_0/{folder}/lenet_1.pt", f"rank_1/{folder}/lenet_1.pt")
+
+    def measure():
+        weights = f"rank_{distributed.RANK}/{folder}/lenet_1.pt"
+        return run_main(reinit_layers, *LENET, "--subsample-classes", 2, "--load-from", weights, "--rand")
+
+    first, second = Ranks(measure, 2).wait()
+    assert (first.status, second.status) == (2, 2)
+    assert "rank 0 has other files: what is recorded of its training\n" in second.err
+
+
+@pytest.mark.parametrize("program", [train, reinit_layers])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_ranks_with_other_images_are_refused(program, part):
+    from PIL import Image
+
+    for rank in (0, 1):
+        for where in ("train", "val"):
+            for name in ("apple", "pear"):
+                Path(f"images_{rank}", where, name).mkdir(parents=True)
+                Image.effect_noise((40, 50), 100).save(f"images_{rank}/{where}/{name}/0.png")
+    Path(f"images_1/{part}/pear/0.png").rename(f"images_1/{part}/pear/1.png")
+    if program is reinit_layers:
+        if part == "train":  # which it does not read
+            return
+        torch.save(models.build("resnet18", 2).state_dict(), "resnet18_1.pt")
+
+    def run():
+        options = (
+            "--arch",
+            "resnet18",
+            "--dataset",
+            "imagenet",
+            "--data-path",
+            f"images_{distributed.RANK}",
+            "-j",
+            0,
+        )
+        more = ("--load-from", "resnet18_1.pt", "--rand", "--subsample-classes", 2)
+        return run_main(program, *options, *(more if program is reinit_layers else ("--seed", 1)))
+
+    _, second = Ranks(run, 2).wait()
+    assert second.status == 2
+    assert "that rank 0 has" in second.err or "rank 0 has other files: the test images" in second.err
 
 
 def test_ranks_read_their_images_where_their_own_options_say():

@@ -434,3 +434,23 @@ def test_step_that_cannot_be_recorded_says_why(error, expected, message, ending_
     with pytest.raises(expected, match=message):
         step(*batch(8))
     assert not optimizer.param_groups[0]["capturable"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore"),
+            "no kernel image is",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "it has no memory left"),
+    ],
+)
+def test_gpu_that_cannot_be_used_is_said_in_a_line(error, told, monkeypatch):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(devices.DeviceError, match=f"--cuda: the GPU cannot be used: .*{told}"):
+        devices.take(torch.device("cuda"))
+    devices.take(torch.device("cpu"))

@@ -18,6 +18,7 @@ IDENTITY: dict[str, type] = {
     **dict.fromkeys(("noise_seed", "split_seed", "batch_size", "seed"), int),
     **dict.fromkeys(("pretrained", "sync_bn", "amp", "tf32"), bool),
 }
+LARGEST = 1e30  #: of hyperparameters: products of two of them are still float32 numbers, or nearly so
 #: Those that `--override` replaces, and with them the batch size where it is given.
 HYPERPARAMETERS: dict[str, type] = {
     "lr": float,
@@ -30,6 +31,7 @@ HYPERPARAMETERS: dict[str, type] = {
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("class_sample_seed", "noise_seed", "split_seed"), (0, 2**32 - 1)),
     **dict.fromkeys(("noise", "split"), (0, 1)),
+    **{name: (0, LARGEST) for name, kind in HYPERPARAMETERS.items() if kind is float},
     "batch_size": (1, 2**31 - 1),
 }
 #: Those without bearing on the evaluation of a network that is trained.
@@ -102,7 +104,7 @@ def check_sound(path: Path, config: dict[str, Any]) -> None:
         if type(value) is not int or not 1 <= value <= 2**31:
             raise SnapshotError(f"{path} is no snapshot: it records {value!r} as {name}")
     if not isinstance(config.get("started_from"), (str, type(None))):
-        raise SnapshotError(f"{path} is no snapshot: it does not record what it was started from in words")
+        raise SnapshotError(f"{path} is no snapshot: started_from is not a text")
     if config.get("optimizer") == "sgd" and config.get("momentum", 0) is None:
         raise SnapshotError(f"{path} is no snapshot: it records no momentum, with sgd")
 

@@ -28,20 +28,29 @@ def choose(cuda: bool) -> torch.device:
     if not torch.cuda.is_available():
         built = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
         raise DeviceError(f"--cuda: there is no GPU that PyTorch can use (PyTorch {torch.__version__} {built})")
-    device = torch.device("cuda")
-    if distributed.WORLD_SIZE > 1:
-        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if processes > gpus:
-            raise DeviceError(f"--cuda: torchrun started {processes} processes where there are {gpus} GPUs")
-        torch.cuda.set_device(distributed.LOCAL_RANK)
-        device = torch.device("cuda", distributed.LOCAL_RANK)
+    if distributed.WORLD_SIZE == 1:
+        return torch.device("cuda")
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > gpus:
+        raise DeviceError(f"--cuda: torchrun started {processes} processes where there are {gpus} GPUs")
+    return torch.device("cuda", distributed.LOCAL_RANK)
+
+
+def take(device: torch.device) -> None:
+    """Make a GPU that was chosen the one that this process computes on; of no effect on the CPU.
+
+    Raises:
+        DeviceError: it cannot be used: another process has it to itself, say, or PyTorch is not built for it.
+    """
+    if device.type != "cuda":
+        return
     try:
+        if device.index is not None:
+            torch.cuda.set_device(device)
         torch.zeros(1, device=device)
-    except RuntimeError as error:  # another process has it to itself, or this PyTorch is not built for its kind
-        if is_out_of_gpu_memory(error):
-            raise
-        raise DeviceError(f"--cuda: the GPU cannot be used: {first_line(error)}") from None
-    return device
+    except RuntimeError as error:
+        reason = "it has no memory left" if is_out_of_gpu_memory(error) else first_line(error)
+        raise DeviceError(f"--cuda: the GPU cannot be used: {reason}") from None
 
 
 def is_out_of_gpu_memory(error: Exception) -> bool:

@@ -20,11 +20,11 @@ def _by_torchrun() -> tuple[int, int, int]:
     """Rank, local rank and number of processes, as torchrun sets them; (0, 0, 1) without torchrun."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     texts = [os.environ.get(name, "") for name in names]
-    if "" in texts and texts[2] in ("", "1"):
+    if "" in (texts[0], texts[2]) or ("" in texts and texts[2] == "1"):
         return 0, 0, 1
     if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[2]):
         told = ", ".join(f"{name}={text or '(not set)'}" for name, text in zip(names, texts, strict=True))
-        print(f"error: torchrun sets no such variables: {told}", file=sys.stderr)
+        print(f"error: not as torchrun sets them: {told}", file=sys.stderr)
         sys.exit(2)
     return int(texts[0]), int(texts[1]), int(texts[2])
 
@@ -78,7 +78,7 @@ def _agree_on_a_name(store) -> str:
     while (here := store.add(f"here/{mine}", 0)) < WORLD_SIZE - 1:
         if time.monotonic() > deadline:
             raise GroupError(
-                f"torchrun: of {WORLD_SIZE} processes {WORLD_SIZE - 1 - here} did not come: the others say why"
+                f"torchrun: of {WORLD_SIZE} processes {WORLD_SIZE - 1 - here} did not come: see what they said"
             )
         for rank in range(1, WORLD_SIZE):  # perhaps one that was killed, until its successor asks
             if store.check([f"asks/{rank}"]):
@@ -146,8 +146,8 @@ def connection_lost(error: Exception) -> str | None:
         return None
     text = str(error)
     if "NCCL" in text:  # whose own words for it come last
-        first, _, last = text.partition("Last error:")
-        return "; ".join(" ".join(part.split()) for part in (first.splitlines()[0], last) if part.strip())
+        _, _, last = text.partition("Last error:")
+        return "; ".join(part for part in (text.splitlines()[0], " ".join(last.split())) if part)
     if not isinstance(error, distributed.DistError) and "/gloo/" not in text:
         return None
     first_sentence = text.splitlines()[0].split(". ")[0]

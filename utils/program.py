@@ -152,7 +152,7 @@ def _explain(error: Exception) -> tuple[int, str | None]:
         return FAILED, str(error)
     lost = None if is_out_of_gpu_memory(error) else distributed.connection_lost(error)
     if lost is not None:
-        return FAILED, f"another process of this run is gone, or cannot be reached ({lost})"
+        return FAILED, f"the processes of this run cannot go on together: is one gone? ({lost})"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"

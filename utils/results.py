@@ -26,8 +26,8 @@ def differing_options(path: Path, content: dict[str, Any]) -> list[str]:
 
     Returns:
         the options of the measurement and of the training that differ, as far as both tell; where none does,
-        "weights", "initialization" or "initializations" if those do; none where the same thing was measured in the
-        same way, or there are no results.
+        "weights", "initial weights" or "initializations" if those do; none where the same thing was measured in
+        the same way, or there are no results.
     """
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ def differing_options(path: Path, content: dict[str, Any]) -> list[str]:
         if not found and not _are_close(_measured(recorded, WEIGHTS), _measured(content, WEIGHTS)):
             found = ["weights"]
         if not found and not _are_close(_measured(recorded, DISTANCES), _measured(content, DISTANCES)):
-            found = ["initialization"]
+            found = ["initial weights"]
         key = "initializations"  # which results of before do not record
         if not found and key in recorded and recorded[key] != content.get(key):
             found = ["initializations"]

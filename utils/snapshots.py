@@ -147,14 +147,14 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 def initial_fingerprint(path: Path, content: dict[str, Any]) -> str | None:
-    """The fingerprint of an initialization: of bare weights, all of which are read; or the one of the run.
+    """Of bare weights their fingerprint, for which all are read; of a training state that of its run's beginning.
 
     Args:
         path: of the snapshot.
         content: of it, as `load` gives it, with whatever weights.
 
     Returns:
-        that of the bare weights themselves; of a training state the recorded one, None where it records none.
+        None where a training state records none.
 
     Raises:
         SnapshotError: it is damaged.
