@@ -152,7 +152,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
     initializations = read_initializations(paths, args, net, layers, recorded, warnings)
     if distributed.WORLD_SIZE > 1:
-        check_the_same_on_all_ranks(net, initializations, test_set, config)
+        check_the_same_on_all_ranks(args, net, initializations, test_set, config)
     rand_seed = None
     if args.rand:
         trained_with = args.seed if args.seed is not None else config.get("seed")
@@ -291,18 +291,24 @@ def read_list(path: Path) -> list[Path]:
 
 
 def check_the_same_on_all_ranks(
-    net: nn.Module, initializations: list[Initialization], test_set: data.TestSet, config: dict[str, Any]
+    args: argparse.Namespace,
+    net: nn.Module,
+    initializations: list[Initialization],
+    test_set: data.TestSet,
+    config: dict[str, Any],
 ) -> None:
-    """Raise UsageError where rank 0 has other files: its counts and those of this rank do not belong together."""
+    """Raise UsageError where rank 0 measures something else: its counts and this rank's do not belong together."""
+    may_differ = {"data_path", "workers", "load_from", "inits_from", "results", "plots", "log", "given"}
     weights = {"the trained network": snapshots.bare_weights(net)}
     weights |= {f"epoch {one.row}": one.weights for one in initializations}
     mine = {what: snapshots.fingerprint(of_net) for what, of_net in weights.items()}
+    mine["the options"] = {name: value for name, value in vars(args).items() if name not in may_differ}
     mine["what is recorded of its training"] = repr(sorted(config.items()))
     mine["the test images"] = (test_set.test_fingerprint, test_set.class_names)
     theirs = distributed.from_main(lambda: mine)
     differing = [what for what in {**mine, **theirs} if mine.get(what) != theirs.get(what)]
     if differing:
-        raise UsageError(f"torchrun: rank 0 has other files: {', '.join(differing)}")
+        raise UsageError(f"torchrun: rank 0 measures something else: {', '.join(differing)}")
 
 
 def layer_parameters(weights: dict[str, Tensor], layer: str) -> dict[str, Tensor]:

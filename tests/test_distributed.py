@@ -559,7 +559,7 @@ def test_ranks_with_other_files_are_refused(trained, initial, told):
 
     first, second = Ranks(measure, 2).wait()
     assert (first.status, second.status) == (2, 2)
-    assert f"reinit_layers.py: error: rank 1: torchrun: rank 0 has other files: {told}\n" in second.err
+    assert f"reinit_layers.py: error: rank 1: torchrun: rank 0 measures something else: {told}\n" in second.err
     assert not list(Path("results").rglob("*.json"))
 
 
@@ -577,7 +577,17 @@ def test_ranks_whose_snapshots_record_something_else_are_refused():
 
     first, second = Ranks(measure, 2).wait()
     assert (first.status, second.status) == (2, 2)
-    assert "rank 0 has other files: what is recorded of its training\n" in second.err
+    assert "rank 0 measures something else: what is recorded of its training\n" in second.err
+
+
+def test_ranks_with_other_options_are_refused():
+    def measure():
+        more = ("--rand", "--with-linear") if distributed.RANK else ("--rand",)
+        return run_main(reinit_layers, *LENET, "--load-from", REFERENCE / "lenet_2.tar", "--seed", 1, *more)
+
+    first, second = Ranks(measure, 2).wait()
+    assert (first.status, second.status) == (2, 2)
+    assert "rank 0 measures something else: the options\n" in second.err
 
 
 @pytest.mark.parametrize("program", [train, reinit_layers])
@@ -612,7 +622,7 @@ def test_ranks_with_other_images_are_refused(program, part):
 
     _, second = Ranks(run, 2).wait()
     assert second.status == 2
-    assert "that rank 0 has" in second.err or "rank 0 has other files: the test images" in second.err
+    assert "that rank 0 has" in second.err or "rank 0 measures something else: the test images" in second.err
 
 
 def test_ranks_read_their_images_where_their_own_options_say():
