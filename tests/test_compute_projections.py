@@ -19,6 +19,7 @@ import models
 import train
 
 LENET = ("--arch", "lenet", "--dataset", "mnist")
+MINI = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 TRAINED, INITIAL = REFERENCE / "lenet_2.tar", REFERENCE / "lenet_init_0.pt"
 
 
@@ -670,27 +671,13 @@ def test_initialization_of_another_number_of_classes_is_refused(capsys):
     """Whether or not a training state beside it tells how many, or the layers that differ are measured."""
     here = ("--seed", "1", "--epochs", "1")
     for folder, more in (("ten", ()), ("two", ("--subsample-classes", "2"))):
-        assert (
-            train.main(
-                [*("--arch", "lenet", "--dataset", "fashion_mnist_mini"), *here, *more, "--models-path", folder]
-            )
-            == 0
-        )
+        assert train.main([*MINI, *here, *more, "--models-path", folder]) == 0
     ten, two = (Path(one) / "lenet/1" for one in ("ten/fashion_mnist_mini", "two/fashion_mnist_mini_2"))
     shutil.copy(two / "lenet_init_0.pt", "lenet_init_0.pt")
     capsys.readouterr()
     for initial in (two / "lenet_init_0.pt", two / "lenet_0.tar", "lenet_init_0.pt"):
         for more in ((), ("--with-linear",)):
-            options = (
-                "--arch",
-                "lenet",
-                "--dataset",
-                "fashion_mnist_mini",
-                "--load-from",
-                ten,
-                "--init-from",
-                initial,
-            )
+            options = (*MINI, "--load-from", ten, "--init-from", initial)
             line = refused(compute_projections, capsys, *options, *more)
             assert str(initial) in line
             assert "classifier.6.weight is 2x84, not 10x84" in line
@@ -700,45 +687,21 @@ def test_initialization_that_is_not_finite_is_named(capsys):
     weights = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)
     weights["features.5.weight"][0] = float("inf")
     torch.save(weights, "lenet_init_0.pt")
-    line = refused(
-        compute_projections,
-        capsys,
-        *LENET,
-        "--load-from",
-        REFERENCE / "lenet_2.tar",
-        "--init-from",
-        "lenet_init_0.pt",
-    )
+    options = ("--load-from", REFERENCE / "lenet_2.tar", "--init-from", "lenet_init_0.pt")
+    line = refused(compute_projections, capsys, *LENET, *options)
     assert "error: lenet_init_0.pt cannot be used: features.5.weight holds NaN" in line
 
 
 @pytest.mark.parametrize("initial", ["lenet_2.tar", "lenet_3.pt", "lenet_init_0.pt"])
 def test_whatever_network_is_given_as_initialization_it_is_told_whether_it_is_one(initial, capsys):
     def trained(seed, folder):
-        options = (
-            "--arch",
-            "lenet",
-            "--dataset",
-            "fashion_mnist_mini",
-            "--subsample-classes",
-            "2",
-            "--snapshot-every",
-            "1",
-        )
+        options = (*MINI, "--subsample-classes", "2", "--snapshot-every", "1")
         assert train.main([*options, "--seed", str(seed), "--epochs", "3", "--models-path", folder]) == 0
         capsys.readouterr()
         return Path(folder, "fashion_mnist_mini_2/lenet", str(seed))
 
     mine, other = trained(1, "mine"), trained(2, "other")
-    options = (
-        "--arch",
-        "lenet",
-        "--dataset",
-        "fashion_mnist_mini",
-        "--load-from",
-        mine / "lenet_2.tar",
-        "--init-from",
-    )
+    options = (*MINI, "--load-from", mine / "lenet_2.tar", "--init-from")
     assert run(*options, other / initial) == 0
     assert f"{other / initial} is not what {mine / 'lenet_2.tar'} was trained from" in capsys.readouterr().err
     assert run(*options, mine / initial) == 0
@@ -753,7 +716,7 @@ def test_snapshots_of_different_names_are_both_measured_though_one_is_a_link():
 
 
 def test_whatever_can_be_trained_with_can_be_measured():
-    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", "2", "--epochs", "1")
+    options = (*MINI, "--subsample-classes", "2", "--epochs", "1")
     assert train.main([*options, "--seed", "1", "--lr-step", "100", "--lr-decay", "1e20"]) == 0
     snapshot = "models/fashion_mnist_mini_2/lenet/1/lenet_0.tar"
-    assert run("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--load-from", snapshot) == 0
+    assert run(*MINI, "--load-from", snapshot) == 0
