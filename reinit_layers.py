@@ -219,9 +219,9 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
 def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> data.TestSet:
     """The test images, on the device, with pixel values as the network was trained on."""
     batch_size = args.batch_size
-    if device.type == "cuda" and "batch_size" not in args.given:
-        of_one = reinit.gpu_batch_size(data.info(args.dataset).in_channels, image_size(args))
-        batch_size = max(batch_size, distributed.WORLD_SIZE * of_one)
+    if "batch_size" not in args.given:
+        in_channels = data.info(args.dataset).in_channels
+        batch_size = reinit.batch_size(batch_size, device, in_channels, image_size(args))
     with (
         distributed.one_a_machine_first(),
         memory_for("the dataset", "keep fewer classes with --subsample-classes"),

@@ -136,9 +136,9 @@ def compare_criticality(args: argparse.Namespace) -> None:
         f"exact binomial test rejects fair coins at {SIGNIFICANCE}, and critical where more than half of the "
         "accuracy is lost when it is reset. ±: standard deviation (n - 1) over seeds. p: if any pairing of bias "
         f"and drops were equally likely (above {EXACT_LAYERS} layers by the t distribution). The interval "
-        "of the mean correlation is Student's, over seeds; that of a bootstrap over seeds is too narrow for so "
-        "few. Fair coins: the mean correlation of the same drops "
-        "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
+        "of the mean correlation is Student's, over seeds, cut off at -1 and 1; that of a bootstrap over seeds is "
+        "too narrow for so few. Fair coins: the mean correlation of the same drops with the bias that layers "
+        "of these numbers of filters have by chance; it is not 0 where small layers, "
         "which are further from 1/2 by chance, are also the more critical ones."
     )
     tables = [

@@ -257,9 +257,10 @@ def test_outputs_that_are_not_finite_give_no_accuracy(value):
         reinit.accuracies(net, [], batches)
 
 
-@pytest.mark.parametrize(("channels", "side", "size"), [(3, 32, 2048), (1, 28, 8024), (3, 224, 41)])
+@pytest.mark.parametrize(("channels", "side", "size"), [(3, 32, 2048), (1, 28, 8024), (3, 224, 128)])
 def test_batches_of_small_images_are_large_on_a_gpu(channels, side, size):
-    assert reinit.gpu_batch_size(channels, (side, side)) == size
+    assert reinit.batch_size(128, torch.device("cuda"), channels, (side, side)) == size
+    assert reinit.batch_size(128, torch.device("cpu"), channels, (side, side)) == 128
 
 
 def test_relative_drop_is_the_share_of_accuracy_lost():

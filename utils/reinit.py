@@ -91,14 +91,18 @@ class _Branch:
         return torch.func.functional_call(self.segment, self.weights(), (x,))
 
 
-def gpu_batch_size(in_channels: int, image_size: tuple[int, int]) -> int:
-    """How many images a batch on a GPU should have at least.
+def batch_size(least: int, device: torch.device, in_channels: int, image_size: tuple[int, int]) -> int:
+    """How many images a batch should have, on all ranks together: on GPUs not too few of small ones.
 
     Args:
+        least: at least so many.
+        device: that they are on.
         in_channels: of an image.
         image_size: (height, width) in pixels.
     """
-    return GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size))
+    if device.type != "cuda":
+        return least
+    return max(least, distributed.WORLD_SIZE * (GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size))))
 
 
 @torch.inference_mode()

@@ -159,9 +159,9 @@ def initial_fingerprint(path: Path, content: dict[str, Any]) -> str | None:
     Raises:
         SnapshotError: it is damaged.
     """
-    return (
-        content.get("initial_fingerprint") if "epoch" in content else fingerprint(load(path)["model_state_dict"])
-    )
+    if "epoch" in content:
+        return content.get("initial_fingerprint")
+    return fingerprint(load(path)["model_state_dict"])
 
 
 def was_trained_from_another(initial: str | None, state: dict[str, Any]) -> bool:
