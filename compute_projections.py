@@ -45,7 +45,7 @@ ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_train_running")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="compute_projections.py", description=__doc__)
+    parser = Parser("compute_projections.py", __doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--arch", help="network (without: list the supported ones)")
     what.add_argument(

@@ -54,7 +54,7 @@ RAND = "rand"  #: the row of the fresh random initialization
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="reinit_layers.py", description=__doc__)
+    parser = Parser("reinit_layers.py", __doc__)
     add_test_images(parser.add_argument_group("network and test images"))
     add_device(parser.add_argument_group("computation"))
 

@@ -62,7 +62,7 @@ FINAL_METRICS = ("final/test_loss", "final/test_top1", "final/test_top5")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="train.py", description=__doc__)
+    parser = Parser("train.py", __doc__)
     group = parser.add_argument_group("network and images")
     add_test_images(group)
     add = group.add_argument
@@ -125,7 +125,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add(
         "--kill-plateaus",
         action="store_true",
-        help=f"stop when validation accuracy is the same twice in a row in the first {PLATEAU_EPOCHS} epochs",
+        help=f"evaluate after each of the first {PLATEAU_EPOCHS} epochs; stop at the same accuracy twice in a row",
     )
 
     group = parser.add_argument_group("computation")

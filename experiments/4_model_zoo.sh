@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Finding 4: is the bias there in everybody's networks?
 #
-# The ImageNet weights that torchvision publishes, for every architecture that has them: they are downloaded to TORCH_HOME
-# where they are not there yet (about 10 GB for all), so this one needs the internet. ARCHS="resnet18 vgg11" takes fewer.
-# An architecture without convolutions larger than 1x1 is not among them. No images are needed.
+# The ImageNet weights that torchvision publishes for its 68 ConvNets: they are downloaded to TORCH_HOME where they are not
+# there yet (14 GB for all), so this one needs the internet. ARCHS="resnet18 vgg11" takes fewer. No images are needed.
 source "$(dirname "$0")/common.sh"
 RUNS=experiments/runs/model_zoo
 

@@ -18,11 +18,13 @@ from utils.program import WRONG_USE, UsageError
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which remembers the options that were given."""
 
-    def __init__(self, prog: str, description: str | None):
-        """`description`: of which the first line is shown; None, as with python -OO."""
-        first_line = (description or "").partition("\n")[0]
-        layout = functools.partial(argparse.HelpFormatter, max_help_position=32, width=110)
-        super().__init__(prog, description=first_line, allow_abbrev=False, formatter_class=layout)
+    def __init__(self, prog: str, manual: str | None):
+        """`manual`: of which the first line stands before the options, the rest after them; None: python -OO."""
+        description, _, rest = (manual or "").partition("\n")
+        layout = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110)
+        super().__init__(
+            prog, description=description, epilog=rest.strip("\n"), allow_abbrev=False, formatter_class=layout
+        )
 
     def parse_args(self, argv=None) -> argparse.Namespace:
         """As argparse does; `given` of the result holds the names of the options on the command line."""
