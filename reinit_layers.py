@@ -462,7 +462,8 @@ def report(results: dict[str, Any], width: int = 110) -> str:
         lines.append(
             f"rank correlation of bias |mass - 1/2| and accuracy lost when reset to {initialization}, "
             f"over {len(names)} layers: {found['spearman']:+.2f} (p = {found['p_value']:.2g}); "
-            f"fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
+            f"fair coins instead of bias: {coins['mean']:+.2f} "
+            f"(95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     return "\n".join(lines)
 

@@ -404,11 +404,13 @@ def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
         return False
     if start.first_epoch > args.epochs:
         return True
+    if "unmeasured" in start.snapshot:
+        return False
     try:
-        snapshots.load(RunFiles(args).final)
+        final = snapshots.load(RunFiles(args).final)["model_state_dict"]
     except snapshots.SnapshotError:  # it is not there, or damaged
         return False
-    return "unmeasured" not in start.snapshot
+    return snapshots.fingerprint(final) == snapshots.fingerprint(start.snapshot["model_state_dict"])
 
 
 def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:

@@ -38,13 +38,17 @@ train() {
         --models-path $RUNS/models --tb-logdir $RUNS/tensorboard --resume-from latest
 }
 
-# project FOLDER OPTIONS: the normalized projections of all snapshots of a run, FOLDER below $RUNS/models.
+# project FOLDER OPTIONS: the normalized projections of all snapshots of a run, FOLDER below $RUNS/models. Where one is
+# damaged those of the last, by which it is known to be done, are removed: the same command says so again.
 project() {
     local folder=$1 arch
     arch=$(basename "$(dirname "$folder")")
     [[ -e $RUNS/results/$folder/${arch}_$EPOCHS.json ]] ||
         "$PYTHON" compute_projections.py "${@:2}" --arch "$arch" ${CUDA:+--cuda} --normalize \
-            --load-from "$RUNS/models/$folder" --results $RUNS/results
+            --load-from "$RUNS/models/$folder" --results $RUNS/results || {
+        rm -f "$RUNS/results/$folder/${arch}_$EPOCHS.json"
+        return 1
+    }
 }
 
 # reset_layers FOLDER OPTIONS: each layer of the final weights put back to several epochs and to fresh weights.

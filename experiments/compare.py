@@ -88,7 +88,7 @@ def compare_bias(args: argparse.Namespace) -> None:
     for statistic in ("mass", "mean"):
         epochs = {label: [run.epochs for run in runs] for label, runs in groups.items()}
         save(plots.compare_runs(epochs, statistic, args.title), args.output, statistic)
-    number_of_seeds = ", ".join(sorted({str(len(paths)) for paths in seeds.values()}))
+    number_of_seeds = ", ".join(map(str, sorted({len(paths) for paths in seeds.values()})))
     explanation = (
         f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation, "
         "n - 1, over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact "
@@ -119,10 +119,11 @@ def compare_criticality(args: argparse.Namespace) -> None:
     told = "Spearman's rank correlation is not defined"
     if values:
         interval, coins = correlation_interval(values), fair_coins(results)
-        between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
+        between = "" if interval is None else f" (95 % interval {interval.low:+.2f} to {interval.high:+.2f})"
+        drawn = f"{coins['mean']:+.2f} (95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
         told = (
             f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
-            f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
+            f"with fair coins instead of bias: {drawn}"
         )
     runs = list(results.values())
     save(
@@ -133,12 +134,12 @@ def compare_criticality(args: argparse.Namespace) -> None:
     save(plots.bias_and_criticality_of_runs(runs, args.title, told), args.output, "points")
     explanation = (
         f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
-        f"exact binomial test rejects fair coins at {SIGNIFICANCE}, and critical where more than half of the "
-        "accuracy is lost when it is reset. ±: standard deviation (n - 1) over seeds. p: if any pairing of bias "
-        f"and drops were equally likely (above {EXACT_LAYERS} layers by the t distribution). The interval "
-        "of the mean correlation is Student's, over seeds, cut off at -1 and 1; that of a bootstrap over seeds is "
-        "too narrow for so few. Fair coins: the mean correlation of the same drops with the bias that layers "
-        "of these numbers of filters have by chance; it is not 0 where small layers, "
+        f"exact binomial test, without filters of zeros, rejects fair coins at {SIGNIFICANCE}, and critical where "
+        "more than half of the accuracy is lost when it is reset. ±: standard deviation (n - 1) over seeds. "
+        f"p: if any pairing of bias and drops were equally likely (above {EXACT_LAYERS} layers by the t "
+        "distribution). The interval of the mean correlation is Student's, over seeds, cut off at -1 and 1; that "
+        "of a bootstrap over seeds is too narrow for so few. Fair coins: the mean correlation of the same drops "
+        "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
         "which are further from 1/2 by chance, are also the more critical ones."
     )
     tables = [

@@ -35,7 +35,7 @@ def read_run(folder: Path, last_epoch: int) -> Run:
         last_epoch: epochs trained; later ones are left out.
 
     Raises:
-        ResultError: there is nothing about that epoch, or what there is was measured in different ways.
+        ResultError: there is nothing about that epoch, or something is not of cosines.
     """
     found: dict[int, dict[str, Any]] = {}
     files: dict[int, Path] = {}
@@ -56,8 +56,8 @@ def read_run(folder: Path, last_epoch: int) -> Run:
             raise ResultError(f"{folder} has no results of {what}")
     if len({tuple(layers_of(content)) for content in found.values()}) > 1:
         raise ResultError(f"{folder} has results of different layers")
-    if len(ways) > 1:
-        raise ResultError(f"{folder} has results with and without --normalize")
+    if False in ways:
+        raise ResultError(f"{folder} has results that were measured without --normalize")
     last = found[last_epoch]
     return Run(
         folder.name,
@@ -75,7 +75,7 @@ def read(path: Path) -> dict[str, Any]:
         ResultError: the file does not exist, or is not what they write.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from None
     except ValueError as error:
@@ -105,9 +105,14 @@ def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
     Args:
         results: label of a run -> results.
     """
+    needed = {"layers", "relative_drop", "top1_test", "projections", "correlation"}
+    for label, result in results.items():
+        missing = sorted(needed - result.keys())
+        if missing:
+            raise ResultError(f"{label}: the results do not tell {', '.join(missing)}: reset the layers again")
     first_label, first = next(iter(results.items()))
     for label, result in results.items():
-        drops = result.get("relative_drop", {})
+        drops = result["relative_drop"]
         if reinit.initialization_row(drops) is None:
             raise ResultError(f"{label}: layers were not reset to the initialization")
         if result["layers"] != first["layers"] or drops.keys() != first["relative_drop"].keys():

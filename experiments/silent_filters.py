@@ -23,7 +23,7 @@ import models
 from experiments.reading import ResultError, labelled_folders, seeds_in
 from experiments.seeds import with_spread
 from utils import correlation, projections, snapshots
-from utils.files import atomic_write
+from utils.files import atomic_write, make_writable
 from utils.options import number
 
 
@@ -41,27 +41,29 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> int:
     args = parse_arguments(argv)
+    explanation = (
+        f"Networks after {args.epoch} epochs. In a cell: how many filters are silent, that is give 0 after the "
+        "ReLU at every position of every test image, one number a seed; then the mass of these, and of the "
+        "others, all seeds together. Bias is |mass - 1/2|, its mean over the layers (of the filters that are not "
+        "silent: over the layers that have any); in a cell: mean and standard deviation (n - 1) over seeds."
+    )
+    file = args.output.with_name(f"{args.output.name}.md")
     try:
+        make_writable(file.parent)
         groups = {
             label: [measure(path, args.data_path) for path in states_of(folder, args.epoch)]
             for label, folder in args.groups.items()
         }
+        measured = table(groups)
+        with atomic_write(file, "w") as opened:
+            opened.write("\n\n".join([f"# {args.title}: silent filters", explanation, measured]) + "\n")
     except (
         *(ResultError, snapshots.SnapshotError, snapshots.NewerFormatError),
         *(data.DataError, models.ModelError, OSError),
     ) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2
-    explanation = (
-        f"Networks after {args.epoch} epochs. In a cell: how many filters are silent, that is give 0 after the "
-        "ReLU at every position of every test image, one number a seed; then the mass of these, and of the "
-        "others, all seeds together. Bias is |mass - 1/2|, its mean over the layers; in a cell: mean and standard "
-        "deviation (n - 1) over seeds."
-    )
-    text = "\n\n".join([f"# {args.title}: silent filters", explanation, table(groups)])
-    with atomic_write(args.output.with_name(f"{args.output.name}.md"), "w") as file:
-        file.write(text + "\n")
-    print(table(groups))
+    print(measured)
     return 0
 
 
@@ -122,16 +124,17 @@ def table(groups) -> str:
             cells.append(", ".join(str(int(run[name][0].sum())) for run in runs) + "; " + " / ".join(shares))
         lines.append(f"| {name} | {len(of_first)} | {' | '.join(cells)} |")
     for label, of_all in (("of all filters", True), ("of those that are not silent", False)):
-        cells = [with_spread([bias(run, of_all) for run in runs], ".3f") for runs in groups.values()]
+        biases = [[bias(run, of_all) for run in runs] for runs in groups.values()]
+        cells = ["-" if None in of_seeds else with_spread(of_seeds, ".3f") for of_seeds in biases]
         lines.append(f"| **mean bias** {label} | | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def bias(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float:
-    """The mean |mass - 1/2| of the layers of a network, with or without silent filters."""
+def bias(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float | None:
+    """The mean |mass - 1/2| of the layers of a network, with or without silent filters; None: of no filter."""
     chosen = [negative if of_all else negative[~silent] for silent, negative in run.values()]
     masses = [flags.double().mean().item() for flags in chosen if len(flags)]
-    return statistics.fmean(correlation.bias(masses))
+    return statistics.fmean(correlation.bias(masses)) if masses else None
 
 
 def percent(flags: torch.Tensor) -> str:

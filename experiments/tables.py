@@ -71,7 +71,7 @@ def bias_table(groups: Mapping[str, Sequence[Run]], epoch: int) -> str:
         )
     for label, key in (
         ("accuracy (%)** on the test set, or the validation split where there is one", "accuracy"),
-        ("training accuracy (%)**", "accuracy_trained_on"),
+        ("accuracy (%)** on the training batches, while they were trained on", "accuracy_trained_on"),
     ):
         values = [[getattr(run, key) for run in runs] for runs in groups.values()]
         if all(None not in of_seeds for of_seeds in values):
@@ -147,8 +147,8 @@ def correlation_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     defined = [value for value in correlations(results) if value is not None]
     if defined:
         between = ""
-        interval, bootstrap = correlation_interval(defined), bootstrap_interval(defined)
-        if interval is not None and bootstrap is not None:
+        if len(defined) > 1:
+            interval, bootstrap = correlation_interval(defined), bootstrap_interval(defined)
             between = f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
             between += f", by bootstrap {bootstrap.low:+.2f} to {bootstrap.high:+.2f}"
         lines.append(f"| **mean** | | **{statistics.fmean(defined):+.2f}**{between} | | |")
@@ -177,10 +177,13 @@ def network_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             for name, layer in layers.items()
             if layer["filters"] > layer["zero_filters"]
         }
-        chance = statistics.fmean(expected_bias(layer["filters"]) for layer in live.values())
+        means = "- | -"
+        if live:
+            chance = statistics.fmean(expected_bias(layer["filters"]) for layer in live.values())
+            means = f"{mean_bias(live):.3f} | {chance:.3f}"
         lines.append(
             f"| {arch} | {len(layers)} | {net['filters']:,} | {net['zero_filters']:,} | {biased} "
-            f"({100 * biased / len(layers):.0f} %) | {mean_bias(live):.3f} | {chance:.3f} | {net['mass']:.3f} |"
+            f"({100 * biased / len(layers):.0f} %) | {means} | {net['mass']:.3f} |"
         )
     return "\n".join(lines)
 

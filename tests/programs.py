@@ -28,6 +28,12 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
 
 
+def state_of_files(folder: Path) -> dict[str, tuple[int, ...]]:
+    """What tells a file that was written, replaced or touched from one that was not, by path."""
+    stats = {name: (Path(folder) / name).stat() for name in files_below(folder)}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
 def run_main(program: ModuleType, *options: object) -> int:
     """Run a program in this process; returns its exit status."""
     try:
@@ -37,13 +43,13 @@ def run_main(program: ModuleType, *options: object) -> int:
 
 
 def refused(program: ModuleType, capsys, *options: object) -> str:
-    """Check that a program refuses its options in one line, with exit status 2 and no file; returns the line."""
-    before = files_below(Path())
+    """Check that a program refuses its options in one line, status 2, and writes nothing; returns the line."""
+    before = state_of_files(Path())
     status = run_main(program, *options)
     output = capsys.readouterr()
     assert status == 2, output
     assert output.out == ""
-    assert files_below(Path()) == before
+    assert state_of_files(Path()) == before
     (line,) = output.err.splitlines()
     assert line.startswith(f"{program.__name__}.py: error: ")
     return line

@@ -377,12 +377,30 @@ def test_network_whose_output_is_random_can_be_reset(add):
     assert run_main(reinit_layers, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand") == 0
 
 
-@pytest.mark.parametrize("segments", [4, None, [], [torch.relu]], ids=["number", "none", "empty", "function"])
+@pytest.mark.parametrize("segments", [None, [], [torch.relu]], ids=["none", "empty", "function"])
 def test_segments_that_are_not_modules_are_refused(segments, add, capsys):
     network = Network()
-    network.segments = (lambda: segments) if segments != 4 else 4
+    network.segments = lambda: segments
     add(lambda: network)
     assert "`segments`" in refused(train, capsys, *ADDED)
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, nn.ModuleList])
+def test_part_of_a_network_may_be_called_segments(kind, add):
+    class Parted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.segments = kind([nn.Conv2d(1, 4, 3)]) if kind is nn.ModuleList else kind(nn.Conv2d(1, 4, 3))
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, images):
+            return self.fc(self.segments[0](images).mean([2, 3]))
+
+    add(Parted)
+    assert trained("--epochs", 1) == 0
+    assert run_main(reinit_layers, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand") == 0
+    measured = results("results/added/added/1/reinit_added_1.json")
+    assert measured["layers"] == ["segments.0"]
 
 
 @pytest.mark.parametrize("names", [np.array(["a", "b", "c"]), np.arange(3), (0, 1, 2)], ids=str)

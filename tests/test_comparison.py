@@ -257,6 +257,12 @@ def test_results_that_do_not_belong_together_are_refused(capsys):
     write_reinit(Path("other layers/1"), [0.5], [0.5], None)
     write_reinit(Path("other layers/2"), [0.5, 0.5], [0.5, 0.5], None)
     write_reinit(Path("nothing to lose/1"), [0.5], [None], None)
+    made = {"provenance": {"arguments": {"normalize": False}}}
+    for stem, epoch in (("lenet_init_0", 0), ("lenet_0", 1)):
+        write_projections(Path("sums/1"), stem, epoch, {"a": 0.5}, **made)
+    write_reinit(Path("old/1"), [0.5], [0.5], None)
+    path = Path("old/1/reinit_lenet_2.json")
+    path.write_text(path.read_text().replace('"correlation"', '"other"'))
     title = ("--title", "LeNet", "--output", "out/bias")
     for options, told in (
         (("bias", *title, "--epoch", 1, "one", "first", "two", "second"), "the runs are of different layers"),
@@ -264,6 +270,11 @@ def test_results_that_do_not_belong_together_are_refused(capsys):
         (("criticality", *title, "--epoch", 2, "other layers"), "seed 1 and seed 2 have other layers"),
         (("criticality", *title, "--epoch", 2, "nothing to lose"), "seed 1: the accuracy lost is not defined"),
         (("networks", *title, "other layers/1/reinit_lenet_2.json"), "is no result of compute_projections.py"),
+        (
+            ("bias", *title, "--epoch", 1, "one", "sums"),
+            "sums/1 has results that were measured without --normalize",
+        ),
+        (("criticality", *title, "--epoch", 2, "old"), "seed 1: the results do not tell correlation"),
     ):
         assert compare.main([str(option) for option in options]) == 2
         (line,) = capsys.readouterr().err.splitlines()

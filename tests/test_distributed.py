@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, run_main, same, weights
+from programs import REFERENCE, command, files_below, run_main, same, state_of_files, weights
 from torch import nn
 
 import compute_projections
@@ -383,12 +383,14 @@ def test_what_all_ranks_find_wrong_is_said_once():
 
 def test_what_rank_0_alone_finds_wrong_ends_the_others_with_its_status():
     assert run_main(train, *UNEVEN, "--epochs", 1) == 0
-    before = files_below(Path())
+    before = state_of_files(Path())
     first, second = on_ranks(train, *UNEVEN, "--epochs", 1, "--weight-decay", 0.5)
     (line,) = first.err.splitlines()
     assert re.match("train.py: error: models/.* would be overwritten", line)
     assert (first.status, second) == (2, (2, "", ""))
-    assert files_below(Path()) - before <= {".0.out", ".0.err", ".1.out", ".1.err"}
+    after = state_of_files(Path())
+    assert after.keys() - before.keys() <= {".0.out", ".0.err", ".1.out", ".1.err"}
+    assert {name: after.get(name) for name in before} == before
 
 
 def test_what_another_rank_alone_finds_wrong_is_said_with_its_number():

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from programs import REFERENCE, files_below, run_main, shell
+from programs import REFERENCE, files_below, run_main, shell, state_of_files
 from torch import nn
 
 import compute_projections
@@ -454,7 +454,7 @@ def test_hostile_snapshot_is_refused_by_every_program(capsys, count, torture):
         commands = places(path)
         chosen = list(commands) if torture else list(commands)[number % 8 :: 8]
         for place in chosen:
-            before = files_below(Path())
+            before = state_of_files(Path())
             status = run_main(*commands[place])
             said = capsys.readouterr()
             assert status == (1 if place == "--load-from several" else 2), (name, place, said)
@@ -463,7 +463,7 @@ def test_hostile_snapshot_is_refused_by_every_program(capsys, count, torture):
                 assert len(said.err.splitlines()) == 1
             else:
                 one_line_names(path, said.err)
-            assert files_below(Path()) == before, (name, place)
+            assert state_of_files(Path()) == before, (name, place)
             assert not CANARY.exists()
             count("hostile files refused")
 
@@ -526,7 +526,7 @@ def test_values_that_no_program_wrote_end_in_one_line(name, capsys, count, tortu
     refused, commands = 0, places(path)
     for place in commands if torture else ["--resume-from to evaluate", "--load-from"]:
         command = commands[place]
-        before = files_below(Path())
+        before = state_of_files(Path())
         status = run_main(*command)
         said = capsys.readouterr()
         lines = [line for line in said.err.splitlines() if "warning" not in line]
@@ -534,7 +534,7 @@ def test_values_that_no_program_wrote_end_in_one_line(name, capsys, count, tortu
         if status != 0:
             refused += 1
             assert len(lines) == 1, said.err
-            assert files_below(Path()) == before
+            assert state_of_files(Path()) == before
             assert len(lines[0]) < 20_000
         else:
             assert not lines

@@ -735,6 +735,16 @@ def test_damaged_final_weights_are_written_again(capsys):
     assert same(weights(final), whole)
 
 
+def test_final_weights_of_another_run_are_not_taken_for_its_own():
+    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
+    assert run(*options) == 0
+    final = QUICK_FOLDER / "lenet_1.pt"
+    own = weights(final)
+    torch.save({name: weight + 1 for name, weight in own.items()}, final)
+    assert run(*options) == 0
+    assert same(weights(final), own)
+
+
 def test_no_epochs_and_weights_to_start_from_exclude_one_another(capsys):
     line = refused(train, capsys, *LENET, "--epochs", 0, "--resume-from", REFERENCE / "lenet_init_0.pt")
     assert line.startswith("train.py: error: --epochs 0: writes the initialization")

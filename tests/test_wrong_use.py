@@ -167,6 +167,24 @@ def test_resumed_run_does_not_overwrite_what_the_original_went_on_to(capsys):
     assert "lenet_1.tar is of another run" in line
 
 
+def test_run_that_goes_on_elsewhere_is_not_mixed_with_another_one_there(capsys):
+    options = (*LENET, "--subsample-classes", 2, "--seed", 1, "--epochs", 1)
+    folder = Path("fashion_mnist_mini_2/lenet/1")
+    assert run(*options, "--models-path", "one", "--lr", 0.02) == 0
+    assert run(*options, "--models-path", "other", "--lr", 0.001) == 0
+    capsys.readouterr()
+    goes_on = ("--models-path", "other", "--resume-from", "one" / folder / "lenet_0.tar")
+    for epochs in (1, 2):  # with nothing left to train the final weights there are not its own either
+        line = refused(capsys, *options, *goes_on, "--epochs", epochs)
+        assert "lenet_0.tar is of another run (--lr 0.001, not 0.02), and would be mixed" in line
+    # Where the snapshots there are its own it goes on, with other hyperparameters too where that is asked for.
+    shutil.copytree("one", "copy")
+    goes_on = ("--models-path", "copy", "--resume-from", "one" / folder / "lenet_0.tar")
+    assert run(*options, *goes_on, "--epochs", 2, "--lr", 0.001, "--override") == 0
+    state = torch.load("copy" / folder / "lenet_1.tar", weights_only=True)
+    assert state["config"]["lr"] == 0.001
+
+
 def test_weights_of_elsewhere_do_not_overwrite_the_run_they_came_from(capsys):
     options = (*LENET, "--subsample-classes", 2, "--seed", 1, "--epochs", 2, "--snapshot-every", 1)
     assert run(*options) == 0

@@ -28,13 +28,13 @@ def atomic_write(path: Path, mode: str = "wb"):
     Raises:
         OSError: what the operating system says about the disk, the folder or the permissions.
     """
-    path = Path(path)
+    path, encoding = Path(path), None if "b" in mode else "utf-8"
     temporary = path.with_name(f".{path.name}.tmp")
     file = None
     try:
         # More than one turn, but not for ever: some network file systems give another inode number at each call.
         for turn in reversed(range(100)):
-            with open(temporary, mode, opener=_open_or_create) as file:
+            with open(temporary, mode, encoding=encoding, opener=_open_or_create) as file:
                 if not _wait_for_lock(file, temporary) and turn > 0:
                     continue  # the other process has renamed or removed it
                 try:

@@ -293,7 +293,8 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
         coins = found["fair_coins"]
         told = (
             f"{found['spearman']:+.2f} (p = {found['p_value']:.2g}, {len(names)} layers)\n"
-            f"with fair coins instead of bias: {coins['mean']:+.2f} ({coins['low']:+.2f} to {coins['high']:+.2f})"
+            f"with fair coins instead of bias: {coins['mean']:+.2f} "
+            f"(95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     axes.set_title(f"Spearman's rank correlation: {told}")
     figure.suptitle(f"{title}: bias and criticality")
@@ -395,7 +396,7 @@ def compare_runs(groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic
             axes.set_yticks([0, 0.5, 1])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     figure.supylabel("mass (share of filters)" if statistic == "mass" else f"mean {_quantity(True)}")
-    band = {"chance (95 %)": CHANCE} if statistic == "mass" else {}
+    band = {"chance, of one seed (95 % or more)": CHANCE} if statistic == "mass" else {}
     numbers = sorted({len(runs) for runs in groups.values()})
     seeds = " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
     spread = "thin: each" if len(groups) == 1 else "band: one standard deviation"

@@ -209,7 +209,7 @@ def hold_folder(args: argparse.Namespace, lock: FolderLock) -> list[str]:
 def refuse_to_overwrite(
     args: argparse.Namespace, dataset: data.Dataset, net: torch.nn.Module, start: Start
 ) -> None:
-    """Raise UsageError where a run would overwrite the snapshots of another one.
+    """Raise UsageError where a run would overwrite the snapshots of another one, or be mixed with them.
 
     Args:
         args: of the run.
@@ -218,13 +218,18 @@ def refuse_to_overwrite(
         start: where it begins; snapshots of earlier epochs are not overwritten.
     """
     files, mine = RunFiles(args), configuration(args)
+    from_elsewhere = start.path is not None and start.path.parent.resolve() != files.folder.resolve()
+    known = (start.snapshot or {}).get("config", {})
+    overridden = args.override or known.get("overridden", False)
     latest = args.resume_from == "latest"
     how = "give it the options of that run" if latest else "continue it with --resume-from latest"
     advice = f"{how}, or choose another --models-path or --seed, or remove it"
     states = training_states(files.folder, args.arch)
     for epoch, path in reversed(states.items()):
-        if epoch < start.first_epoch:
+        is_earlier = epoch < start.first_epoch
+        if is_earlier and not from_elsewhere:  # the epochs that this run continues
             continue
+        fate = "would be mixed with this one" if is_earlier else "would be overwritten"
         try:
             state = snapshots.load_record(path)
         except snapshots.SnapshotError as error:
@@ -232,16 +237,16 @@ def refuse_to_overwrite(
                 continue
             raise UsageError(f"{error}; it might be of another run: remove it first") from None
         if "config" not in state:
-            raise UsageError(
-                f"{path} is of a run that recorded no configuration, and would be overwritten: {advice}"
-            )
-        differing = difference(mine, state["config"])
+            raise UsageError(f"{path} is of a run that recorded no configuration, and {fate}: {advice}")
+        replaced = {*HYPERPARAMETERS, "batch_size"} if is_earlier and overridden else set()
+        differing = difference(mine, state["config"], replaced)
         if not differing and state.get("class_names", dataset.class_names) != dataset.class_names:
             differing = "other classes"
-        differing = differing or snapshots.describe_other_images(state, dataset.train_fingerprint)
+        if not differing and not (is_earlier and overridden):
+            differing = snapshots.describe_other_images(state, dataset.train_fingerprint)
         if differing:
-            raise UsageError(f"{path} is of another run ({differing}), and would be overwritten: {advice}")
-    if files.final.exists() and not states:
+            raise UsageError(f"{path} is of another run ({differing}), and {fate}: {advice}")
+    if files.final.exists() and files.final != files.initial and not states:
         raise UsageError(f"{files.final} is there with no training state to tell its run by: {advice}")
     # A run with a drawn seed that was interrupted before its first snapshot begins anew, with another seed.
     begins_anew = latest and "seed" not in args.given and not states
