@@ -51,6 +51,7 @@ from utils.provenance import provenance
 from utils.results import differing_options, write_json
 
 RAND = "rand"  #: the row of the fresh random initialization
+REPORT_WIDTH = 110  #: of the table on the console, in characters
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -150,7 +151,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
 
     reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
-    initializations = read_initializations(paths, args, net, layers, recorded, warnings)
+    initializations, doubts = read_initializations(paths, args, net, layers, recorded)
+    warnings += doubts
     if distributed.WORLD_SIZE > 1:
         check_the_same_on_all_ranks(args, net, initializations, test_set, config)
     rand_seed = None
@@ -221,7 +223,7 @@ def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torc
     batch_size = args.batch_size
     if "batch_size" not in args.given:
         in_channels = data.info(args.dataset).in_channels
-        batch_size = reinit.batch_size(batch_size, device, in_channels, image_size(args))
+        batch_size = reinit.fitting_batch_size(batch_size, device, in_channels, image_size(args))
     with (
         distributed.one_a_machine_first(),
         memory_for("the dataset", "keep fewer classes with --subsample-classes"),
@@ -321,14 +323,15 @@ def read_initializations(
     net: nn.Module,
     layers: list[models.Layer],
     trained: dict[str, Any],
-    warnings: list[str],
-) -> list[Initialization]:
+) -> tuple[list[Initialization], list[str]]:
     """The snapshots that layers are reset to, by epoch; of each only the weights of these layers are read.
-
-    Adds to the warnings where one is of another run than the trained network, as far as the two tell.
 
     Args:
         trained: what the trained network's training state records.
+
+    Returns:
+        them, and what to warn about: those that are of another run than the trained network, as far as the two
+        tell, or without checksums.
 
     Raises:
         SnapshotError: one is damaged, or of another network.
@@ -338,6 +341,7 @@ def read_initializations(
     expected = net.state_dict()
     config = trained.get("config") or {}
     found: dict[int, Initialization] = {}
+    warnings = []
     for path in paths:
         content = snapshots.load(path, wanted.__contains__)
         warnings += snapshots.without_checksums(path, content)
@@ -379,7 +383,7 @@ def read_initializations(
         )
         if other is not initialization and differ:
             raise UsageError(f"{other.source} and {path} are different weights, both after epoch {epoch}")
-    return [found[epoch] for epoch in sorted(found)]
+    return [found[epoch] for epoch in sorted(found)], warnings
 
 
 def announce(log, args, recorded, test_set: data.TestSet, initializations, device, log_path: Path) -> None:
@@ -432,14 +436,14 @@ def as_results(args, snapshot, measured: reinit.Accuracies, rows, bias, rand_see
     return results
 
 
-def report(results: dict[str, Any], width: int = 110) -> str:
+def report(results: dict[str, Any]) -> str:
     """The table of accuracies, a row an initialization and a column a layer, and which layers are critical."""
     lines = [f"trained network: top-1 {results['top1_test']:.2f} %, top-5 {results['top5_test']:.2f} %"]
     lines.append("top-1 in % with one layer reset, by the epoch it is reset to:")
     names, rows = results["layers"], results["init_from_epoch"]
     column = max(7, *map(len, names)) + 2
     first = max(5, *map(len, rows))
-    at_once = max(1, (width - first) // column)
+    at_once = max(1, (REPORT_WIDTH - first) // column)
     for start in range(0, len(names), at_once):
         shown = slice(start, start + at_once)
         lines.append(" " * first + "".join(f"{name:>{column}}" for name in names[shown]))

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import data
 import models
-from utils import devices, distributed, optimizers, projections, resume, seeds, snapshots
+from utils import determinism, devices, distributed, optimizers, projections, resume, seeds, snapshots
 from utils.board import Board, NoBoard
 from utils.compilation import GraphedStep, Result, Step, compile_forward
 from utils.configuration import DRAWN_SEEDS, LARGEST, configuration, ineffective
@@ -470,7 +470,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if args.amp:
         devices.use_bfloat16(net, device)
     if args.deterministic and device.type == "cuda":
-        devices.make_deterministic(net)
+        determinism.make_deterministic(net)
     optimizer = schedule = None
     if training:
         optimizer = optimizers.make_optimizer(net, args)
@@ -566,7 +566,8 @@ def train(
                 snapshot.unlink()
                 raise NotFiniteError(f"{error}; {snapshot} is removed") from None
             raise
-        if is_plateau(epoch, args, watched, previous_top1, log):
+        if watches_for_plateaus(epoch, args) and watched.top1 == previous_top1:
+            log.error(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
             return None
         previous_top1 = watched.top1
         return watched
@@ -708,16 +709,6 @@ def watches_for_plateaus(epoch: int, args: argparse.Namespace) -> bool:
     return args.kill_plateaus and epoch < PLATEAU_EPOCHS
 
 
-def is_plateau(
-    epoch: int, args: argparse.Namespace, watched: Evaluation, previous_top1: float | None, log: logging.Logger
-) -> bool:
-    """Whether --kill-plateaus ends the run after an epoch, which is said."""
-    if not watches_for_plateaus(epoch, args) or watched.top1 != previous_top1:
-        return False
-    log.error(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
-    return True
-
-
 def measure_epoch(
     args: argparse.Namespace,
     epoch: int,
@@ -816,13 +807,22 @@ def check_last_batch(args: argparse.Namespace, dataset: data.Dataset) -> None:
 
 
 def describe_configuration(args: argparse.Namespace) -> str:
+    """A line with all that determines the weights; by it the log files of a run are known, too."""
     options = {
         name: value for name, value in configuration(args).items() if value is not None and value is not False
     }
     return "configuration: " + ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def announce(log, args, dataset: data.Dataset, net, device, snapshot_path, log_path) -> None:
+def announce(
+    log: logging.Logger,
+    args: argparse.Namespace,
+    dataset: data.Dataset,
+    net: nn.Module,
+    device: torch.device,
+    snapshot_path: Path | None,
+    log_path: Path,
+) -> None:
     """Say what is being run."""
     parameters = sum(parameter.numel() for parameter in net.parameters())
     validation = f"{dataset.val.num_images:,} validation, " if dataset.val is not None else ""

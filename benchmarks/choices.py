@@ -28,7 +28,7 @@ import data
 import models
 from benchmarks.common import header, measure, spread
 from train import make_step
-from utils import devices
+from utils import determinism, devices
 from utils.compilation import GraphedStep
 from utils.optimizers import make_optimizer
 from utils.options import number
@@ -63,7 +63,7 @@ def make_way(
     if options.get("amp"):
         devices.use_bfloat16(net, device)
     if options.get("deterministic"):
-        devices.make_deterministic(net)
+        determinism.make_deterministic(net)
     optimizer = make_optimizer(net, argparse.Namespace(**vars(args), lr=1e-3, momentum=0.9, weight_decay=1e-4))
     optimizer.param_groups[0]["fused"] = fused or None
     step = make_step(net, optimizer, options.get("compiled", False))

@@ -148,7 +148,8 @@ def main(argv=None) -> int:
     device, layout = prepare_device(args)
     with dataset_folder(args.dataset, args.data_path) as folder:
         test_set = data.load_test(args.dataset, folder, 128, device=device, memory_format=layout)
-    batch_size = args.batch_size or reinit.batch_size(128, device, test_set.in_channels, test_set.image_size)
+    fitting = reinit.fitting_batch_size(128, device, test_set.in_channels, test_set.image_size)
+    batch_size = args.batch_size or fitting
     images = replace(
         test_set.test,
         images=test_set.test.images[: args.images],

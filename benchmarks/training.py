@@ -49,7 +49,7 @@ from utils.options import number
 from utils.program import DONE, exit_status
 
 # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
-HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
+ARGUMENTS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
 
 def plain_epoch(net, optimizer, loader, device) -> None:
@@ -111,7 +111,7 @@ def compare(
 
     def ours(compiled: bool = args.compile):
         net = network(layout)
-        step = make_step(net, make_optimizer(net, HYPERPARAMETERS), compiled)
+        step = make_step(net, make_optimizer(net, ARGUMENTS), compiled)
         return functools.partial(train_epoch, step, net, epoch=0)
 
     epoch_of = ours()  # the same network for both: where another one lies in memory makes a difference of its own

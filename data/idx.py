@@ -13,6 +13,7 @@ import torch
 from data.download import download
 from data.registry import ArraySource, DataError, Spec, register
 
+IMAGE_SIZE, NUM_CLASSES = (28, 28), 10
 DIGITS = tuple("0123456789")
 CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -52,13 +53,11 @@ def read_idx(path: Path) -> np.ndarray:
         raise DataError(f"{path} is damaged: {error}") from None
 
 
-def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], num_classes: int) -> ArraySource:
+def read_part(folder: Path, part: str, suffix: str = "") -> ArraySource:
     """Read the training images ("train") or the test images ("t10k") of a folder.
 
     Args:
-        suffix: of the files: "", or ".gz" for compressed ones.
-        spec_size: (height, width) that images must have.
-        num_classes: labels must be less than that.
+        suffix: of the files: ".gz" for compressed ones.
 
     Raises:
         DataError: a file is missing, damaged, or not what was asked for.
@@ -66,12 +65,12 @@ def read_part(folder: Path, part: str, suffix: str, spec_size: tuple[int, int], 
     images_file = folder / f"{part}-images-idx3-ubyte{suffix}"
     labels_file = folder / f"{part}-labels-idx1-ubyte{suffix}"
     images, labels = read_idx(images_file), read_idx(labels_file)
-    if images.shape[1:] != spec_size or not len(images):
-        raise DataError(f"{images_file} holds an array of shape {images.shape}, not images of {spec_size} pixels")
+    if images.shape[1:] != IMAGE_SIZE or not len(images):
+        raise DataError(f"{images_file} holds an array of shape {images.shape}, not images of 28x28 pixels")
     if labels.shape != images.shape[:1]:
         raise DataError(f"{labels_file} holds an array of shape {labels.shape} for {len(images)} images")
-    if labels.max() >= num_classes:
-        raise DataError(f"{labels_file} holds the label {labels.max()}; there are {num_classes} classes")
+    if labels.max() >= NUM_CLASSES:
+        raise DataError(f"{labels_file} holds the label {labels.max()}; there are {NUM_CLASSES} classes")
     return ArraySource(torch.from_numpy(images[:, None]), labels.astype(np.int64))
 
 
@@ -80,15 +79,15 @@ def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):
     raw = root / folder / "raw"
     if not raw.exists():
         download(folder, root, folder)
-    return read_part(raw, "train" if train else "t10k", "", (28, 28), len(class_names)), class_names
+    return read_part(raw, "train" if train else "t10k"), class_names
 
 
 def read_mini(root: Path, train: bool):
     """Read the part of Fashion-MNIST that lies beside this file; the folder of the datasets does not matter."""
-    return read_part(MINI, "train" if train else "t10k", ".gz", (28, 28), len(CLOTHES)), CLOTHES
+    return read_part(MINI, "train" if train else "t10k", ".gz"), CLOTHES
 
 
-grey_28x28 = partial(Spec, num_classes=10, in_channels=1, image_size=(28, 28))
+grey_28x28 = partial(Spec, num_classes=NUM_CLASSES, in_channels=1, image_size=IMAGE_SIZE)
 fashion_mnist = partial(
     grey_28x28,
     normalization=((0.2860,), (0.3530,)),

@@ -23,8 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from experiments.over_seeds import SIGNIFICANCE, correlation_interval, correlations, fair_coins
 from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
-from experiments.seeds import SIGNIFICANCE, correlation_interval, correlations, fair_coins
 from experiments.tables import (
     bias_table,
     correlation_table,

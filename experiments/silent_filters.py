@@ -9,6 +9,7 @@ the test set. The table, in Markdown, goes to <output>.md.
 """
 
 import argparse
+import datetime
 import statistics
 import sys
 from pathlib import Path
@@ -20,11 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
+from experiments.over_seeds import with_spread
 from experiments.reading import ResultError, labelled_folders, seeds_in
-from experiments.seeds import with_spread
+from experiments.tables import made_by
 from utils import correlation, projections, snapshots
 from utils.files import atomic_write, make_writable
 from utils.options import number
+from utils.provenance import provenance
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -50,13 +53,19 @@ def main(argv=None) -> int:
     file = args.output.with_name(f"{args.output.name}.md")
     try:
         make_writable(file.parent)
-        groups = {
-            label: [measure(path, args.data_path) for path in states_of(folder, args.epoch)]
-            for label, folder in args.groups.items()
-        }
+        states = {label: states_of(folder, args.epoch) for label, folder in args.groups.items()}
+        groups = {label: [measure(path, args.data_path) for path in paths] for label, paths in states.items()}
         measured = table(groups)
+        trained = [
+            snapshots.load_record(path).get("provenance", {}) for paths in states.values() for path in paths
+        ]
+        now = provenance("silent_filters.py", args, torch.device("cpu"))
+        made = [
+            f"Trained: {made_by(trained)}",
+            f"Measured on {datetime.date.today():%Y-%m-%d}: {made_by([now])}",
+        ]
         with atomic_write(file, "w") as opened:
-            opened.write("\n\n".join([f"# {args.title}: silent filters", explanation, measured]) + "\n")
+            opened.write("\n\n".join([f"# {args.title}: silent filters", explanation, measured, *made]) + "\n")
     except (
         *(ResultError, snapshots.SnapshotError, snapshots.NewerFormatError),
         *(data.DataError, models.ModelError, OSError),

@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.reading import Run
-from experiments.seeds import (
+from experiments.over_seeds import (
     bootstrap_interval,
     correlation_interval,
     correlations,
@@ -19,6 +18,7 @@ from experiments.seeds import (
     with_spread,
     without_zeros,
 )
+from experiments.reading import Run
 from utils import reinit
 from utils.results import layers_of
 

@@ -112,7 +112,7 @@ class Layer(NamedTuple):
 
     name: str  #: name of the module in the network, such as "features.0"
     module: nn.Module  #: nn.Conv2d or nn.Linear
-    stage: int  #: how often the resolution has been lowered on the way to it, by pooling or by strides
+    stage: int  #: how often the resolution was lowered before or within its segment, the first convolution aside
     block: int  #: position within the stage, from 0
 
 

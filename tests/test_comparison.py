@@ -13,8 +13,8 @@ from programs import ROOT
 from scipy.stats import binom
 
 from experiments import compare
+from experiments.over_seeds import bootstrap_interval, expected_bias, mean_interval, with_spread
 from experiments.reading import ResultError, read, read_run
-from experiments.seeds import bootstrap_interval, expected_bias, mean_interval, with_spread
 from experiments.tables import made_by
 from utils import correlation
 from utils.results import layers_of
@@ -27,6 +27,7 @@ def layer(name: str, mass: float, filters: int = 8, p_value: float = 0.5) -> dic
         "mean": 0.25 - mass / 2,
         "filters": filters,
         "zero_filters": 0,
+        "p_value": None if p_value is None else 1 - p_value,  # with zeros, which decide nothing
         "p_value_without_zeros": p_value,
     }
 

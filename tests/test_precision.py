@@ -19,7 +19,7 @@ import data
 import models
 import reinit_layers
 import train
-from utils import devices, optimizers, snapshots
+from utils import determinism, devices, optimizers, snapshots
 from utils.compilation import GraphedStep
 from utils.program import RunError
 
@@ -76,8 +76,8 @@ def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size,
     weights = torch.randn_like(net(x))
     (expected_gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
     expected = net(x)
-    devices.make_deterministic(net)
-    assert isinstance(net[0], devices.MatrixAveragePool2d)
+    determinism.make_deterministic(net)
+    assert isinstance(net[0], determinism.MatrixAveragePool2d)
     torch.testing.assert_close(net(x), expected)
     (gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
     torch.testing.assert_close(gradient, expected_gradient)
@@ -86,8 +86,8 @@ def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size,
 def test_pooling_of_vgg_is_made_deterministic():
     with torch.device("meta"):
         net = models.build("vgg11", 10, 3, (64, 64))
-        devices.make_deterministic(net)
-        assert isinstance(net.avgpool.pool, devices.MatrixAveragePool2d)
+        determinism.make_deterministic(net)
+        assert isinstance(net.avgpool.pool, determinism.MatrixAveragePool2d)
         assert net(torch.empty(2, 3, 64, 64)).shape == (2, 10)
 
 
@@ -109,7 +109,7 @@ def test_on_the_cpu_images_and_convolutions_are_in_channels_last(monkeypatch):
 
 
 def test_deterministic_pooling_is_not_biased_by_bfloat16():
-    pool = devices.MatrixAveragePool2d((3, 3))
+    pool = determinism.MatrixAveragePool2d((3, 3))
     x = torch.rand(64, 32, 7, 7) + 1
     exact = nn.functional.adaptive_avg_pool2d(x.double(), (3, 3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -120,8 +120,8 @@ def test_deterministic_pooling_is_not_biased_by_bfloat16():
 
 def test_pooling_to_one_value_is_left_as_it_is():
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)))
-    devices.make_deterministic(net)
-    assert not any(isinstance(module, devices.MatrixAveragePool2d) for module in net)
+    determinism.make_deterministic(net)
+    assert not any(isinstance(module, determinism.MatrixAveragePool2d) for module in net)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer, setti
         assert dataset.train.num_images % 100  # a smaller batch at the end
         torch.manual_seed(0)
         net = models.build(arch, 3, 1, (28, 28)).to(device)
-        devices.make_deterministic(net)
+        determinism.make_deterministic(net)
         optimizer = optimizers.make_optimizer(net, hyperparameters)
         step = train.make_step(net, optimizer)
         if graphed:

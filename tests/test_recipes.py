@@ -1,6 +1,7 @@
 """The recipes of experiments/, from the shell: on images made here, and on weights of the model zoo's form."""
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -148,6 +149,10 @@ def test_silent_filters_are_those_that_no_test_image_activates(capsys):
     ]
     others = (int((first.sum((1, 2, 3)) <= 0).sum()) + 1) / 9
     assert f"| features.2 | 6 | 0, 3; 67 % / {100 * others:.0f} % |" in table
+    assert re.search(r"^Trained: CPU, .*, commit \w+", table, re.M)
+    assert re.search(r"^Measured on \d{4}-\d\d-\d\d: CPU, ", table, re.M)
+    assert silent_filters.main(["--title", "LeNet", "--epoch", "1", "--output", "new/silent", *two]) == 0
+    assert Path("new/silent.md").exists()
     assert silent_filters.main(["--title", "LeNet", "--epoch", "9", "--output", "none", *two]) == 2
     assert "has no training state after 9 epochs" in capsys.readouterr().err
     assert not Path("none.md").exists()

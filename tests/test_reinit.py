@@ -259,8 +259,8 @@ def test_outputs_that_are_not_finite_give_no_accuracy(value):
 
 @pytest.mark.parametrize(("channels", "side", "size"), [(3, 32, 2048), (1, 28, 8024), (3, 224, 128)])
 def test_batches_of_small_images_are_large_on_a_gpu(channels, side, size):
-    assert reinit.batch_size(128, torch.device("cuda"), channels, (side, side)) == size
-    assert reinit.batch_size(128, torch.device("cpu"), channels, (side, side)) == 128
+    assert reinit.fitting_batch_size(128, torch.device("cuda"), channels, (side, side)) == size
+    assert reinit.fitting_batch_size(128, torch.device("cpu"), channels, (side, side)) == 128
 
 
 def test_relative_drop_is_the_share_of_accuracy_lost():

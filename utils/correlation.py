@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from utils.projections import CONFIDENCE
+
 EXACT_LAYERS = 9  #: up to which the p-value of a correlation counts all 9! pairings
 DRAWS = 100_000  #: of fair coins: the ends of their interval are then right to 0.01
 DRAWS_AT_ONCE = 10_000
-CONFIDENCE = 0.95  #: of intervals
 
 
 def bias(mass: float | np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ class FolderLock:
         self._made: list[Path] = []
 
     def hold(self, folder: Path) -> str | None:
-        """Take the lock of a folder, which is created, in place of one held so far; none twice.
+        """Lock a folder, which is created; a lock on another one is released, one on the same is kept.
 
         Returns:
             None; or who else holds the lock, as "process 123 on host gpu7".
@@ -66,14 +66,14 @@ class FolderLock:
         return None
 
     @staticmethod
-    def _open(path: Path, attempts: int = 100) -> int:
+    def _open(path: Path) -> int:
         """Open the file, and create it and its folders where they are missing."""
-        for attempt in range(attempts):
+        for attempts_left in reversed(range(100)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             except (FileNotFoundError, FileExistsError):  # another process took the empty folders away meanwhile
-                if attempt == attempts - 1:
+                if not attempts_left:
                     raise
 
     @staticmethod

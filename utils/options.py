@@ -176,6 +176,7 @@ def check_dataset(args: argparse.Namespace) -> dict[str, str]:
     names = ("subsample_classes", "noise", "upscale", "upscale_padding")
     data.check_options(args.dataset, **{name: value for name, value in vars(args).items() if name in names})
     num_classes = args.subsample_classes or spec.num_classes
+    # For what these raise: images too small, no logits, segments that are no modules.
     models.segments(models.structure(args.arch, num_classes, spec.in_channels, image_size(args)))
     found = {}
     if spec.in_memory:

@@ -121,8 +121,7 @@ def mass_by_epoch(points: Mapping[int, Layers], title: str) -> Figure:
         axes.plot(
             epochs, [points[epoch][name]["mass"] for epoch in epochs], "o-", color=NON_POSITIVE, clip_on=False
         )
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0, 0.5, 1])
+        axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     figure.supylabel("mass (share of filters)")
     _label_below(
@@ -276,16 +275,11 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     names = [name for name, loss in losses.items() if loss is not None]  # None: there was no accuracy to lose
     bias = correlation.bias([results["projections"][name]["mass"] for name in names])
     drops = [100 * losses[name] for name in names]
-    figure, axes = _beside_names(names)
-    axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
+    figure, axes = _criticality_axes(names, bias, np.array(drops), where)
     place = {"xy": (0.01, 50), "xycoords": ("axes fraction", "data"), "xytext": (0, 3), "va": "bottom"}
     axes.annotate(
         "critical: more than half is lost", **place, textcoords="offset points", fontsize=9, color="#555555"
     )
-    axes.set_xlim(0, min(0.5, 1.2 * max([0.05, *bias])))
-    axes.set_ylim(min([0, *drops]) - 4, max([100, *drops]) + 4)
-    axes.set_xlabel("bias |mass - 1/2| (share of filters)")
-    axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {where} (%)")
     _number_points(axes, bias, drops, names)
     found = results["correlation"]
     told = "not defined"
@@ -304,12 +298,20 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
 NAMES_A_COLUMN = 40  #: of a legend
 
 
-def _beside_names(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure with room for a legend of numbered layers."""
+def _criticality_axes(
+    names: Sequence[str], bias: np.ndarray, drops: np.ndarray, reset_to: str
+) -> tuple[Figure, Axes]:
+    """A figure for the accuracy lost (in percent) against bias, with room for a legend of numbered layers."""
     columns = math.ceil(len(names) / NAMES_A_COLUMN)
     width = max(8, 5.7 + columns * (0.6 + 0.075 * max(map(len, names), default=0)))
     figure = Figure(figsize=(width, max(5, 1 + 0.21 * min(len(names), NAMES_A_COLUMN))), layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
+    axes.set_xlim(0, min(0.5, 1.2 * bias.max(initial=0.05)))
+    axes.set_ylim(drops.min(initial=0) - 4, drops.max(initial=100) + 4)
+    axes.set_xlabel("bias |mass - 1/2| (share of filters)")
+    axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {reset_to} (%)")
+    return figure, axes
 
 
 def _number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> np.ndarray:
@@ -392,8 +394,7 @@ def compare_runs(groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic
                 )
             axes.plot(epochs, mean, "o-", color=colors[label], clip_on=False)
         if statistic == "mass":
-            axes.set_ylim(0, 1)
-            axes.set_yticks([0, 0.5, 1])
+            axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     figure.supylabel("mass (share of filters)" if statistic == "mass" else f"mean {_quantity(True)}")
     band = {"chance, of one seed (95 % or more)": CHANCE} if statistic == "mass" else {}
@@ -417,12 +418,7 @@ def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: st
     names = results[0]["layers"]
     bias = correlation.bias([[one["projections"][name]["mass"] for name in names] for one in results])
     drops = 100 * np.array([one["relative_drop"][row] for one in results])
-    figure, axes = _beside_names(names)
-    axes.axhspan(50, 200, color=CHANCE, alpha=0.5, linewidth=0)
-    axes.set_xlim(0, min(0.5, 1.1 * max(0.05, bias.max())))
-    axes.set_ylim(min(0, drops.min()) - 4, max(100, drops.max()) + 4)
-    axes.set_xlabel("bias |mass - 1/2| (share of filters)")
-    axes.set_ylabel("relative loss of top-1 accuracy,\nlayer reset to its initialization (%)")
+    figure, axes = _criticality_axes(names, bias, drops, "its initialization")
     for column, color in enumerate(_number_points(axes, bias.mean(0), drops.mean(0), names)):
         axes.scatter(bias[:, column], drops[:, column], s=14, color=color, alpha=0.7, linewidth=0, clip_on=False)
     axes.set_title(told)

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CONFIDENCE = 0.95  #: of the bands and intervals of what chance gives
+
 
 def _chunk(device: torch.device) -> int:
     """How many weights to turn into float64 at a time, of whole filters.
@@ -206,8 +208,8 @@ def sign_test(non_positive: int, filters: int) -> float | None:
     """The exact two-sided p-value of so many non-positive projections when every sign is a fair coin.
 
     The probability under Binomial(filters, 1/2) of a count at least as improbable; as that distribution is
-    symmetric, twice the tail. None without filters; 0.0 where it is less than float64 can hold (of some 1,100
-    filters of one sign).
+    symmetric, twice the tail. None without filters; 0.0 where it is less than float64 can hold (of 1,075 or
+    more filters of one sign).
     """
     # The distribution function itself: scipy.stats, whose binomtest gives the same, takes 0.5 s to import.
     from scipy.special import bdtr
@@ -217,27 +219,28 @@ def sign_test(non_positive: int, filters: int) -> float | None:
     return min(1.0, 2.0 * float(bdtr(min(non_positive, filters - non_positive), filters, 0.5)))
 
 
-def chance_of_mass(filters: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The least and the greatest mass of fair coins that no test at the level 1 - confidence rejects.
+def chance_of_mass(filters: int) -> tuple[float, float]:
+    """The least and the greatest mass of fair coins that no test at the level 1 - CONFIDENCE rejects.
+
+    A mass lies between the two with that probability, or more: masses are multiples of 1/N.
 
     Args:
-        filters: how many coins, one or more.
-        confidence: that a mass lies between the two; as masses are multiples of 1/N, it is at least that.
+        filters: N, how many coins, one or more.
     """
-    low = next(count for count in range(filters + 1) if sign_test(count, filters) > 1 - confidence)
+    low = next(count for count in range(filters + 1) if sign_test(count, filters) > 1 - CONFIDENCE)
     return low / filters, 1 - low / filters
 
 
-def chance_of_mean(mean: float, std: float, filters: int, confidence: float = 0.95) -> float:
-    """How far from 0 the mean projection may lie if projections kept their sizes and signs were fair coins.
+def chance_of_mean(mean: float, std: float, filters: int) -> float:
+    """Within what distance of 0 the mean projection lies, with CONFIDENCE, if signs were fair coins.
 
-    Then its variance is the sum of the squared projections over N^2; the quantile is the normal distribution's.
+    If projections keep their sizes, its variance is the sum of their squares over N^2; the quantile is the normal
+    distribution's.
 
     Args:
         mean, std: of the projections, std over N filters rather than N - 1.
         filters: N, one or more.
-        confidence: that the mean lies within this distance of 0.
     """
     from scipy.special import ndtri
 
-    return float(ndtri((1 + confidence) / 2)) * math.sqrt((mean**2 + std**2) / filters)
+    return float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt((mean**2 + std**2) / filters)

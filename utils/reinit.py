@@ -91,18 +91,18 @@ class _Branch:
         return torch.func.functional_call(self.segment, self.weights(), (x,))
 
 
-def batch_size(least: int, device: torch.device, in_channels: int, image_size: tuple[int, int]) -> int:
-    """How many images a batch should have, on all ranks together: on GPUs not too few of small ones.
+def fitting_batch_size(asked: int, device: torch.device, in_channels: int, image_size: tuple[int, int]) -> int:
+    """The number of images of a batch, on all ranks together: as asked, on GPUs GPU_BATCH_BYTES a rank at least.
 
     Args:
-        least: at least so many.
+        asked: images.
         device: that they are on.
         in_channels: of an image.
         image_size: (height, width) in pixels.
     """
     if device.type != "cuda":
-        return least
-    return max(least, distributed.WORLD_SIZE * (GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size))))
+        return asked
+    return max(asked, distributed.WORLD_SIZE * (GPU_BATCH_BYTES // (4 * in_channels * math.prod(image_size))))
 
 
 @torch.inference_mode()

@@ -34,6 +34,7 @@ from utils.files import atomic_write
 from utils.paths import parse_snapshot_name
 
 FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
+MOST_TOLD = 4  #: differences of weights that a message names
 
 
 class NewerFormatError(ValueError):
@@ -287,7 +288,7 @@ def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
             raise SnapshotError(f"{path} cannot be used: {name} holds NaN, or values that are not finite")
 
 
-def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor], most: int = 4) -> str:
+def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
     """Where weights differ from the expected ones in name, shape or kind, in a few words; "" where they do not.
 
     Numbers may be floating-point ones of any size; whole numbers, which some buffers are, must stay such.
@@ -304,8 +305,8 @@ def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor],
             parts.append(f"{name} is {_shape(weights[name])}, not {_shape(expected[name])}")
         elif _kind(weights[name]) != _kind(expected[name]):
             parts.append(f"{name} is of type {weights[name].dtype}, not {expected[name].dtype}")
-    more = [f"and {len(parts) - most} more"] if len(parts) > most else []
-    return ", ".join(parts[:most] + more)
+    more = [f"and {len(parts) - MOST_TOLD} more"] if len(parts) > MOST_TOLD else []
+    return ", ".join(parts[:MOST_TOLD] + more)
 
 
 def _on_cpu(value: Any) -> Any:

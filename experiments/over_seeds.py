@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import correlation, reinit
+from utils.projections import CONFIDENCE
 
 SIGNIFICANCE = 0.05  #: a layer counts as biased where chance alone is less likely than this to take it as far
 
@@ -25,7 +26,7 @@ def with_spread(values: Sequence[float], form: str) -> str:
     return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+def mean_interval(values: Sequence[float]) -> Interval | None:
     """The confidence interval for the mean of one value a seed, from Student's t distribution.
 
     The seeds are the independent units: the layers of one network are not independent of one another.
@@ -38,7 +39,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     from scipy.stats import t
 
     mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
     return Interval(mean - half, mean + half)
 
 
@@ -48,7 +49,7 @@ def correlation_interval(values: Sequence[float]) -> Interval | None:
     return interval and Interval(max(interval.low, -1.0), min(interval.high, 1.0))
 
 
-def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+def bootstrap_interval(values: Sequence[float]) -> Interval | None:
     """The confidence interval for the mean of one value a seed, from means of values drawn from these again.
 
     It stays within the range of the values, but is too narrow for few seeds.
@@ -59,7 +60,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> Int
     if len(values) < 2:
         return None
     means = np.random.default_rng(0).choice(values, (correlation.DRAWS, len(values))).mean(1)
-    return Interval(*np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist())
+    return Interval(*np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist())
 
 
 def p_of_mean(values: Sequence[float]) -> float | None:
