@@ -34,7 +34,7 @@ from utils import devices, distributed, projections, seeds, snapshots
 from utils.configuration import check_sound
 from utils.logging import close_log, open_log, progress
 from utils.options import Parser, check_recorded, file_name, folder, input_path, list_choices, number, seed
-from utils.paths import dataset_folder, noise_of_snapshot, parse_snapshot_name, run_folder, training_states
+from utils.paths import dataset_folder, noise_of_snapshot, parse_snapshot_name, run_folder
 from utils.program import DONE, FAILED, RunError, UsageError, exit_status, memory_for
 from utils.provenance import provenance
 from utils.results import differing_options, write_json
@@ -136,7 +136,7 @@ def main(argv=None) -> int:
         return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
 
     initial, initial_fingerprint, initial_structure, unchecked = None, None, None, []
-    beside = functools.cache(lambda folder: recorded_beside(folder, args.arch))
+    beside = functools.cache(lambda folder: snapshots.run_in(folder, args.arch).get("config", {}))
     if args.init_from is not None:
         content, _ = inspect(args.init_from, args, beside, wanted, of_this_run=False)
         unchecked = snapshots.without_checksums(args.init_from, content)
@@ -357,7 +357,7 @@ def inspect(
     """Read a snapshot, the weights only where `wanted`, and make sure it is one of the network in question.
 
     Args:
-        beside: as `recorded_beside`, of a folder: what is recorded there holds for bare weights in it.
+        beside: of a folder, the configuration that training states in it record: bare weights are of the same run.
         of_this_run: whether it is of the run that the options describe.
 
     Returns:
@@ -406,16 +406,6 @@ def inspect(
             + (" (--subsample-classes gives the number of classes)" if may_be_classes else "")
         )
     return content, f"{num_classes} ({'recorded' if 'num_classes' in config else said_by_options(args)})"
-
-
-def recorded_beside(folder: Path, arch: str) -> dict[str, Any]:
-    """The configuration that training states in a folder record: bare weights beside them are of the same run."""
-    for path in training_states(folder, arch).values():
-        try:
-            return snapshots.load_record(path).get("config", {})
-        except SnapshotError:
-            continue
-    return {}
 
 
 def said_by_options(args) -> str:

@@ -120,7 +120,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         raise UsageError(f"--load-from {args.load_from}: {what}")
     paths = read_list(args.inits_from) if args.inits_from is not None else []
     snapshot = snapshots.load(args.load_from)
-    recorded = snapshots.beside(args.load_from, snapshot) or {**snapshot, "path": args.load_from}
+    recorded = snapshots.run_of_bare_weights(args.load_from, snapshot, args.arch)
+    recorded = recorded or {**snapshot, "path": args.load_from}
     config = recorded.get("config") or {}
     adopt(args, config)
     warnings = check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
@@ -130,6 +131,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         if config and config.get(name, False) != getattr(args, name):
             trained, measured = ("with", "without") if config.get(name) else ("without", "with")
             warnings.append(f"{args.load_from} was trained {trained} --{name} and is measured {measured}")
+    if "guessed" in recorded:
+        warnings.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 

@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -120,19 +121,24 @@ class FolderLoader(Epochs):
             seeds = random.integers(2**63, size=n).tolist()
         keys = [(number, seeds[number]) for number in order.tolist()]
         self._batches[:] = [keys[part] for part in batch_slices(n, self.batch_size, self.share)]
-        if self._loader is None:
-            self._loader = DataLoader(
-                self.preparation,
-                batch_sampler=self._batches,
-                collate_fn=_stack,
-                num_workers=self.workers,
-                persistent_workers=self.workers > 0 and self.random_order,
-                pin_memory=self.device.type == "cuda",
-                worker_init_fn=_begin_work,
-                # Else it draws from the global generator, at times that depend on the workers: dropout would too.
-                generator=torch.Generator(),
-            )
-        for batch, images in zip(self._batches, self._loader, strict=True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "This DataLoader will create"
+            )  # too many workers, `load` says
+            if self._loader is None:
+                self._loader = DataLoader(
+                    self.preparation,
+                    batch_sampler=self._batches,
+                    collate_fn=_stack,
+                    num_workers=self.workers,
+                    persistent_workers=self.workers > 0 and self.random_order,
+                    pin_memory=self.device.type == "cuda",
+                    worker_init_fn=_begin_work,
+                    # Else it draws from the global one, at times that depend on the workers: dropout would too.
+                    generator=torch.Generator(),
+                )
+            prepared = iter(self._loader)
+        for batch, images in zip(self._batches, prepared, strict=True):
             if isinstance(images, ImageError):
                 raise images
             labels = self.labels[[number for number, _ in batch]]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -129,6 +130,8 @@ def load(
         raise DataError(
             f"--data-path {root}: training and test images are of different classes, among them {differing[0]}"
         )
+    if class_names != test_class_names:
+        raise DataError(f"--dataset {name}: the classes of training and test images are not in the same order")
     if subsample_classes:
         kept = choose_classes(name, class_names, subsample_classes, class_sample_seed)
         train, test = (_keep_classes(source, class_names, kept) for source in (train, test))
@@ -343,9 +346,12 @@ class _Loaders:
         return (transforms.UPSCALED,) * 2 if self.upscale or self.upscale_padding else self.spec.image_size
 
     def notes(self) -> list[str]:
+        found, cores = [], len(os.sched_getaffinity(0))
         if self.upscale and not self.spec.in_memory:
-            return [f"--upscale has no effect on {self.spec.name}: its images have 224x224 pixels already"]
-        return []
+            found.append(f"--upscale has no effect on {self.spec.name}: its images have 224x224 pixels already")
+        if self.workers > cores and not self.spec.in_memory:
+            found.append(f"--workers {self.workers}: more than there are cores ({cores}), which may slow it down")
+        return found
 
     def finish(self):
         """The last step of every batch: normalization, on the device."""

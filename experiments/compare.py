@@ -36,6 +36,7 @@ from experiments.tables import (
 from utils import plots
 from utils.correlation import EXACT_LAYERS
 from utils.files import atomic_write
+from utils.logging import say
 from utils.options import number
 
 
@@ -185,7 +186,7 @@ def compare_networks(args: argparse.Namespace) -> None:
 
 def save(figure, output: Path, what: str) -> None:
     for path in plots.save(figure, output.with_name(f"{output.name}_{what}")):
-        print(f"figure: {path}")
+        say(f"figure: {path}", sys.stdout)
 
 
 def write_table(args: argparse.Namespace, explanation: str, tables: list[str], files: list[Path]) -> None:
@@ -201,8 +202,7 @@ def write_table(args: argparse.Namespace, explanation: str, tables: list[str], f
     path = args.output.with_name(f"{args.output.name}.md")
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
-    print("\n\n".join(tables))
-    print(f"table: {path}")
+    say("\n\n".join([*tables, f"table: {path}"]), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def read_run(folder: Path, last_epoch: int) -> Run:
             ways.add(content.get("provenance", {}).get("arguments", {}).get("normalize"))
     for epoch, what in ((0, "the initialization"), (last_epoch, f"{last_epoch} epochs of training")):
         if epoch not in found:
-            raise ResultError(f"{folder} has no results of {what}")
+            raise ResultError(f"{folder} has no results of {what}: complete the run, or remove it")
     if len({tuple(layers_of(content)) for content in found.values()}) > 1:
         raise ResultError(f"{folder} has results of different layers")
     if False in ways:
@@ -125,10 +125,10 @@ def seeds_in(folder: Path) -> list[Path]:
     """The subfolders of a folder that are named by a number, in its order."""
     if not folder.is_dir():
         raise ResultError(f"{folder} is no folder of seeds")
-    found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    found = [path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]
     if not found:
         raise ResultError(f"{folder} has no subfolders of seeds")
-    return found
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def labelled_folders(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, Path]:

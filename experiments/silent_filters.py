@@ -26,6 +26,7 @@ from experiments.reading import ResultError, labelled_folders, seeds_in
 from experiments.tables import made_by
 from utils import correlation, projections, snapshots
 from utils.files import atomic_write, make_writable
+from utils.logging import say
 from utils.options import number
 from utils.provenance import provenance
 
@@ -39,6 +40,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and folder of seeds")
     args = parser.parse_args(argv)
     args.groups = labelled_folders(parser, args.groups)
+    if not args.output.name:
+        parser.error("--output: give the file a name")
     return args
 
 
@@ -72,7 +75,7 @@ def main(argv=None) -> int:
     ) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2
-    print(measured)
+    say(measured, sys.stdout)
     return 0
 
 

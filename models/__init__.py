@@ -7,6 +7,7 @@
     structure(arch, num_classes, ...) one without values: the names and shapes of its weights
     try_an_image(arch, ...)          what one makes of an image: the shape
     has_batch_norm(arch)             whether it has batch norm layers
+    own_names(names)                 the names of weights, without what DataParallel put before them
     segments(net)                    the network as modules that are run one after another
     layers(net, with_linear)         the layers whose filters are measured, with their place in the network
     check_own_weights(layers)        raises ModelError where the weights of one are computed from others
@@ -26,6 +27,7 @@ from models.registry import (
     has_batch_norm,
     names,
     other_names,
+    own_names,
     register,
     structure,
     try_an_image,
@@ -45,6 +47,7 @@ __all__ = [
     "layers",
     "names",
     "other_names",
+    "own_names",
     "register",
     "segments",
     "structure",

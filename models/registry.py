@@ -1,7 +1,7 @@
 """The registry behind `models`: builders by name."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -100,6 +100,8 @@ def build(
 
 def check(arch: str, pretrained: bool = False) -> None:
     """Raise ModelError where `build` would for the name alone: no such architecture, or none with weights."""
+    if "/" in arch:
+        raise ModelError(f"--arch {arch}: files are named by it, so it has no /")
     if arch in _called_here:
         raise ModelError(f"--arch {arch}: it is called {_called_here[arch]} here")
     if _builder(arch) is None:
@@ -179,12 +181,29 @@ def _obstacle(net: Any) -> str | None:
     for name, parameter in net.named_parameters():
         if not parameter.is_floating_point():
             return f"{name} is of type {parameter.dtype}: parameters must be floating-point numbers"
+    for name, short in own_names(net.state_dict()).items():
+        if name != short:
+            return f"{name} would be taken for the {short} of a network in DataParallel: call no part `module`"
     for name, value in net.state_dict().items():
         if not isinstance(value, Tensor):
             return f"{name} is no tensor, and snapshots hold nothing else of a network"
         if value.is_complex():
             return f"{name} is of type {value.dtype}, of which snapshots hold none"
     return None
+
+
+def own_names(names: Iterable[str]) -> dict[str, str]:
+    """The names of a network's weights, and what they are without the prefixes that DataParallel put before them.
+
+    It was around the whole network (`module.fc.weight`) or, of AlexNet and VGG, around the convolutional part
+    (`features.module.0.weight`).
+    """
+    own = {name: name for name in names}
+    for outer in ("", "features."):
+        inside = [name for name, short in own.items() if short.startswith(outer)]
+        if all(own[name].startswith(f"{outer}module.") for name in inside):
+            own |= {name: outer + own[name].removeprefix(f"{outer}module.") for name in inside}
+    return own
 
 
 def _without_values(function: Callable[[], Any]) -> Any:

@@ -1,6 +1,7 @@
 """Networks and datasets that users add: unusual ones work, and what is wrong with one is said in a line."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -383,6 +384,37 @@ def test_segments_that_are_not_modules_are_refused(segments, add, capsys):
     network.segments = lambda: segments
     add(lambda: network)
     assert "`segments`" in refused(train, capsys, *ADDED)
+
+
+class InModule(nn.Module):
+    """Of which all, or one part of two, is called what DataParallel calls it."""
+
+    def __init__(self, alone: bool):
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        self.scale = nn.Identity() if alone else nn.Linear(3, 3)
+
+    def forward(self, images):
+        return self.scale(self.module(images))
+
+
+def test_part_that_is_called_as_by_dataparallel_keeps_its_name_or_is_refused(add, capsys):
+    add(lambda: InModule(alone=False))
+    assert trained("--epochs", 1) == 0
+    assert run_main(reinit_layers, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand") == 0
+    assert results("results/added/added/1/reinit_added_1.json")["layers"] == ["module.0"]
+    capsys.readouterr()
+    add(lambda: InModule(alone=True))
+    assert "module.0.weight would be taken for the 0.weight" in refused(train, capsys, *ADDED)
+
+
+def test_classes_of_training_and_test_images_in_another_order_are_refused(add, monkeypatch, capsys):
+    names = [("a", "b", "c"), ("c", "b", "a")]
+    add()
+    spec = data.info("added")
+    other = replace(spec, read=lambda root, train: (spec.read(root, train)[0], names[train]))
+    monkeypatch.setitem(data.registry._specs, "added", other)
+    assert "are not in the same order" in refused(train, capsys, *ADDED)
 
 
 @pytest.mark.parametrize("kind", [nn.Sequential, nn.ModuleList])

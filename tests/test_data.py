@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import struct
 from dataclasses import replace
@@ -961,6 +962,17 @@ def test_the_network_computes_on_all_threads_between_batches_of_a_folder(tmp_pat
         torch.set_num_threads(threads)
     assert set(between) == {3}
     assert set(while_finishing) == {1}  # the workers have the other cores
+
+
+def test_more_workers_than_cores_are_told_in_one_line(tmp_path, monkeypatch, recwarn):
+    write_images(tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert load_folder(tmp_path, workers=2, shuffle=True).notes == []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    dataset = load_folder(tmp_path, workers=2, shuffle=True)
+    assert dataset.notes == ["--workers 2: more than there are cores (1), which may slow it down"]
+    whole(dataset.test)
+    assert not recwarn.list
 
 
 def test_augmented_folder_images_are_resized_crops_and_flips(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -66,6 +67,18 @@ def test_distance_is_drawn_against_epoch_where_it_is_defined():
     np.testing.assert_allclose(lines(l2), [[(0, 0), (1, 1), (10, 10)], [(0, 0), (1, 2), (10, 20)]])
     assert np.isnan([line[:, 1] for line in lines(l_inf)]).all()
     assert [text.get_text() for text in l_inf.texts] == ["not defined: initial weights are zero"]
+
+
+def test_figure_is_the_same_whatever_the_users_style_and_the_letters_of_a_name(tmp_path, recwarn):
+    def drawn(title: str) -> bytes:
+        return plots.save(plots.distance_by_epoch(points(), title), tmp_path / "figure")[1].read_bytes()
+
+    plain = drawn("LeNet")
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black", "font.size": 30}):
+        assert drawn("LeNet") == plain
+    assert drawn(r"run$a_{$b \x") != plain
+    assert drawn("\u4e2d\u6587") != plain
+    assert not recwarn.list
 
 
 def test_distribution_counts_every_filter_on_its_side_of_zero():

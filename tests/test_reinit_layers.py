@@ -331,6 +331,26 @@ def test_snapshots_of_one_epoch_count_once_where_they_are_the_same(capsys):
     assert " lenet_init_0.pt are different weights" in line
 
 
+def test_final_weights_without_their_training_state_are_of_the_run_beside_them(capsys):
+    options = (*LENET[:2], "--dataset", "fashion_mnist_mini", "--seed", 1)
+    classes = ("--subsample-classes", 2, "--class-sample-seed", 5, "--unnormalize", "--shuffle", "--lr", 0.05)
+    assert run_main(train, *options, *classes, "--epochs", 3, "--snapshot-every", 1) == 0
+    folder = Path("models/fashion_mnist_mini_2/lenet/1")
+    measured = []
+    for removed in (None, "lenet_2.tar"):
+        if removed:
+            (folder / removed).unlink()
+        capsys.readouterr()
+        assert run_main(train, *options, "--resume-from", folder / "lenet_3.pt", "--evaluate") == 0
+        measured.append(capsys.readouterr().out.splitlines()[-1])
+        assert run(*options, "--load-from", folder / "lenet_3.pt", "--rand") == 0
+        warning = f"{folder}/lenet_3.pt is taken to be of the run of {folder}/lenet_0.tar"
+        warned = warning in capsys.readouterr().err
+        assert warned == bool(removed)
+        measured.append(results("results/fashion_mnist_mini_2/lenet/1/reinit_lenet_3.json")["init_from_epoch"])
+    assert measured[:2] == measured[2:]
+
+
 @pytest.mark.parametrize("arch", ["mlp_bn", "resnet18", "vgg11bn"])
 def test_networks_of_every_kind_from_snapshot_to_figures(arch, capsys):
     image_size = (32, 32)

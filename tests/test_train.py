@@ -735,6 +735,20 @@ def test_damaged_final_weights_are_written_again(capsys):
     assert same(weights(final), whole)
 
 
+@pytest.mark.parametrize("suffix", ["pt", "tar"])
+def test_run_that_started_from_weights_goes_on_by_latest(suffix, capsys):
+    options = (*LENET, "--seed", 1, "--snapshot-every", 1, "--lr", 0.05)
+    begins = ("--resume-from", REFERENCE / "lenet_2.tar")
+    if suffix == "pt":
+        begins = ("--resume-from", REFERENCE / "lenet_init_0.pt", "--start-epoch", 3)
+    folder = Path("fashion_mnist_mini/lenet/1")
+    assert run(*options, *begins, "--epochs", 4) == 0
+    assert run(*options, "--resume-from", "latest", "--epochs", 5) == 0
+    assert f"weights from models/{folder}/lenet_3.tar" in capsys.readouterr().out
+    assert run(*options, *begins, "--epochs", 5, "--models-path", "whole") == 0
+    assert same(weights("models" / folder / "lenet_5.pt"), weights("whole" / folder / "lenet_5.pt"))
+
+
 def test_final_weights_of_another_run_are_not_taken_for_its_own():
     options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
     assert run(*options) == 0

@@ -185,6 +185,16 @@ def test_run_that_goes_on_elsewhere_is_not_mixed_with_another_one_there(capsys):
     assert state["config"]["lr"] == 0.001
 
 
+def test_replaced_hyperparameters_do_not_overwrite_final_weights_of_the_old_ones(capsys):
+    options = (*LENET, "--subsample-classes", 2, "--seed", 1, "--epochs", 4, "--snapshot-every", 2)
+    folder = Path("models/fashion_mnist_mini_2/lenet/1")
+    assert run(*options) == 0
+    (folder / "lenet_3.tar").unlink()
+    capsys.readouterr()
+    line = refused(capsys, *options, "--resume-from", "latest", "--override", "--lr", 0.1)
+    assert f"{folder}/lenet_4.pt is there with no training state to tell its run by" in line
+
+
 def test_weights_of_elsewhere_do_not_overwrite_the_run_they_came_from(capsys):
     options = (*LENET, "--subsample-classes", 2, "--seed", 1, "--epochs", 2, "--snapshot-every", 1)
     assert run(*options) == 0

@@ -1,9 +1,11 @@
 """Figures: one look for all of them, each as PDF for the paper and PNG for the screen."""
 
+import contextlib
 import functools
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ STYLE = {
     "lines.markersize": 3.5,
     "pdf.fonttype": 42,  # text stays text
     "savefig.dpi": 150,
+    "text.parse_math": False,  # names of files and of networks may have a $
 }
 LONG_NAME = 22  #: characters; with more, a panel has two lines of title
 GROUPS = ("#c8553d", "#3d7ea6", "#5a9367", "#8a5a9e", "#c9a227", "#444444")  #: of runs; a seventh has the first's
@@ -56,19 +59,29 @@ def save(figure: Figure, path: Path) -> list[Path]:
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         files.append(path.with_name(f"{path.name}.{kind}"))
         drawn = io.BytesIO()  # matplotlib, unlike atomic_write, has no plain word for a full disk
-        with matplotlib.rc_context(STYLE):
+        with _style():
             figure.savefig(drawn, format=kind, metadata=metadata)
         with atomic_write(files[-1]) as file:
             file.write(drawn.getbuffer())
     return files
 
 
+@contextlib.contextmanager
+def _style():
+    """`STYLE`, whatever the style of the caller, and the matplotlibrc of the user."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a name in letters that it lacks
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorator: draw a figure in `STYLE`, whatever the style of the caller."""
+    """Decorator: draw a figure in the style of all of them."""
 
     @functools.wraps(draw)
     def with_style(*args, **kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
+        with _style():
             return draw(*args, **kwargs)
 
     return with_style
@@ -185,7 +198,7 @@ def distance_by_epoch(points: Mapping[int, Layers], title: str) -> Figure:
             defined = [math.nan if value is None else value for value in values]
             axes.plot(epochs, defined, color=colors[index], marker=markers[index % len(markers)], label=name)
         axes.set_xlabel("training (epochs)")
-        axes.set_ylabel(f"relative distance {label}")
+        axes.set_ylabel(f"relative distance {label}", parse_math=True)
         if all(points[epoch][name][kind] is None for epoch in epochs for name in names):
             place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
             axes.text(0.5, 0.5, "not defined: initial weights are zero", **place)

@@ -80,6 +80,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             status, reason = _explain(error)
             if reason is None:
                 raise
+            _say_no_more()
             says_why, status = distributed.fail(status)
             if says_why:
                 rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
@@ -153,6 +154,8 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     lost = None if is_out_of_gpu_memory(error) else distributed.connection_lost(error)
     if lost is not None:
         return FAILED, f"the processes of this run cannot go on together: is one gone? ({lost})"
+    if isinstance(error, (OSError, RuntimeError)) and "Too many open files" in str(error):
+        return FAILED, "too many open files: raise the limit (ulimit -n), or give fewer --workers"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"

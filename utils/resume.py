@@ -88,7 +88,8 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] |
         damaged.
     """
     mine, damaged = configuration(args), []
-    ignore = {name for name in DRAWN_SEEDS if name not in args.given}
+    # What it started from no option says here: the command that began it said --resume-from that.
+    ignore = {"started_from", *(name for name in DRAWN_SEEDS if name not in args.given)}
     if args.override:
         ignore |= {*HYPERPARAMETERS, "batch_size"}
     for path in reversed(training_states(RunFiles(args).folder, args.arch).values()):
@@ -160,10 +161,11 @@ def adopt_from_beside(args: argparse.Namespace, path: Path, snapshot: dict[str, 
     Returns:
         what to warn about: such options.
     """
-    state = snapshots.beside(path, snapshot)
+    state = snapshots.run_of_bare_weights(path, snapshot, args.arch)
     config = state.get("config")
     if not isinstance(config, dict):
         return []
+    guessed = [f"{path} is taken to be of the run of {state['path']}"] if "guessed" in state else []
     given = {name: getattr(args, name) for name in IDENTITY if name in args.given}
     sound = {name: value for name, value in config.items() if name in IDENTITY and is_sound(name, value)}
     without_effect = ineffective(argparse.Namespace(**{**vars(args), **sound, **given}))
@@ -175,7 +177,7 @@ def adopt_from_beside(args: argparse.Namespace, path: Path, snapshot: dict[str, 
     snapshot["config"] = {**config, **given}
     if "class_names" in state and not given.keys() & {"subsample_classes", "class_sample_seed"}:
         snapshot["class_names"] = state["class_names"]
-    return [
+    return guessed + [
         f"{path} was trained with {option(name)} {config[name]}, and is evaluated with {value}"
         for name, value in given.items()
         if name in config and config[name] != value
@@ -246,7 +248,9 @@ def refuse_to_overwrite(
             differing = snapshots.describe_other_images(state, dataset.train_fingerprint)
         if differing:
             raise UsageError(f"{path} is of another run ({differing}), and {fate}: {advice}")
-    if files.final.exists() and files.final != files.initial and not states:
+    # Without the training state of its last epoch it may be of other hyperparameters, where those were replaced.
+    of_unknown_run = not states or (overridden and args.epochs - 1 not in states)
+    if files.final.exists() and files.final != files.initial and of_unknown_run:
         raise UsageError(f"{files.final} is there with no training state to tell its run by: {advice}")
     # A run with a drawn seed that was interrupted before its first snapshot begins anew, with another seed.
     begins_anew = latest and "seed" not in args.given and not states

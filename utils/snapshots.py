@@ -18,7 +18,6 @@ Nothing in a file is executed when it is read, and whatever is used of it is com
 
 import errno
 import json
-import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
@@ -28,10 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import models
 from utils import archive
 from utils.archive import SnapshotError
 from utils.files import atomic_write
-from utils.paths import parse_snapshot_name
+from utils.paths import parse_snapshot_name, training_states
 
 FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
 MOST_TOLD = 4  #: differences of weights that a message names
@@ -97,7 +97,7 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
         if weight.is_complex():
             raise SnapshotError(f"{path} is no snapshot: {name} is of type {weight.dtype}")
     _check_kinds(path, content)
-    weights = {re.sub(r"^(features\.)?module\.", r"\1", name): weight for name, weight in weights.items()}
+    weights = {name: weights[given] for given, name in models.own_names(weights).items()}
     structure = {
         name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in weights.items()
     }
@@ -214,8 +214,9 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     name = parse_snapshot_name(path)
     if "config" in content or name is None or not name.arch or name.suffix != ".pt":
         return {}
-    arch = f"{name.arch}_init" if name.kind == "init" else name.arch  # a network may be called so
-    state_path = path.with_name(f"{arch}_{name.number - 1}.tar")
+    state_path = path.with_name(f"{name.arch}_{name.number - 1}.tar")
+    if name.kind and not state_path.exists():  # a network may be called so
+        state_path = path.with_name(f"{name.arch}_{name.kind}_{name.number - 1}.tar")
     try:
         state = load(state_path, content["model_state_dict"].__contains__)
     except SnapshotError:  # it is not there, or of no use
@@ -225,6 +226,45 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         return {}
     same = all(torch.equal(weight, content["model_state_dict"][name]) for name, weight in weights.items())
     return {**state, "path": state_path} if same else {}
+
+
+def run_in(folder: Path, arch: str) -> dict[str, Any]:
+    """What is recorded of the run whose snapshots are in a folder: by the first training state that is intact.
+
+    Returns:
+        as `load_record` gives it, and its `path`; nothing where no training state records a configuration.
+    """
+    for path in training_states(folder, arch).values():
+        try:
+            record = load_record(path)
+        except SnapshotError:
+            continue
+        return {**record, "path": path} if record.get("config") else {}
+    return {}
+
+
+def run_of_bare_weights(path: Path, content: dict[str, Any], arch: str) -> dict[str, Any]:
+    """What is recorded of the run that bare weights are from, by the training states beside them.
+
+    The one of the same weights, as `beside` gives it; where that is gone, the run that the others in the folder
+    are of, if its networks have the same structure.
+
+    Args:
+        path: of the bare weights.
+        content: of it, as `load` gives it.
+        arch: that the snapshots are named after.
+
+    Returns:
+        as `beside`; `guessed` is there where it is not by the same weights.
+    """
+    state = beside(path, content)
+    name = parse_snapshot_name(path, arch)
+    if state or name is None or "epoch" in content or path.with_name(f"{arch}_{name.number - 1}.tar").exists():
+        return state
+    run = run_in(path.parent, arch)
+    if not run or describe_difference(run["structure"], content["structure"]):
+        return {}
+    return {key: run[key] for key in ("config", "class_names", "path") if key in run} | {"guessed": True}
 
 
 def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
