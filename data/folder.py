@@ -122,9 +122,7 @@ class FolderLoader(Epochs):
         keys = [(number, seeds[number]) for number in order.tolist()]
         self._batches[:] = [keys[part] for part in batch_slices(n, self.batch_size, self.share)]
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "This DataLoader will create"
-            )  # too many workers, `load` says
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # too many workers, `load` says
             if self._loader is None:
                 self._loader = DataLoader(
                     self.preparation,

@@ -743,8 +743,11 @@ def test_run_that_started_from_weights_goes_on_by_latest(suffix, capsys):
         begins = ("--resume-from", REFERENCE / "lenet_init_0.pt", "--start-epoch", 3)
     folder = Path("fashion_mnist_mini/lenet/1")
     assert run(*options, *begins, "--epochs", 4) == 0
+    state = torch.load("models" / folder / "lenet_3.tar", weights_only=True)
     assert run(*options, "--resume-from", "latest", "--epochs", 5) == 0
-    assert f"weights from models/{folder}/lenet_3.tar" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"weights from models/{folder}/lenet_3.tar" in said
+    assert f"lenet_3.tar is of a run that started from {state['config']['started_from']}" in said
     assert run(*options, *begins, "--epochs", 5, "--models-path", "whole") == 0
     assert same(weights("models" / folder / "lenet_5.pt"), weights("whole" / folder / "lenet_5.pt"))
 

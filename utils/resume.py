@@ -72,12 +72,15 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
         first_epoch = snapshot["epoch"] + 1
         if args.resume_from != "latest" and "start_epoch" in args.given and args.start_epoch != first_epoch:
             raise UsageError(f"--start-epoch {args.start_epoch}: {path} continues with epoch {first_epoch}")
+    notes = []
     if "config" in snapshot:
         args.started_from = snapshot["config"].get("started_from")
+        if args.started_from is not None:
+            notes.append(f"{path} is of a run that started from {args.started_from}")
     else:
         args.started_from = f"weights {snapshots.fingerprint(snapshot['model_state_dict'])} at epoch {first_epoch}"
     warnings += snapshots.without_checksums(path, snapshot)
-    return Start(path, snapshot, first_epoch, [], warnings)
+    return Start(path, snapshot, first_epoch, notes, warnings)
 
 
 def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
