@@ -123,16 +123,20 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     recorded = snapshots.run_of_bare_weights(args.load_from, snapshot, args.arch)
     recorded = recorded or {**snapshot, "path": args.load_from}
     config = recorded.get("config") or {}
+    guessed = []
+    if "guessed" in recorded:  # then what is given says it better
+        guessed.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
+        config = {**config, **{name: getattr(args, name) for name in args.given if name in config}}
+        if args.given & {"subsample_classes", "class_sample_seed"}:
+            del recorded["class_names"]
     adopt(args, config)
-    warnings = check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
+    warnings = guessed + check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
     if not args.subsample_classes:
         args.class_sample_seed = None  # results record what had an effect
     for name in ("amp", "tf32"):
         if config and config.get(name, False) != getattr(args, name):
             trained, measured = ("with", "without") if config.get(name) else ("without", "with")
             warnings.append(f"{args.load_from} was trained {trained} --{name} and is measured {measured}")
-    if "guessed" in recorded:
-        warnings.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
     if not config:
         warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
 

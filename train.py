@@ -395,7 +395,7 @@ def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
     """Whether a run has nothing left to train, nor its final weights to write.
 
     Raises:
-        UsageError: it would start after its last epoch.
+        UsageError: it would start after its last epoch; or the final weights that are there are of another run.
     """
     after_training_state = start.snapshot is not None and "epoch" in start.snapshot
     if start.first_epoch > args.epochs and not after_training_state:
@@ -406,11 +406,14 @@ def is_finished(args: argparse.Namespace, start: resume.Start) -> bool:
         return True
     if "unmeasured" in start.snapshot:
         return False
+    path = RunFiles(args).final
     try:
-        final = snapshots.load(RunFiles(args).final)["model_state_dict"]
+        final = snapshots.load(path)["model_state_dict"]
     except snapshots.SnapshotError:  # it is not there, or damaged
         return False
-    return snapshots.fingerprint(final) == snapshots.fingerprint(start.snapshot["model_state_dict"])
+    if snapshots.fingerprint(final) != snapshots.fingerprint(start.snapshot["model_state_dict"]):
+        raise UsageError(f"{path} holds other weights than {start.path}, and would be overwritten: remove it")
+    return True
 
 
 def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int:

@@ -56,7 +56,7 @@ def read_run(folder: Path, last_epoch: int) -> Run:
             raise ResultError(f"{folder} has no results of {what}: complete the run, or remove it")
     if len({tuple(layers_of(content)) for content in found.values()}) > 1:
         raise ResultError(f"{folder} has results of different layers")
-    if False in ways:
+    if len(ways) > 1 or False in ways:
         raise ResultError(f"{folder} has results that were measured without --normalize")
     last = found[last_epoch]
     return Run(

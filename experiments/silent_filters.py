@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
-from experiments.over_seeds import with_spread
+from experiments.over_seeds import expected_bias, with_spread
 from experiments.reading import ResultError, labelled_folders, seeds_in
 from experiments.tables import made_by
 from utils import correlation, projections, snapshots
@@ -139,7 +139,17 @@ def table(groups) -> str:
         biases = [[bias(run, of_all) for run in runs] for runs in groups.values()]
         cells = ["-" if None in of_seeds else with_spread(of_seeds, ".3f") for of_seeds in biases]
         lines.append(f"| **mean bias** {label} | | {' | '.join(cells)} |")
+        chances = [[chance(run, of_all) for run in runs] for runs in groups.values()]
+        cells = ["-" if None in of_seeds else f"{statistics.fmean(of_seeds):.3f}" for of_seeds in chances]
+        lines.append(f"| by chance | | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def chance(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float | None:
+    """What `bias` would be on average if signs were fair coins."""
+    filters = [len(silent) if of_all else int((~silent).sum()) for silent, _ in run.values()]
+    expected = [expected_bias(count) for count in filters if count]
+    return statistics.fmean(expected) if expected else None
 
 
 def bias(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float | None:

@@ -86,8 +86,8 @@ def segments(net: nn.Module) -> list[nn.Module]:
         ModelError: the method `segments` does not give modules.
     """
     own = getattr(net, "segments", None)
-    if callable(own) and not isinstance(own, nn.Module):  # which a part of the network may be called too
-        given = own()
+    if own is not None and not isinstance(own, nn.Module):  # which a part of the network may be called too
+        given = own() if callable(own) else own
         parts = list(given) if isinstance(given, Iterable) else []
         if not parts or not all(isinstance(part, nn.Module) for part in parts):
             raise ModelError("the method `segments` of the network does not return a list of modules")

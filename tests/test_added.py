@@ -378,10 +378,10 @@ def test_network_whose_output_is_random_can_be_reset(add):
     assert run_main(reinit_layers, *ADDED, "--load-from", FOLDER / "added_1.pt", "--rand") == 0
 
 
-@pytest.mark.parametrize("segments", [None, [], [torch.relu]], ids=["none", "empty", "function"])
+@pytest.mark.parametrize("segments", [4, None, [], [torch.relu]], ids=["number", "none", "empty", "function"])
 def test_segments_that_are_not_modules_are_refused(segments, add, capsys):
     network = Network()
-    network.segments = lambda: segments
+    network.segments = (lambda: segments) if segments != 4 else 4
     add(lambda: network)
     assert "`segments`" in refused(train, capsys, *ADDED)
 

@@ -344,11 +344,16 @@ def test_final_weights_without_their_training_state_are_of_the_run_beside_them(c
         assert run_main(train, *options, "--resume-from", folder / "lenet_3.pt", "--evaluate") == 0
         measured.append(capsys.readouterr().out.splitlines()[-1])
         assert run(*options, "--load-from", folder / "lenet_3.pt", "--rand") == 0
-        warning = f"{folder}/lenet_3.pt is taken to be of the run of {folder}/lenet_0.tar"
+        warning = f"{folder}/lenet_3.pt is taken to be of the run of {folder}/lenet_1.tar"
         warned = warning in capsys.readouterr().err
         assert warned == bool(removed)
         measured.append(results("results/fashion_mnist_mini_2/lenet/1/reinit_lenet_3.json")["init_from_epoch"])
     assert measured[:2] == measured[2:]
+    # What is given says it better than the run beside them.
+    given = ("--subsample-classes", 2, "--class-sample-seed", 6)
+    assert run(*options, *given, "--load-from", folder / "lenet_3.pt", "--rand") == 0
+    top1 = results("results/fashion_mnist_mini_2/lenet/1/reinit_lenet_3.json")["top1_test"]
+    assert f"top-1 {top1:.2f} %" not in measured[0]
 
 
 @pytest.mark.parametrize("arch", ["mlp_bn", "resnet18", "vgg11bn"])

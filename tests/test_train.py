@@ -736,30 +736,33 @@ def test_damaged_final_weights_are_written_again(capsys):
 
 
 @pytest.mark.parametrize("suffix", ["pt", "tar"])
-def test_run_that_started_from_weights_goes_on_by_latest(suffix, capsys):
+def test_run_that_started_from_weights_goes_on_as_it_is_told(suffix, capsys):
     options = (*LENET, "--seed", 1, "--snapshot-every", 1, "--lr", 0.05)
     begins = ("--resume-from", REFERENCE / "lenet_2.tar")
     if suffix == "pt":
         begins = ("--resume-from", REFERENCE / "lenet_init_0.pt", "--start-epoch", 3)
     folder = Path("fashion_mnist_mini/lenet/1")
     assert run(*options, *begins, "--epochs", 4) == 0
-    state = torch.load("models" / folder / "lenet_3.tar", weights_only=True)
-    assert run(*options, "--resume-from", "latest", "--epochs", 5) == 0
-    said = capsys.readouterr().out
-    assert f"weights from models/{folder}/lenet_3.tar" in said
-    assert f"lenet_3.tar is of a run that started from {state['config']['started_from']}" in said
+    capsys.readouterr()
+    state = f"models/{folder}/lenet_3.tar"
+    line = refused(train, capsys, *options, "--resume-from", "latest", "--epochs", 5)  # no option says what it is
+    assert f"{state} is of another run (started from weights " in line
+    assert f"continue it with --resume-from {state}" in line
+    assert run(*options, "--resume-from", state, "--epochs", 5) == 0
     assert run(*options, *begins, "--epochs", 5, "--models-path", "whole") == 0
     assert same(weights("models" / folder / "lenet_5.pt"), weights("whole" / folder / "lenet_5.pt"))
 
 
-def test_final_weights_of_another_run_are_not_taken_for_its_own():
+def test_final_weights_of_another_run_are_neither_overwritten_nor_taken_for_its_own(capsys):
     options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
     assert run(*options) == 0
+    capsys.readouterr()
     final = QUICK_FOLDER / "lenet_1.pt"
-    own = weights(final)
-    torch.save({name: weight + 1 for name, weight in own.items()}, final)
-    assert run(*options) == 0
-    assert same(weights(final), own)
+    torch.save({name: weight + 1 for name, weight in weights(final).items()}, final)
+    line = refused(train, capsys, *options)
+    assert (
+        f"{final} holds other weights than {QUICK_FOLDER}/lenet_0.tar, and would be overwritten: remove it" in line
+    )
 
 
 def test_no_epochs_and_weights_to_start_from_exclude_one_another(capsys):

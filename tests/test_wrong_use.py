@@ -174,15 +174,29 @@ def test_run_that_goes_on_elsewhere_is_not_mixed_with_another_one_there(capsys):
     assert run(*options, "--models-path", "other", "--lr", 0.001) == 0
     capsys.readouterr()
     goes_on = ("--models-path", "other", "--resume-from", "one" / folder / "lenet_0.tar")
-    for epochs in (1, 2):  # with nothing left to train the final weights there are not its own either
-        line = refused(capsys, *options, *goes_on, "--epochs", epochs)
-        assert "lenet_0.tar is of another run (--lr 0.001, not 0.02), and would be mixed" in line
+    line = refused(capsys, *options, *goes_on, "--epochs", 2)
+    assert "lenet_0.tar is of another run (--lr 0.001, not 0.02), and would be mixed" in line
+    assert "lenet_1.pt holds other weights than one/" in refused(capsys, *options, *goes_on)
     # Where the snapshots there are its own it goes on, with other hyperparameters too where that is asked for.
     shutil.copytree("one", "copy")
     goes_on = ("--models-path", "copy", "--resume-from", "one" / folder / "lenet_0.tar")
     assert run(*options, *goes_on, "--epochs", 2, "--lr", 0.001, "--override") == 0
     state = torch.load("copy" / folder / "lenet_1.tar", weights_only=True)
     assert state["config"]["lr"] == 0.001
+
+
+def test_snapshots_of_earlier_epochs_are_not_mixed_with_a_new_network_or_other_images(capsys):
+    options = (*LENET, "--subsample-classes", 2, "--seed", 1)
+    assert run(*options, "--epochs", 2) == 0
+    capsys.readouterr()
+    further = (*options, "--epochs", 3, "--start-epoch", 2)
+    line = refused(capsys, *further)
+    assert "lenet_1.tar is of another run (started from None, not its own initialization at epoch 2)" in line
+    final = ("--resume-from", "models/fashion_mnist_mini_2/lenet/1/lenet_2.pt")
+    assert "lenet_1.tar is of another run (--shuffle False, not True)" in refused(
+        capsys, *further, *final, "--shuffle"
+    )
+    assert run(*further, *final, "--lr", 0.002) == 0  # it goes on where those are
 
 
 def test_replaced_hyperparameters_do_not_overwrite_final_weights_of_the_old_ones(capsys):

@@ -120,7 +120,7 @@ def distributions(layers: Layers, normalized: bool, title: str) -> Figure:
 
 @styled
 def mass_by_epoch(points: Mapping[int, Layers], title: str) -> Figure:
-    """The mass of each layer against epoch, with the band in which fair coins stay with probability 95 %.
+    """The mass of each layer against epoch, with the band in which fair coins stay with probability 95 % or more.
 
     Args:
         points: epochs trained -> layers, with `mass` and `filters`.
@@ -410,7 +410,7 @@ def compare_runs(groups: Mapping[str, Sequence[Mapping[int, Layers]]], statistic
             axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     figure.supylabel("mass (share of filters)" if statistic == "mass" else f"mean {_quantity(True)}")
-    band = {"chance, of one seed (95 % or more)": CHANCE} if statistic == "mass" else {}
+    band = {"chance (95 %)": CHANCE} if statistic == "mass" else {}
     numbers = sorted({len(runs) for runs in groups.values()})
     seeds = " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
     spread = "thin: each" if len(groups) == 1 else "band: one standard deviation"

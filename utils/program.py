@@ -155,7 +155,10 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     if lost is not None:
         return FAILED, f"the processes of this run cannot go on together: is one gone? ({lost})"
     if isinstance(error, (OSError, RuntimeError)) and "Too many open files" in str(error):
-        return FAILED, "too many open files: raise the limit (ulimit -n), or give fewer --workers"
+        return (
+            FAILED,
+            f"{first_line(error)}: raise the limit (ulimit -n), or give fewer --workers",
+        )
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror or error}"

@@ -72,15 +72,12 @@ def find_start(args: argparse.Namespace, training: bool) -> Start:
         first_epoch = snapshot["epoch"] + 1
         if args.resume_from != "latest" and "start_epoch" in args.given and args.start_epoch != first_epoch:
             raise UsageError(f"--start-epoch {args.start_epoch}: {path} continues with epoch {first_epoch}")
-    notes = []
     if "config" in snapshot:
         args.started_from = snapshot["config"].get("started_from")
-        if args.started_from is not None:
-            notes.append(f"{path} is of a run that started from {args.started_from}")
     else:
         args.started_from = f"weights {snapshots.fingerprint(snapshot['model_state_dict'])} at epoch {first_epoch}"
     warnings += snapshots.without_checksums(path, snapshot)
-    return Start(path, snapshot, first_epoch, notes, warnings)
+    return Start(path, snapshot, first_epoch, [], warnings)
 
 
 def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
@@ -91,8 +88,7 @@ def find_latest(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] |
         damaged.
     """
     mine, damaged = configuration(args), []
-    # What it started from no option says here: the command that began it said --resume-from that.
-    ignore = {"started_from", *(name for name in DRAWN_SEEDS if name not in args.given)}
+    ignore = {name for name in DRAWN_SEEDS if name not in args.given}
     if args.override:
         ignore |= {*HYPERPARAMETERS, "batch_size"}
     for path in reversed(training_states(RunFiles(args).folder, args.arch).values()):
@@ -223,16 +219,21 @@ def refuse_to_overwrite(
         start: where it begins; snapshots of earlier epochs are not overwritten.
     """
     files, mine = RunFiles(args), configuration(args)
-    from_elsewhere = start.path is not None and start.path.parent.resolve() != files.folder.resolve()
-    known = (start.snapshot or {}).get("config", {})
-    overridden = args.override or known.get("overridden", False)
+    known = start.snapshot or {}
+    starts_here = start.path is not None and start.path.parent.resolve() == files.folder.resolve()
+    # In what snapshots of earlier epochs may differ from a run that goes on from them.
+    may_differ: set[str] = set()
+    if starts_here and "epoch" not in known:  # from bare weights
+        may_differ = {*HYPERPARAMETERS, "batch_size", "started_from"}
+    elif args.override or known.get("config", {}).get("overridden"):
+        may_differ = {*HYPERPARAMETERS, "batch_size"}
     latest = args.resume_from == "latest"
     how = "give it the options of that run" if latest else "continue it with --resume-from latest"
     advice = f"{how}, or choose another --models-path or --seed, or remove it"
     states = training_states(files.folder, args.arch)
     for epoch, path in reversed(states.items()):
         is_earlier = epoch < start.first_epoch
-        if is_earlier and not from_elsewhere:  # the epochs that this run continues
+        if is_earlier and starts_here and "epoch" in known:  # of the run that goes on
             continue
         fate = "would be mixed with this one" if is_earlier else "would be overwritten"
         try:
@@ -243,17 +244,16 @@ def refuse_to_overwrite(
             raise UsageError(f"{error}; it might be of another run: remove it first") from None
         if "config" not in state:
             raise UsageError(f"{path} is of a run that recorded no configuration, and {fate}: {advice}")
-        replaced = {*HYPERPARAMETERS, "batch_size"} if is_earlier and overridden else set()
-        differing = difference(mine, state["config"], replaced)
+        differing = difference(mine, state["config"], may_differ if is_earlier else set())
+        if differing.startswith("started from"):  # which no option says
+            advice = f"continue it with --resume-from {path}, or choose another --models-path, or remove it"
         if not differing and state.get("class_names", dataset.class_names) != dataset.class_names:
             differing = "other classes"
-        if not differing and not (is_earlier and overridden):
+        if not differing and not (is_earlier and may_differ):
             differing = snapshots.describe_other_images(state, dataset.train_fingerprint)
         if differing:
             raise UsageError(f"{path} is of another run ({differing}), and {fate}: {advice}")
-    # Without the training state of its last epoch it may be of other hyperparameters, where those were replaced.
-    of_unknown_run = not states or (overridden and args.epochs - 1 not in states)
-    if files.final.exists() and files.final != files.initial and of_unknown_run:
+    if files.final.exists() and files.final != files.initial and args.epochs - 1 not in states:
         raise UsageError(f"{files.final} is there with no training state to tell its run by: {advice}")
     # A run with a drawn seed that was interrupted before its first snapshot begins anew, with another seed.
     begins_anew = latest and "seed" not in args.given and not states

@@ -229,25 +229,26 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_in(folder: Path, arch: str) -> dict[str, Any]:
-    """What is recorded of the run whose snapshots are in a folder: by the first training state that is intact.
+    """What is recorded of the run whose snapshots are in a folder: by its last training state that is intact.
 
     Returns:
         as `load_record` gives it, and its `path`; nothing where no training state records a configuration.
     """
-    for path in training_states(folder, arch).values():
+    for path in reversed(training_states(folder, arch).values()):
         try:
             record = load_record(path)
         except SnapshotError:
             continue
-        return {**record, "path": path} if record.get("config") else {}
+        if record.get("config"):
+            return {**record, "path": path}
     return {}
 
 
 def run_of_bare_weights(path: Path, content: dict[str, Any], arch: str) -> dict[str, Any]:
     """What is recorded of the run that bare weights are from, by the training states beside them.
 
-    The one of the same weights, as `beside` gives it; where that is gone, the run that the others in the folder
-    are of, if its networks have the same structure.
+    The one of the same weights, as `beside` gives it; where that is gone or damaged, the run that the others in
+    the folder are of, if its networks have the same structure.
 
     Args:
         path: of the bare weights.
@@ -259,9 +260,13 @@ def run_of_bare_weights(path: Path, content: dict[str, Any], arch: str) -> dict[
     """
     state = beside(path, content)
     name = parse_snapshot_name(path, arch)
-    if state or name is None or "epoch" in content or path.with_name(f"{arch}_{name.number - 1}.tar").exists():
+    if state or name is None or "epoch" in content:
         return state
-    run = run_in(path.parent, arch)
+    try:
+        load_record(path.with_name(f"{arch}_{name.number - 1}.tar"))
+        return {}  # it is intact, and of other weights
+    except SnapshotError:
+        run = run_in(path.parent, arch)
     if not run or describe_difference(run["structure"], content["structure"]):
         return {}
     return {key: run[key] for key in ("config", "class_names", "path") if key in run} | {"guessed": True}
