@@ -52,6 +52,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)  # first: else one process waits for it
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

@@ -64,6 +64,7 @@ def modified() -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in Path("checkout/experiments/runs").rglob("*.[tpj]*")}
 
 
+@pytest.mark.long
 def test_recipes_leave_tables_and_figures_and_do_nothing_twice(recipe, torture):
     write_images(Path("images"))
     shorter = {"EPOCHS": 1, "SEEDS": "1 2" if torture else "1", "NETWORKS": "lenet resnet18"}
