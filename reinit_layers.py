@@ -51,6 +51,7 @@ from utils.provenance import provenance
 from utils.results import differing_options, write_json
 
 RAND = "rand"  #: the row of the fresh random initialization
+OF_IMAGES = ("subsample_classes", "class_sample_seed", "upscale", "upscale_padding")  #: how they are prepared
 REPORT_WIDTH = 110  #: of the table on the console, in characters
 
 
@@ -124,11 +125,11 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     recorded = recorded or {**snapshot, "path": args.load_from}
     config = recorded.get("config") or {}
     guessed = []
-    if "guessed" in recorded:  # then what is given says it better
+    if "guessed" in recorded:  # then what is given says better how its images were prepared
         guessed.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
-        config = {**config, **{name: getattr(args, name) for name in args.given if name in config}}
+        config = {**config, **{name: getattr(args, name) for name in OF_IMAGES if name in args.given}}
         if args.given & {"subsample_classes", "class_sample_seed"}:
-            del recorded["class_names"]
+            recorded.pop("class_names", None)
     adopt(args, config)
     warnings = guessed + check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
     if not args.subsample_classes:
@@ -259,8 +260,7 @@ def adopt(args: argparse.Namespace, config: dict[str, Any]) -> None:
         SnapshotError: what it says is not what an option can be.
     """
     check_sound(args.load_from, config)
-    of_images = ("dataset", "subsample_classes", "class_sample_seed", "upscale", "upscale_padding")
-    for name in ("arch", *of_images, "seed"):
+    for name in ("arch", "dataset", *OF_IMAGES, "seed"):
         if name in config:
             if name != "class_sample_seed" or args.subsample_classes:  # else it is warned about
                 check_recorded(args, name, config[name], args.load_from)

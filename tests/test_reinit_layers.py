@@ -354,6 +354,9 @@ def test_final_weights_without_their_training_state_are_of_the_run_beside_them(c
     assert run(*options, *given, "--load-from", folder / "lenet_3.pt", "--rand") == 0
     top1 = results("results/fashion_mnist_mini_2/lenet/1/reinit_lenet_3.json")["top1_test"]
     assert f"top-1 {top1:.2f} %" not in measured[0]
+    capsys.readouterr()
+    other = (*LENET[:2], "--dataset", "mnist", "--load-from", folder / "lenet_3.pt", "--rand")
+    assert "was trained with --dataset fashion_mnist_mini" in refused(capsys, *other)
 
 
 @pytest.mark.parametrize("arch", ["mlp_bn", "resnet18", "vgg11bn"])
