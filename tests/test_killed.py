@@ -13,13 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from programs import ROOT, command, files_below, same
+from programs import ROOT, command, files_below, run_main, same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train
 from utils import snapshots
 
 COMMON = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", "1", "--snapshot-every", "1")
@@ -242,6 +244,24 @@ def test_interrupted_at_any_moment_it_says_so_in_one_line_and_cleans_up(
         for path in run.visible():
             snapshots.load(path)
         count("interruptions survived")
+
+
+def test_interrupted_where_python_only_complains_of_it_it_says_so_in_one_line(monkeypatch, capsys):
+    complaints, make_step = [], train.make_step
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+
+    def make_step_and_be_interrupted_in_a_callback(*arguments):
+        thing = Run.__new__(Run)
+        reference = weakref.ref(thing, lambda reference: os.kill(os.getpid(), signal.SIGINT))
+        del thing
+        assert reference() is None
+        return make_step(*arguments)
+
+    monkeypatch.setattr(train, "make_step", make_step_and_be_interrupted_in_a_callback)
+    assert run_main(train, *COMMON, "--subsample-classes", 2, "--epochs", 1) == 130
+    assert capsys.readouterr().err == "train.py: interrupted\n"
+    assert complaints == []
+    assert {path.name for path in Path("models").rglob("*.*") if path.is_file()} == {"lenet_init_0.pt"}
 
 
 def test_terminated_during_its_imports_it_says_nothing(torture, count):

@@ -189,11 +189,12 @@ _asked_to_end: list[type[BaseException]] = []  #: by signals, since the program 
 
 
 def _end(number, frame):
+    _say_no_more()  # raised inside a callback of the garbage collector's, it is complained of, and lost
     _asked_to_end.append(KeyboardInterrupt if number == signal.SIGINT else Terminated)
     raise _asked_to_end[-1]
 
 
 def check_signals() -> None:
-    """Raise again what a signal has raised, where that got lost: C code clears an exception now and then."""
+    """Raise again what a signal has raised, where that got lost: C code and callbacks clear it now and then."""
     if _asked_to_end:
         raise _asked_to_end[0]
