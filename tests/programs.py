@@ -1,13 +1,17 @@
 """How the tests run the programs, from the shell or by their main function, and read what they leave behind."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+
+from data.idx import read_idx
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"  #: values measured with the authors' code
@@ -53,6 +57,25 @@ def refused(program: ModuleType, capsys, *options: object) -> str:
     (line,) = output.err.splitlines()
     assert line.startswith(f"{program.__name__}.py: error: ")
     return line
+
+
+def write_datasets(folder: Path, images: int = 300) -> None:
+    """The first images that ship with the repository, as MNIST and as Fashion-MNIST; as CIFAR-10, random ones."""
+    for dataset in ("MNIST", "FashionMNIST"):
+        raw = folder / dataset / "raw"
+        raw.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+                values = read_idx(ROOT / "data/fashion_mnist_mini" / f"{part}-{kind}.gz")[:images]
+                head = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+                (raw / f"{part}-{kind}").write_bytes(head + values.tobytes())
+    batches = folder / "cifar-10-batches-bin"
+    batches.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        records = random.integers(256, size=(40, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        (batches / name).write_bytes(records.tobytes())
 
 
 def weights(path) -> dict[str, torch.Tensor]:

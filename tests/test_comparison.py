@@ -1,15 +1,16 @@
 """Runs side by side: statistics over seeds against numpy and scipy, tables and figures from files of results."""
 
+import contextlib
+import io
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from programs import ROOT
+from programs import ROOT, run_main
 from scipy.stats import binom
 
 from experiments import compare
@@ -57,9 +58,16 @@ def write_reinit(folder: Path, masses: list[float], drops: list[float], spearman
     (folder / "reinit_lenet_2.json").write_text(json.dumps(content))
 
 
-def compared(*options) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "experiments/compare.py", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+class Finished(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def compared(*options) -> Finished:
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        status = run_main(compare, *options)
+    return Finished(status, stdout.getvalue(), stderr.getvalue())
 
 
 def row(table: str, name: str) -> list[str]:

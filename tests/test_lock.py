@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import ROOT, command, files_below, shell
+from programs import ROOT, command, files_below, run_main, shell
 
+import train
 from utils import files
 from utils.lock import FolderLock
 
@@ -34,15 +35,14 @@ def running():
     process.wait()
 
 
-def test_second_run_is_refused_with_the_process_and_host_of_the_first(running):
+def test_second_run_is_refused_with_the_process_and_host_of_the_first(running, capsys):
     for options in ([], ["--resume-from", "latest"], ["--resume-from", FOLDER / "lenet_0.tar", "--epochs", 3]):
-        finished = shell("train.py", *QUICK, *options)
-        assert finished.returncode == 2
+        assert run_main(train, *QUICK, *options) == 2
         holder = f"process {running.pid} on host {socket.gethostname()}"
-        assert finished.stderr == f"train.py: error: {FOLDER} is in use by another run: {holder}\n"
+        assert capsys.readouterr().err == f"train.py: error: {FOLDER} is in use by another run: {holder}\n"
     # Its snapshots may be looked at all the same, and other runs are free.
-    assert shell("train.py", *QUICK, "--evaluate", "--resume-from", FOLDER / "lenet_0.tar").returncode == 0
-    assert shell("train.py", *QUICK[:-1], 2, "--epochs", 0).returncode == 0
+    assert run_main(train, *QUICK, "--evaluate", "--resume-from", FOLDER / "lenet_0.tar") == 0
+    assert run_main(train, *QUICK[:-1], 2, "--epochs", 0) == 0
 
 
 def test_killed_run_holds_no_lock_and_what_it_left_goes_with_the_next(running):
