@@ -156,6 +156,7 @@ def main(argv=None) -> int:
     log = None
     replaced: list[str] = []
     otherwise_initialized: list[str] = []
+    leftover: list[str] = []
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(sources, unit=" snapshots"):
         try:
@@ -180,6 +181,8 @@ def main(argv=None) -> int:
         if args.load_from:
             unchecked += snapshots.without_checksums(Path(source.name), content)
         run = runs.setdefault(source.result.parent, [])
+        if run and state is content and is_final_of(source, run[-1][0], content):
+            leftover.append(f"{source.name} holds other weights than {run[-1][0].name}, after as many epochs")
         if run:  # what the figures over epochs need; all projections are kept of the last snapshot only
             run[-1] = (run[-1][0], without_projections(run[-1][1]))
         run.append((source, measured))
@@ -199,7 +202,7 @@ def main(argv=None) -> int:
     if random:
         told = f"with random weights of seed {results['init_seed']}, not ImageNet's"
         log.warning(f"for these images or classes there are new layers, {told}: {', '.join(random)}")
-    for warnings in (list(dict.fromkeys(unchecked)), otherwise_initialized, replaced):
+    for warnings in (list(dict.fromkeys(unchecked)), leftover, otherwise_initialized, replaced):
         if warnings:
             more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
             log.warning(f"{warnings[0]}{more}")
@@ -410,6 +413,17 @@ def inspect(
 
 def said_by_options(args) -> str:
     return "--subsample-classes" if args.subsample_classes else f"--dataset {args.dataset}"
+
+
+def is_final_of(source: Source, last: Source, content: dict[str, Any]) -> bool:
+    """Whether a snapshot, by its name, holds the final weights of the run whose last training state is `last`.
+
+    Args:
+        content: what `source` holds.
+    """
+    path, state = Path(source.name), Path(last.name)
+    is_pair = path.parent == state.parent and state.suffix == ".tar" and "epoch" not in content
+    return is_pair and source.epoch is not None and source.epoch == last.epoch
 
 
 # ---- the measurement and what is made of it ----

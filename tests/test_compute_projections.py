@@ -247,6 +247,22 @@ def test_distance_from_another_initialization_is_warned_about(capsys):
     assert "trained from" not in capsys.readouterr().err
 
 
+def test_final_weights_that_another_run_left_are_warned_about(capsys):
+    trained = (*MINI, "--seed", 1, "--subsample-classes", 2, "--snapshot-every", 1, "--epochs", 2)
+    assert run_main(train, *trained) == 0
+    folder = Path("models/fashion_mnist_mini_2/lenet/1")
+    measured = (*MINI, "--load-from", folder)
+    assert run(*measured) == 0
+    assert "warning" not in capsys.readouterr().err
+    (folder / "lenet_1.tar").unlink()
+    more = ("--epochs", 3, "--lr", 0.02, "--override", "--resume-from", folder / "lenet_0.tar")
+    assert run_main(train, *trained, *more) == 0
+    capsys.readouterr()
+    assert run(*measured) == 0
+    told = f"{folder / 'lenet_2.pt'} holds other weights than {folder / 'lenet_1.tar'}, after as many epochs"
+    assert f"warning: {told}\n" in capsys.readouterr().err
+
+
 def test_bare_weights_beside_training_states_are_of_their_run(capsys):
     """Their noise, seed and dataset, wherever the folder lies, and who trained them."""
     here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
