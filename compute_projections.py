@@ -16,6 +16,7 @@ Only the weights that are measured are read from a snapshot: the optimizer's sta
 
 import argparse
 import functools
+import logging
 import math
 import os
 import sys
@@ -113,6 +114,30 @@ class Source(NamedTuple):
     result: Path  #: the file its results go to
 
 
+class Initialization(NamedTuple):
+    """What each layer's distance is measured from."""
+
+    weights: dict[str, Tensor]  #: by layer, on the device
+    fingerprint: str | None  #: of all of its weights; None: not known
+    structure: dict[str, Tensor]  #: all parameters by name, without values
+    warnings: list[str]
+
+
+class Doubts(NamedTuple):
+    """What to warn about in the end, by its kind: of each the first is told, and how many there are."""
+
+    unchecked: list[str]
+    leftover: list[str]
+    otherwise_initialized: list[str]
+    replaced: list[str]
+
+    def tell(self, log: logging.Logger) -> None:
+        for warnings in (list(dict.fromkeys(kind)) for kind in self):
+            if warnings:
+                more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+                log.warning(f"{warnings[0]}{more}")
+
+
 @exit_status
 def main(argv=None) -> int:
     args = parse_arguments(argv)
@@ -123,7 +148,11 @@ def main(argv=None) -> int:
     check_arguments(args)
     device = devices.choose(args.cuda)
     devices.take(device)
+    return run(args, device)
 
+
+def run(args: argparse.Namespace, device: torch.device) -> int:
+    """Find what is to be measured; then measure one after the other, and write the results of each at once."""
     spec = data.info(args.dataset)
     network = structure(args.arch, args.subsample_classes or spec.num_classes, spec.in_channels, spec.image_size)
     layers = models.layers(network, args.with_linear)
@@ -131,38 +160,26 @@ def main(argv=None) -> int:
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers to measure: add --with-linear")
     wanted = {f"{layer.name}.weight" for layer in layers}.__contains__
-
-    def weights_by_layer(content: dict[str, Any]) -> dict[str, Tensor]:
-        return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
-
-    initial, initial_fingerprint, initial_structure, unchecked = None, None, None, []
     beside = functools.cache(lambda folder: snapshots.run_in(folder, args.arch).get("config", {}))
-    if args.init_from is not None:
-        content, _ = inspect(args.init_from, args, beside, wanted, of_this_run=False)
-        unchecked = snapshots.without_checksums(args.init_from, content)
-        snapshots.check_finite(args.init_from, content["model_state_dict"])
-        initial_structure = content["structure"]
-        with memory_for("the initialization"):
-            initial = weights_by_layer(content)
-            initial_fingerprint = snapshots.initial_fingerprint(args.init_from, content)
+    initial = read_initialization(args, layers, device, beside, wanted) if args.init_from is not None else None
     random = layers_without_weights(args, layers, spec) if args.pretrained else []
     if args.load_from:
-        sources, damaged = find_snapshots(args, beside, wanted, initial_structure)
+        sources, damaged = find_snapshots(args, beside, wanted, initial)
     else:
         sources, damaged = [new_network(args, random)], []
-        check_initialization(args, initial_structure, network.state_dict(), sources[0].name)
+        check_initialization(args, initial, network.state_dict(), sources[0].name)
     alone = len(sources) + len(damaged) == 1
 
     log = None
-    replaced: list[str] = []
-    otherwise_initialized: list[str] = []
-    leftover: list[str] = []
+    doubts = Doubts([], [], [], [])
+    doubts.unchecked.extend(initial.warnings if initial else [])
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(sources, unit=" snapshots"):
+        series = runs.setdefault(source.result.parent, [])
         try:
             with memory_for(source.name):
                 content = source.read()
-                measured = measure(source.name, weights_by_layer(content), args.normalize, initial)
+                measured = measure(source.name, weights_of(layers, content, device), args.normalize, initial)
         except SnapshotError as error:
             if alone:
                 raise
@@ -170,42 +187,27 @@ def main(argv=None) -> int:
             continue
         state = (snapshots.beside(Path(source.name), content) if args.load_from else None) or content
         results = as_results(measured, layers, args, source, content, state, device)
+        if args.load_from:
+            look_for_doubts(doubts, args, source, content, state, initial, series[-1][0] if series else None)
         differing = differing_options(source.result, results)
         if differing:
-            replaced.append(f"{source.result} held results with other {', '.join(differing)}, which are replaced")
-        if snapshots.was_trained_from_another(initial_fingerprint, state):
-            otherwise_initialized.append(f"{args.init_from} is not what {source.name} was trained from")
+            told = f"{source.result} held results with other {', '.join(differing)}, which are replaced"
+            doubts.replaced.append(told)
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
             log = start_log(args, sources, device)
-        if args.load_from:
-            unchecked += snapshots.without_checksums(Path(source.name), content)
-        run = runs.setdefault(source.result.parent, [])
-        if run and state is content and is_final_of(source, run[-1][0], content):
-            leftover.append(f"{source.name} holds other weights than {run[-1][0].name}, after as many epochs")
-        if run:  # what the figures over epochs need; all projections are kept of the last snapshot only
-            run[-1] = (run[-1][0], without_projections(run[-1][1]))
-        run.append((source, measured))
+        if series:  # what the figures over epochs need; all projections are kept of the last snapshot only
+            series[-1] = (series[-1][0], without_projections(series[-1][1]))
+        series.append((source, measured))
         del content, state
     if log is None:
         raise RunError("; ".join(damaged))
 
-    for run in runs.values():
-        source, measured = run[-1]
-        log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
-        log.info(table(measured))
-        log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {source.result.parent}'}")
-    if args.plots is not None:
-        for run in runs.values():
-            for figure in draw(run, args):
-                log.info(f"figure: {figure}")
+    report(log, args, [series for series in runs.values() if series])
     if random:
         told = f"with random weights of seed {results['init_seed']}, not ImageNet's"
         log.warning(f"for these images or classes there are new layers, {told}: {', '.join(random)}")
-    for warnings in (list(dict.fromkeys(unchecked)), leftover, otherwise_initialized, replaced):
-        if warnings:
-            more = f" (and so on for {len(warnings) - 1} more)" if len(warnings) > 1 else ""
-            log.warning(f"{warnings[0]}{more}")
+    doubts.tell(log)
     for problem in damaged:
         log.error(problem)
     close_log(log)
@@ -267,15 +269,32 @@ def new_network(args, random: list[str]) -> Source:
     )
 
 
-def check_initialization(
-    args, initial_structure: dict[str, Tensor] | None, expected: dict[str, Tensor], measured: str
-) -> None:
+def read_initialization(
+    args,
+    layers: list[models.Layer],
+    device: torch.device,
+    beside: Callable[[Path], dict[str, Any]],
+    wanted: Callable[[str], bool],
+) -> Initialization:
+    """What --init-from holds; `beside` and `wanted` are as for `inspect`."""
+    content, _ = inspect(args.init_from, args, beside, wanted, of_this_run=False)
+    snapshots.check_finite(args.init_from, content["model_state_dict"])
+    with memory_for("the initialization"):
+        return Initialization(
+            weights_of(layers, content, device),
+            snapshots.initial_fingerprint(args.init_from, content),
+            content["structure"],
+            snapshots.without_checksums(args.init_from, content),
+        )
+
+
+def check_initialization(args, initial: Initialization | None, expected: dict[str, Tensor], measured: str) -> None:
     """Raise UsageError where --init-from is not of the network that is measured, whose structure is expected."""
-    if initial_structure is None:
+    if initial is None:
         return
     theirs, ours = (
         {name: one for name, one in weights.items() if not name.endswith("num_batches_tracked")}
-        for weights in (initial_structure, expected)
+        for weights in (initial.structure, expected)
     )
     differing = snapshots.describe_difference(ours, theirs)
     if differing:
@@ -286,13 +305,13 @@ def find_snapshots(
     args,
     beside: Callable[[Path], dict[str, Any]],
     wanted: Callable[[str], bool],
-    initial_structure: dict[str, Tensor] | None,
+    initial: Initialization | None,
 ) -> tuple[list[Source], list[str]]:
     """The snapshots of --load-from in order of training, and what is wrong with the damaged ones among them.
 
     Args:
         beside, wanted: as for `inspect`.
-        initial_structure: of the initialization, where one is given.
+        initial: where one is given: it must be of the same network.
 
     Raises:
         UsageError: a snapshot belongs to another network or contradicts the options, or results of two would go to
@@ -316,7 +335,7 @@ def find_snapshots(
                 raise
             damaged.append(str(error))
             continue
-        check_initialization(args, initial_structure, content["structure"], str(path))
+        check_initialization(args, initial, content["structure"], str(path))
         kept = args.subsample_classes or content["config"].get("subsample_classes") or 0
         noise = noise_of_snapshot(path, content["config"])
         source = Source(
@@ -415,25 +434,48 @@ def said_by_options(args) -> str:
     return "--subsample-classes" if args.subsample_classes else f"--dataset {args.dataset}"
 
 
-def is_final_of(source: Source, last: Source, content: dict[str, Any]) -> bool:
-    """Whether a snapshot, by its name, holds the final weights of the run whose last training state is `last`.
-
-    Args:
-        content: what `source` holds.
-    """
-    path, state = Path(source.name), Path(last.name)
-    is_pair = path.parent == state.parent and state.suffix == ".tar" and "epoch" not in content
-    return is_pair and source.epoch is not None and source.epoch == last.epoch
-
-
 # ---- the measurement and what is made of it ----
 
 
-def measure(name: str, weights: dict[str, Tensor], normalize: bool, initial: dict[str, Tensor] | None):
+def weights_of(layers: list[models.Layer], content: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """The weights of each layer in what `snapshots.load` gives, by the layer's name, on the device."""
+    return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
+
+
+def measure(
+    name: str, weights: dict[str, Tensor], normalize: bool, initial: Initialization | None
+) -> dict[str, dict]:
     try:
-        return projections.measure(weights, normalize, initial)
+        return projections.measure(weights, normalize, initial.weights if initial else None)
     except ValueError as error:
         raise SnapshotError(f"{name} cannot be measured: {error}") from None
+
+
+def look_for_doubts(
+    doubts: Doubts,
+    args: argparse.Namespace,
+    source: Source,
+    content: dict[str, Any],
+    state: dict[str, Any],
+    initial: Initialization | None,
+    last: Source | None,
+) -> None:
+    """Add what may be wrong with a snapshot: no checksums, not of the run of the others, or not of `initial`.
+
+    Args:
+        content, state: as for `as_results`.
+        last: the snapshot that was measured before it.
+    """
+    path = Path(source.name)
+    doubts.unchecked.extend(snapshots.without_checksums(path, content))
+    if initial is not None and snapshots.was_trained_from_another(initial.fingerprint, state):
+        doubts.otherwise_initialized.append(f"{args.init_from} is not what {source.name} was trained from")
+    if last is None or state is not content or "epoch" in content:
+        return
+    # Final weights of which the training state beside them was not found to hold the same.
+    of_one_epoch = source.epoch is not None and source.epoch == last.epoch
+    if of_one_epoch and Path(last.name).suffix == ".tar" and Path(last.name).parent == path.parent:
+        doubts.leftover.append(f"{source.name} holds other weights than {last.name}, after as many epochs")
 
 
 def as_results(
@@ -489,6 +531,19 @@ def start_log(args, sources: list[Source], device: torch.device):
     for classes, count in Counter(source.classes for source in sources).items():
         log.info(f"classes: {classes}" + (f" for {count} snapshots" if count > 1 else ""))
     return log
+
+
+def report(log: logging.Logger, args: argparse.Namespace, runs: list[list[tuple[Source, dict]]]) -> None:
+    """Say what the last snapshot of each run comes to, and draw the figures that were asked for."""
+    for run in runs:
+        source, measured = run[-1]
+        log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
+        log.info(table(measured))
+        log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {source.result.parent}'}")
+    if args.plots is not None:
+        for run in runs:
+            for figure in draw(run, args):
+                log.info(f"figure: {figure}")
 
 
 def table(measured: dict[str, dict]) -> str:
