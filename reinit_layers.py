@@ -14,10 +14,12 @@ Results go to <results>/<dataset>/[<noise>/]<arch>/[<seed>/]reinit_<snapshot>.js
 """
 
 import argparse
+import functools
 import math
 import os
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,10 +92,20 @@ class Initialization(NamedTuple):
     epoch: int | None  #: epochs trained; None for a fresh random initialization
     source: str  #: in messages
     weights: dict[str, Tensor]  #: by parameter name
+    seed: int | None = None  #: of a random one
 
     @property
     def row(self) -> str:
         return RAND if self.epoch is None else str(self.epoch)
+
+
+class Trained(NamedTuple):
+    """The trained network's snapshot, and what is known of its training."""
+
+    snapshot: dict[str, Any]  #: as `snapshots.load` gives it
+    recorded: dict[str, Any]  #: by it, or by the training state beside it, whose `path` it has
+    config: dict[str, Any]  #: how it was trained, and how images are prepared; empty: not recorded
+    warnings: list[str]
 
 
 @exit_status
@@ -120,59 +132,21 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         what = "it is a folder, not a snapshot" if os.path.isdir(args.load_from) else "there is no such file"
         raise UsageError(f"--load-from {args.load_from}: {what}")
     paths = read_list(args.inits_from) if args.inits_from is not None else []
-    snapshot = snapshots.load(args.load_from)
-    recorded = snapshots.run_of_bare_weights(args.load_from, snapshot, args.arch)
-    recorded = recorded or {**snapshot, "path": args.load_from}
-    config = recorded.get("config") or {}
-    guessed = []
-    if "guessed" in recorded:  # then what is given says better how its images were prepared
-        guessed.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
-        config = {**config, **{name: getattr(args, name) for name in OF_IMAGES if name in args.given}}
-        if args.given & {"subsample_classes", "class_sample_seed"}:
-            recorded.pop("class_names", None)
-    adopt(args, config)
-    warnings = guessed + check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
-    if not args.subsample_classes:
-        args.class_sample_seed = None  # results record what had an effect
-    for name in ("amp", "tf32"):
-        if config and config.get(name, False) != getattr(args, name):
-            trained, measured = ("with", "without") if config.get(name) else ("without", "with")
-            warnings.append(f"{args.load_from} was trained {trained} --{name} and is measured {measured}")
-    if not config:
-        warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
-
-    test_set = load_test_set(args, config, device)
-    snapshots.check_class_names(args.load_from, recorded, test_set.class_names)
-
-    def build() -> nn.Module:
-        return models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
-
-    # With its initialization, as in training: it may hold more than what is in a snapshot.
-    torch.manual_seed(config.get("seed", args.seed) or 0)
-    net = build()
-    snapshots.load_weights(net, snapshot["model_state_dict"], args.load_from, args.arch)
-    layers = models.layers(net, args.with_linear)
-    models.check_own_weights(layers)
-    if not layers:
-        raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
-    with memory_for("the network"):
-        net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
-
+    trained = read_trained(args)
+    test_set = load_test_set(args, trained.config, device)
+    snapshots.check_class_names(args.load_from, trained.recorded, test_set.class_names)
+    build = functools.partial(
+        models.build, args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size
+    )
+    net, layers = load_network(args, trained, build, device)
     reinit.check_segments(net, (2, test_set.in_channels, *test_set.image_size))
-    initializations, doubts = read_initializations(paths, args, net, layers, recorded)
-    warnings += doubts
+    initializations, doubts = read_initializations(paths, args, net, layers, trained.recorded)
     if distributed.WORLD_SIZE > 1:
-        check_the_same_on_all_ranks(args, net, initializations, test_set, config)
-    rand_seed = None
+        check_the_same_on_all_ranks(args, net, initializations, test_set, trained.config)
     if args.rand:
-        trained_with = args.seed if args.seed is not None else config.get("seed")
-        if trained_with is None:
-            trained_with = distributed.from_main(seeds.draw)
-        rand_seed = seeds.derive(trained_with, "reinitialization")
-        torch.manual_seed(rand_seed)
-        initializations.append(Initialization(None, f"random weights of seed {rand_seed}", build().state_dict()))
+        initializations.append(random_initialization(args, trained.config, build))
 
-    noise = noise_of_snapshot(args.load_from, config)
+    noise = noise_of_snapshot(args.load_from, trained.config)
     results_folder, plots_folder, log_folder = (
         run_folder(base, args.dataset, args.arch, args.seed, args.subsample_classes, noise)
         for base in (args.results, args.plots, "./log")
@@ -180,50 +154,94 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     for folder_of_files in (results_folder, plots_folder):  # which are written when hours have gone into them
         make_writable(folder_of_files)
     log, log_path = open_log(log_folder, args.log)
-    announce(log, args, recorded, test_set, initializations, device, log_path)
-    for warning in dict.fromkeys(warnings + test_set.notes):
+    announce(log, args, trained.recorded, test_set, initializations, device, log_path)
+    for warning in dict.fromkeys(trained.warnings + doubts + test_set.notes):
         log.warning(warning)
 
-    names = [layer.name for layer in layers]
-    replacements = [
-        reinit.Replacement(name, layer_parameters(initialization.weights, name))
-        for initialization in initializations
-        for name in names
-    ]
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
+    replacements = [
+        reinit.Replacement(layer.name, layer_parameters(initialization.weights, layer.name))
+        for initialization in initializations
+        for layer in layers
+    ]
     batches = progress(test_set.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
         measured = reinit.accuracies(net, replacements, batches, log.info, args.amp)
     if distributed.RANK > 0:
         return DONE
-    in_turn = iter(measured.replaced)
-    rows = {initialization.row: [next(in_turn) for _ in names] for initialization in initializations}
-    results = as_results(args, snapshot, measured, rows, bias, rand_seed)
-    results["initializations"] = {one.row: snapshots.fingerprint(one.weights) for one in initializations}
-    results["provenance"] = provenance("reinit_layers.py", args, device)
-    if "provenance" in recorded:
-        results["trained_by"] = recorded["provenance"]
+    results = as_results(args, trained, initializations, measured, bias, device)
     stem = snapshots.result_stem(args.load_from)
     path = results_folder / f"reinit_{stem}.json"
     differing = differing_options(path, results)
     write_json(results, path)
     log.info(report(results))
-    chance = 100 / test_set.num_classes
-    if measured.top1 / 2 < chance:
-        log.warning(
-            f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %): even a layer that is "
-            "needed may not be critical"
-        )
-    for row, values in rows.items():
-        broken = [name for name, top1 in zip(names, values, strict=True) if top1 is None]
-        if broken:
-            log.warning(f"reset to {row} the outputs are not finite, and have no accuracy: {', '.join(broken)}")
+    for warning in warnings_of(results, test_set.num_classes):
+        log.warning(warning)
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
     for figure in draw(results, args, plots_folder, stem):
         log.info(f"figure: {figure}")
     return DONE
+
+
+def read_trained(args: argparse.Namespace) -> Trained:
+    """Read the trained network's snapshot, and let the options that it records be those of its training.
+
+    Raises:
+        SnapshotError: it is damaged, or what it says is not what an option can be.
+        UsageError: an option contradicts it, or another one.
+    """
+    snapshot = snapshots.load(args.load_from)
+    recorded = snapshots.run_of_bare_weights(args.load_from, snapshot, args.arch)
+    recorded = recorded or {**snapshot, "path": args.load_from}
+    config = recorded.get("config") or {}
+    warnings = []
+    if "guessed" in recorded:  # then what is given says better how its images were prepared
+        warnings.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
+        config = {**config, **{name: getattr(args, name) for name in OF_IMAGES if name in args.given}}
+        if args.given & {"subsample_classes", "class_sample_seed"}:
+            recorded.pop("class_names", None)
+    adopt(args, config)
+    warnings += check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
+    if not args.subsample_classes:
+        args.class_sample_seed = None  # results record what had an effect
+    for name in ("amp", "tf32"):
+        if config and config.get(name, False) != getattr(args, name):
+            before, now = ("with", "without") if config.get(name) else ("without", "with")
+            warnings.append(f"{args.load_from} was trained {before} --{name} and is measured {now}")
+    if not config:
+        warnings.append(f"{args.load_from} does not say how its images were prepared: taken as normalized")
+    return Trained(snapshot, recorded, config, warnings)
+
+
+def load_network(
+    args: argparse.Namespace, trained: Trained, build: Callable[[], nn.Module], device: torch.device
+) -> tuple[nn.Module, list[models.Layer]]:
+    """The trained network, on the device, and those of its layers that are to be reset."""
+    # With its initialization, as in training: it may hold more than what is in a snapshot.
+    torch.manual_seed(trained.config.get("seed", args.seed) or 0)
+    net = build()
+    snapshots.load_weights(net, trained.snapshot["model_state_dict"], args.load_from, args.arch)
+    layers = models.layers(net, args.with_linear)
+    models.check_own_weights(layers)
+    if not layers:
+        raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
+    with memory_for("the network"):
+        net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
+    return net, layers
+
+
+def random_initialization(
+    args: argparse.Namespace, config: dict[str, Any], build: Callable[[], nn.Module]
+) -> Initialization:
+    """Fresh random weights, of a seed derived from that of the training, or from a drawn one."""
+    trained_with = args.seed if args.seed is not None else config.get("seed")
+    if trained_with is None:
+        trained_with = distributed.from_main(seeds.draw)
+    derived = seeds.derive(trained_with, "reinitialization")
+    torch.manual_seed(derived)
+    return Initialization(None, f"random weights of seed {derived}", build().state_dict(), derived)
 
 
 def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> data.TestSet:
@@ -346,7 +364,6 @@ def read_initializations(
     """
     wanted = {f"{layer.name}.{name}" for layer in layers for name in ("weight", "bias")}
     expected = net.state_dict()
-    config = trained.get("config") or {}
     found: dict[int, Initialization] = {}
     warnings = []
     for path in paths:
@@ -359,28 +376,8 @@ def read_initializations(
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
         snapshots.check_finite(path, content["model_state_dict"])
-        state = content if content.get("config") else snapshots.beside(path, content)
-        other_run = ""
-        if config and state.get("config"):
-            ignore = {"seed_given", "overridden"}
-            overridden = config.get("overridden") or state["config"].get("overridden")
-            same_start = trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None
-            if overridden and same_start:
-                ignore |= {*HYPERPARAMETERS, "batch_size"}  # of one run: --override replaces them on the way
-            other_run = difference(config, state["config"], ignore)
+        warnings += doubts_about(path, content, trained, args)
         epoch = snapshots.epochs_trained(path, content)
-        initial = None  # as far as it tells what its run was trained from
-        if "epoch" in content or (epoch is not None and epoch <= 0):
-            initial = snapshots.initial_fingerprint(path, content)
-        if other_run:
-            warnings.append(f"{path} is of another run than the trained network: {other_run}")
-        elif snapshots.was_trained_from_another(initial, trained):
-            what = (
-                "of a run that started from other weights than"
-                if "epoch" in content
-                else "not the initialization of"
-            )
-            warnings.append(f"{path} is {what} {args.load_from}")
         if epoch is None:
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")
         initialization = Initialization(epoch, str(path), content["model_state_dict"])
@@ -391,6 +388,39 @@ def read_initializations(
         if other is not initialization and differ:
             raise UsageError(f"{other.source} and {path} are different weights, both after epoch {epoch}")
     return [found[epoch] for epoch in sorted(found)], warnings
+
+
+def doubts_about(
+    path: Path, content: dict[str, Any], trained: dict[str, Any], args: argparse.Namespace
+) -> list[str]:
+    """What says that a snapshot is of another run than the trained network, as far as the two tell.
+
+    Args:
+        path, content: the snapshot, as `snapshots.load` gives it.
+        trained: what the trained network's training state records.
+
+    Raises:
+        SnapshotError: it is damaged.
+    """
+    config = trained.get("config") or {}
+    state = content if content.get("config") else snapshots.beside(path, content)
+    if config and state.get("config"):
+        ignore = {"seed_given", "overridden"}
+        overridden = config.get("overridden") or state["config"].get("overridden")
+        same_start = trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None
+        if overridden and same_start:
+            ignore |= {*HYPERPARAMETERS, "batch_size"}  # of one run: --override replaces them on the way
+        other_run = difference(config, state["config"], ignore)
+        if other_run:
+            return [f"{path} is of another run than the trained network: {other_run}"]
+    epoch = snapshots.epochs_trained(path, content)
+    if "epoch" not in content and (epoch is None or epoch > 0):
+        return []  # it does not tell what its run was trained from
+    if not snapshots.was_trained_from_another(snapshots.initial_fingerprint(path, content), trained):
+        return []
+    if "epoch" in content:
+        return [f"{path} is of a run that started from other weights than {args.load_from}"]
+    return [f"{path} is not the initialization of {args.load_from}"]
 
 
 def announce(log, args, recorded, test_set: data.TestSet, initializations, device, log_path: Path) -> None:
@@ -411,10 +441,24 @@ def announce(log, args, recorded, test_set: data.TestSet, initializations, devic
     log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
 
 
-def as_results(args, snapshot, measured: reinit.Accuracies, rows, bias, rand_seed: int | None) -> dict[str, Any]:
-    """What is written as JSON: accuracies, relative drops, the bias of the layers and its rank correlation."""
+def as_results(
+    args: argparse.Namespace,
+    trained: Trained,
+    initializations: list[Initialization],
+    measured: reinit.Accuracies,
+    bias: dict[str, dict],
+    device: torch.device,
+) -> dict[str, Any]:
+    """What is written as JSON: accuracies, relative drops, the bias of the layers and its rank correlation.
+
+    Args:
+        measured: of each initialization in turn each layer.
+        bias: of each layer, as `projections.measure` gives it.
+    """
+    in_turn = iter(measured.replaced)
+    rows = {initialization.row: [next(in_turn) for _ in bias] for initialization in initializations}
     drops = {row: reinit.relative_drops(measured.top1, accuracies) for row, accuracies in rows.items()}
-    epoch = snapshots.epochs_trained(args.load_from, snapshot)
+    epoch = snapshots.epochs_trained(args.load_from, trained.snapshot)
     results: dict[str, Any] = {
         "init_from_epoch": rows,
         "arch": args.arch,
@@ -438,9 +482,32 @@ def as_results(args, snapshot, measured: reinit.Accuracies, rows, bias, rand_see
         results["seed"] = str(args.seed)
     if args.subsample_classes:
         results["subsample_classes"] = args.subsample_classes
-    if rand_seed is not None:
-        results["rand_seed"] = rand_seed
+    for initialization in initializations:
+        if initialization.seed is not None:
+            results["rand_seed"] = initialization.seed
+    results["initializations"] = {one.row: snapshots.fingerprint(one.weights) for one in initializations}
+    results["provenance"] = provenance("reinit_layers.py", args, device)
+    if "provenance" in trained.recorded:
+        results["trained_by"] = trained.recorded["provenance"]
     return results
+
+
+def warnings_of(results: dict[str, Any], num_classes: int) -> list[str]:
+    """What to mind when results are read."""
+    warnings = []
+    top1, chance = results["top1_test"], 100 / num_classes
+    if top1 / 2 < chance:
+        warnings.append(
+            f"half of {top1:.2f} % is less than guessing gives ({chance:.2f} %): even a layer that is needed may "
+            "not be critical"
+        )
+    for row, values in results["init_from_epoch"].items():
+        broken = [name for name, top1 in zip(results["layers"], values, strict=True) if top1 is None]
+        if broken:
+            warnings.append(
+                f"reset to {row} the outputs are not finite, and have no accuracy: {', '.join(broken)}"
+            )
+    return warnings
 
 
 def report(results: dict[str, Any]) -> str:
