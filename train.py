@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -531,106 +532,153 @@ def train(
 
     `done_before`: epochs that earlier processes of this run have logged.
     """
-    is_main = distributed.RANK == 0  # the rank that writes files
     if start.snapshot is None:
-        if is_main:
+        if distributed.RANK == 0:
             snapshots.save(snapshots.bare_weights(net), files.initial)
         log.info(f"initial weights: {files.initial}")
         if args.epochs == 0:
             return DONE
     if dataset.val is None:
         log.info("there is no validation split: the test set is used to watch training")
-    log.info(f"TensorBoard: {files.board_folder}")
-
-    of_run = describe_run(args, net, dataset, start)
+    recorded = describe_run(args, net, dataset, start)
     step = make_step(net, optimizer, args.compile)
-    new = start.snapshot is None and args.resume_from is None
-    if new and any(files.board_folder.glob("events.out.tfevents.*")):
-        log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
-    known = start.snapshot or {}
-    previous_top1 = known.get("top1_acc")
-    first_step = known.get("tensorboard_step", start.first_epoch) + 1 if known else 0
-    final = None  # the evaluation on the test set after the last epoch
-
-    def save(epoch: int, curves: dict[str, float], watched: Evaluation | None = None) -> None:
-        if is_main:
-            state = {**training_state(of_run, epoch, net, optimizer, schedule, curves), "unmeasured": curves}
-            if watched is not None:
-                state = with_accuracies(state, watched)
-            snapshots.save(state, files.training_state(epoch))
-
-    def measure(epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation | None:
-        """The evaluation after an epoch, of which a snapshot may be written already; None: the run stops there."""
-        nonlocal final, previous_top1
+    with open_board(args, files, start, recorded["config"], log) as board:
+        kept = Kept(args, net, optimizer, schedule, dataset, files, start, recorded, board, log)
         try:
-            watched, final = measure_epoch(args, epoch, net, dataset, board, curves, log)
-        except NotFiniteError as error:
-            if is_main and snapshot is not None:
-                snapshot.unlink()
-                raise NotFiniteError(f"{error}; {snapshot} is removed") from None
-            raise
-        if watches_for_plateaus(epoch, args) and watched.top1 == previous_top1:
-            log.error(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
-            return None
-        previous_top1 = watched.top1
-        return watched
-
-    with (Board if is_main else NoBoard)(files.board_folder, first_step, of_run["config"], FINAL_METRICS) as board:
-        if start.snapshot is None:
-            watch_bias(board, 0, net)
-        if "unmeasured" in known:  # the run ended while it was evaluated
-            epoch = start.first_epoch - 1
-            log.info(f"epoch {epoch} was trained, and is measured now")
-            ours = start.path.resolve() == files.training_state(epoch).resolve()
-            watched = measure(epoch, known["unmeasured"], start.path if ours else None)
-            if watched is None:
-                return PLATEAU
-            if is_main and ours:
-                snapshots.save(with_accuracies(snapshots.load(start.path), watched), start.path)
-        for epoch in range(start.first_epoch, args.epochs):
-            stream = [epoch] if is_main else [epoch, distributed.RANK]
-            torch.manual_seed(seeds.derive(args.seed, "dropout", *stream))
-            dataset.train.epoch = epoch
-            lr = optimizer.param_groups[0]["lr"]
-            if not lr <= LARGEST:
-                raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
-            began = time.perf_counter()
-            loss, accuracy = train_epoch(step, net, dataset.train, epoch)
-            seconds = time.perf_counter() - began
-            if schedule is not None:
-                schedule.step()
-            rate = dataset.train.num_images / seconds
-            again = ", again" if epoch in done_before else ""
-            log.info(
-                f"epoch {epoch} ({epoch + 1}/{args.epochs}){again}: loss {loss:.4f}, accuracy {accuracy:.2f} %, "
-                f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
-            )
-            curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-            snapshot_is_due, saved = is_snapshot_epoch(epoch, args), None
-            if snapshot_is_due:
-                check_weights(net, epoch)
-            if snapshot_is_due and not watches_for_plateaus(epoch, args):  # of a plateau there is no snapshot
-                # Whatever ends the evaluation, on whichever rank, the epoch need not be trained again.
-                distributed.from_main(functools.partial(save, epoch, curves))
-                saved = files.training_state(epoch)
-            if snapshot_is_due or watches_for_plateaus(epoch, args):
-                watched = measure(epoch, curves, saved)
-                if watched is None:
-                    return PLATEAU
-            else:
-                board.add(epoch + 1, curves)
-            if snapshot_is_due:
-                save(epoch, curves, watched)
-                log.info(f"  snapshot: {files.training_state(epoch)}")
-
-        if final is None:  # there was no epoch left to train
-            final = evaluate(net, dataset.test, "test set")
-        log.info(f"test set: {final}")
+            kept.begin()
+            for epoch in range(start.first_epoch, args.epochs):
+                stream = [epoch] if distributed.RANK == 0 else [epoch, distributed.RANK]
+                torch.manual_seed(seeds.derive(args.seed, "dropout", *stream))
+                dataset.train.epoch = epoch
+                lr = optimizer.param_groups[0]["lr"]
+                if not lr <= LARGEST:
+                    raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
+                began = time.perf_counter()
+                loss, accuracy = train_epoch(step, net, dataset.train, epoch)
+                seconds = time.perf_counter() - began
+                if schedule is not None:
+                    schedule.step()
+                rate = dataset.train.num_images / seconds
+                again = ", again" if epoch in done_before else ""
+                log.info(
+                    f"epoch {epoch} ({epoch + 1}/{args.epochs}){again}: loss {loss:.4f}, "
+                    f"accuracy {accuracy:.2f} %, lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
+                )
+                curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
+                kept.add(epoch, curves)
+        except Plateau as plateau:
+            log.error(str(plateau))
+            return PLATEAU
+        # Where there was no epoch left to train it has not been measured.
+        log.info(f"test set: {kept.final or evaluate(net, dataset.test, 'test set')}")
         board.finish()
-    if is_main:
+    if distributed.RANK == 0:
         snapshots.save(snapshots.bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE
+
+
+class Plateau(Exception):
+    """The accuracy has not changed in an epoch that is watched for that (--kill-plateaus); the message says so."""
+
+
+class Kept:
+    """What a training run leaves behind of each epoch: a snapshot where one is due, its accuracies, its curves."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler | None,
+        dataset: data.Dataset,
+        files: RunFiles,
+        start: resume.Start,
+        recorded: dict[str, Any],
+        board: Board,
+        log: logging.Logger,
+    ):
+        """`recorded`: what `describe_run` gives."""
+        self.args, self.net, self.optimizer, self.schedule, self.dataset = args, net, optimizer, schedule, dataset
+        self.files, self.start, self.recorded, self.board, self.log = files, start, recorded, board, log
+        self.previous_top1 = (start.snapshot or {}).get("top1_acc")
+        self.final: Evaluation | None = None  #: on the test set, after the last epoch
+
+    def begin(self) -> None:
+        """What is left to do of the epoch before the first one: of the initialization, or of the snapshot's.
+
+        Raises:
+            Plateau, NotFiniteError: as `add`.
+        """
+        if self.start.snapshot is None:
+            watch_bias(self.board, 0, self.net)
+        elif "unmeasured" in self.start.snapshot:  # the run ended while it was evaluated
+            epoch = self.start.first_epoch - 1
+            self.log.info(f"epoch {epoch} was trained, and is measured now")
+            path = self.start.path
+            ours = path.resolve() == self.files.training_state(epoch).resolve()
+            watched = self._measure(epoch, self.start.snapshot["unmeasured"], path if ours else None)
+            if distributed.RANK == 0 and ours:
+                snapshots.save(with_accuracies(snapshots.load(path), watched), path)
+
+    def add(self, epoch: int, curves: dict[str, float]) -> None:
+        """Evaluate and write what is due after an epoch, of whose training the curves are.
+
+        Raises:
+            Plateau: the run is to stop here.
+            NotFiniteError: the weights or the outputs are not finite; no snapshot of the epoch is left.
+        """
+        snapshot_is_due = is_snapshot_epoch(epoch, self.args)
+        watched_for_plateau = watches_for_plateaus(epoch, self.args)
+        path = self.files.training_state(epoch)
+        if snapshot_is_due:
+            check_weights(self.net, epoch)
+        if snapshot_is_due and not watched_for_plateau:  # of a plateau there is no snapshot
+            # Whatever ends the evaluation, on whichever rank, the epoch need not be trained again.
+            distributed.from_main(lambda: snapshots.save(self._state(epoch, curves), path))
+        if snapshot_is_due or watched_for_plateau:
+            watched = self._measure(epoch, curves, None if watched_for_plateau else path)
+        else:
+            self.board.add(epoch + 1, curves)
+        if snapshot_is_due:
+            if distributed.RANK == 0:
+                snapshots.save(with_accuracies(self._state(epoch, curves), watched), path)
+            self.log.info(f"  snapshot: {path}")
+
+    def _state(self, epoch: int, curves: dict[str, float]) -> dict[str, Any]:
+        state = training_state(self.recorded, epoch, self.net, self.optimizer, self.schedule, curves)
+        return {**state, "unmeasured": curves}
+
+    def _measure(self, epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation:
+        """The evaluation after an epoch, of which a snapshot may be written already."""
+        try:
+            watched, self.final = measure_epoch(
+                self.args, epoch, self.net, self.dataset, self.board, curves, self.log
+            )
+        except NotFiniteError as error:
+            if distributed.RANK == 0 and snapshot is not None:
+                snapshot.unlink()
+                raise NotFiniteError(f"{error}; {snapshot} is removed") from None
+            raise
+        if watches_for_plateaus(epoch, self.args) and watched.top1 == self.previous_top1:
+            raise Plateau(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
+        self.previous_top1 = watched.top1
+        return watched
+
+
+def open_board(
+    args: argparse.Namespace, files: RunFiles, start: resume.Start, config: dict[str, Any], log: logging.Logger
+) -> Board | NoBoard:
+    """What TensorBoard shows of the run, from where it starts on."""
+    log.info(f"TensorBoard: {files.board_folder}")
+    new = start.snapshot is None and args.resume_from is None
+    if new and any(files.board_folder.glob("events.out.tfevents.*")):
+        log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
+    first_step = 0
+    if start.snapshot:
+        first_step = start.snapshot.get("tensorboard_step", start.first_epoch) + 1
+    kind = Board if distributed.RANK == 0 else NoBoard
+    return kind(files.board_folder, first_step, config, FINAL_METRICS)
 
 
 def describe_run(args: argparse.Namespace, net: nn.Module, dataset: data.Dataset, start: resume.Start) -> dict:
