@@ -21,7 +21,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,7 +175,6 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     doubts.unchecked.extend(initial.warnings if initial else [])
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(sources, unit=" snapshots"):
-        series = runs.setdefault(source.result.parent, [])
         try:
             with memory_for(source.name):
                 content = source.read()
@@ -188,7 +187,12 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         state = (snapshots.beside(Path(source.name), content) if args.load_from else None) or content
         results = as_results(measured, layers, args, source, content, state, device)
         if args.load_from:
-            look_for_doubts(doubts, args, source, content, state, initial, series[-1][0] if series else None)
+            doubts.unchecked.extend(snapshots.without_checksums(Path(source.name), content))
+        if args.load_from and state is content:  # no training state beside it holds the same
+            doubts.leftover.extend(snapshots.unlike_state_beside(Path(source.name), content))
+        if initial is not None and snapshots.was_trained_from_another(initial.fingerprint, state):
+            told = f"{args.init_from} is not what {source.name} was trained from"
+            doubts.otherwise_initialized.append(told)
         differing = differing_options(source.result, results)
         if differing:
             told = f"{source.result} held results with other {', '.join(differing)}, which are replaced"
@@ -196,6 +200,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         write_json(results, source.result)
         if log is None:  # not before: a file that is wrong, and alone, leaves nothing behind
             log = start_log(args, sources, device)
+        series = runs.setdefault(source.result.parent, [])
         if series:  # what the figures over epochs need; all projections are kept of the last snapshot only
             series[-1] = (series[-1][0], without_projections(series[-1][1]))
         series.append((source, measured))
@@ -203,7 +208,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if log is None:
         raise RunError("; ".join(damaged))
 
-    report(log, args, [series for series in runs.values() if series])
+    report(log, args, runs.values())
     if random:
         told = f"with random weights of seed {results['init_seed']}, not ImageNet's"
         log.warning(f"for these images or classes there are new layers, {told}: {', '.join(random)}")
@@ -451,33 +456,6 @@ def measure(
         raise SnapshotError(f"{name} cannot be measured: {error}") from None
 
 
-def look_for_doubts(
-    doubts: Doubts,
-    args: argparse.Namespace,
-    source: Source,
-    content: dict[str, Any],
-    state: dict[str, Any],
-    initial: Initialization | None,
-    last: Source | None,
-) -> None:
-    """Add what may be wrong with a snapshot: no checksums, not of the run of the others, or not of `initial`.
-
-    Args:
-        content, state: as for `as_results`.
-        last: the snapshot that was measured before it.
-    """
-    path = Path(source.name)
-    doubts.unchecked.extend(snapshots.without_checksums(path, content))
-    if initial is not None and snapshots.was_trained_from_another(initial.fingerprint, state):
-        doubts.otherwise_initialized.append(f"{args.init_from} is not what {source.name} was trained from")
-    if last is None or state is not content or "epoch" in content:
-        return
-    # Final weights of which the training state beside them was not found to hold the same.
-    of_one_epoch = source.epoch is not None and source.epoch == last.epoch
-    if of_one_epoch and Path(last.name).suffix == ".tar" and Path(last.name).parent == path.parent:
-        doubts.leftover.append(f"{source.name} holds other weights than {last.name}, after as many epochs")
-
-
 def as_results(
     measured: dict[str, dict],
     layers: list[models.Layer],
@@ -533,7 +511,7 @@ def start_log(args, sources: list[Source], device: torch.device):
     return log
 
 
-def report(log: logging.Logger, args: argparse.Namespace, runs: list[list[tuple[Source, dict]]]) -> None:
+def report(log: logging.Logger, args: argparse.Namespace, runs: Collection[list[tuple[Source, dict]]]) -> None:
     """Say what the last snapshot of each run comes to, and draw the figures that were asked for."""
     for run in runs:
         source, measured = run[-1]

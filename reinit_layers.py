@@ -103,7 +103,7 @@ class Trained(NamedTuple):
     """The trained network's snapshot, and what is known of its training."""
 
     snapshot: dict[str, Any]  #: as `snapshots.load` gives it
-    recorded: dict[str, Any]  #: by it, or by the training state beside it, whose `path` it has
+    recorded: dict[str, Any]  #: what it records, or the training state beside it; `path` says which file
     config: dict[str, Any]  #: how it was trained, and how images are prepared; empty: not recorded
     warnings: list[str]
 
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     differing = differing_options(path, results)
     write_json(results, path)
     log.info(report(results))
-    for warning in warnings_of(results, test_set.num_classes):
+    for warning in warnings_about(results, test_set.num_classes):
         log.warning(warning)
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
@@ -204,6 +204,7 @@ def read_trained(args: argparse.Namespace) -> Trained:
             recorded.pop("class_names", None)
     adopt(args, config)
     warnings += check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
+    warnings += snapshots.unlike_state_beside(args.load_from, snapshot)
     if not args.subsample_classes:
         args.class_sample_seed = None  # results record what had an effect
     for name in ("amp", "tf32"):
@@ -347,12 +348,12 @@ def read_initializations(
     args: argparse.Namespace,
     net: nn.Module,
     layers: list[models.Layer],
-    trained: dict[str, Any],
+    recorded: dict[str, Any],
 ) -> tuple[list[Initialization], list[str]]:
     """The snapshots that layers are reset to, by epoch; of each only the weights of these layers are read.
 
     Args:
-        trained: what the trained network's training state records.
+        recorded: of the trained network's training.
 
     Returns:
         them, and what to warn about: those that are of another run than the trained network, as far as the two
@@ -376,7 +377,7 @@ def read_initializations(
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {args.arch}: {differing}")
         snapshots.check_finite(path, content["model_state_dict"])
-        warnings += doubts_about(path, content, trained, args)
+        warnings += doubts_about(path, content, recorded, args)
         epoch = snapshots.epochs_trained(path, content)
         if epoch is None:
             raise UsageError(f"{path}: its name does not say after how many epochs (as {args.arch}_3.pt does)")
@@ -391,23 +392,23 @@ def read_initializations(
 
 
 def doubts_about(
-    path: Path, content: dict[str, Any], trained: dict[str, Any], args: argparse.Namespace
+    path: Path, content: dict[str, Any], recorded: dict[str, Any], args: argparse.Namespace
 ) -> list[str]:
     """What says that a snapshot is of another run than the trained network, as far as the two tell.
 
     Args:
         path, content: the snapshot, as `snapshots.load` gives it.
-        trained: what the trained network's training state records.
+        recorded: of the trained network's training.
 
     Raises:
-        SnapshotError: it is damaged.
+        SnapshotError: all of an initialization's weights are read for this, and some are damaged.
     """
-    config = trained.get("config") or {}
+    config = recorded.get("config") or {}
     state = content if content.get("config") else snapshots.beside(path, content)
     if config and state.get("config"):
         ignore = {"seed_given", "overridden"}
         overridden = config.get("overridden") or state["config"].get("overridden")
-        same_start = trained.get("initial_fingerprint") == state.get("initial_fingerprint") is not None
+        same_start = recorded.get("initial_fingerprint") == state.get("initial_fingerprint") is not None
         if overridden and same_start:
             ignore |= {*HYPERPARAMETERS, "batch_size"}  # of one run: --override replaces them on the way
         other_run = difference(config, state["config"], ignore)
@@ -416,7 +417,7 @@ def doubts_about(
     epoch = snapshots.epochs_trained(path, content)
     if "epoch" not in content and (epoch is None or epoch > 0):
         return []  # it does not tell what its run was trained from
-    if not snapshots.was_trained_from_another(snapshots.initial_fingerprint(path, content), trained):
+    if not snapshots.was_trained_from_another(snapshots.initial_fingerprint(path, content), recorded):
         return []
     if "epoch" in content:
         return [f"{path} is of a run that started from other weights than {args.load_from}"]
@@ -492,7 +493,7 @@ def as_results(
     return results
 
 
-def warnings_of(results: dict[str, Any], num_classes: int) -> list[str]:
+def warnings_about(results: dict[str, Any], num_classes: int) -> list[str]:
     """What to mind when results are read."""
     warnings = []
     top1, chance = results["top1_test"], 100 / num_classes

@@ -54,7 +54,7 @@ from utils.options import (
     warn_of,
 )
 from utils.paths import RunFiles
-from utils.program import DONE, PLATEAU, RunError, UsageError, check_signals, exit_status, memory_for
+from utils.program import DONE, PLATEAU, RunError, UsageError, exit_status, memory_for
 from utils.provenance import provenance
 
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
@@ -334,7 +334,6 @@ def train_epoch(step: Step, net: nn.Module, batches, epoch: int) -> tuple[float,
     sizes = [batches.batch_size] * (len(batches) - 1)
     sizes.append(batches.num_images - sum(sizes))
     for index, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
-        check_signals()
         losses[index], correct_here = step(images, labels, sizes[index])
         correct += correct_here
 
@@ -543,9 +542,9 @@ def train(
     recorded = describe_run(args, net, dataset, start)
     step = make_step(net, optimizer, args.compile)
     with open_board(args, files, start, recorded["config"], log) as board:
-        kept = Kept(args, net, optimizer, schedule, dataset, files, start, recorded, board, log)
+        recorder = Recorder(args, net, optimizer, schedule, dataset, files, start, recorded, board, log)
         try:
-            kept.begin()
+            recorder.begin()
             for epoch in range(start.first_epoch, args.epochs):
                 stream = [epoch] if distributed.RANK == 0 else [epoch, distributed.RANK]
                 torch.manual_seed(seeds.derive(args.seed, "dropout", *stream))
@@ -565,12 +564,13 @@ def train(
                     f"accuracy {accuracy:.2f} %, lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
                 )
                 curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-                kept.add(epoch, curves)
+                recorder.add(epoch, curves)
         except Plateau as plateau:
             log.error(str(plateau))
             return PLATEAU
         # Where there was no epoch left to train it has not been measured.
-        log.info(f"test set: {kept.final or evaluate(net, dataset.test, 'test set')}")
+        final = evaluate(net, dataset.test, "test set") if recorder.final is None else recorder.final
+        log.info(f"test set: {final}")
         board.finish()
     if distributed.RANK == 0:
         snapshots.save(snapshots.bare_weights(net), files.final)
@@ -582,7 +582,7 @@ class Plateau(Exception):
     """The accuracy has not changed in an epoch that is watched for that (--kill-plateaus); the message says so."""
 
 
-class Kept:
+class Recorder:
     """What a training run leaves behind of each epoch: a snapshot where one is due, its accuracies, its curves."""
 
     def __init__(

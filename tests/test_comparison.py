@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from programs import ROOT, run_main
+from programs import ROOT, run_main, shell
 from scipy.stats import binom
 
 from experiments import compare
@@ -248,7 +248,9 @@ def test_networks_are_compared():
         blocks = {str(i): {**layer(f"l{i}", 0.75, p_value=p), "zero_filters": i} for i, p in enumerate(p_values)}
         net = {"filters": 24, "zero_filters": 1, "mass": 0.625}
         Path(f"{name}.json").write_text(json.dumps({"0": blocks, "net": net, "arch": name, "epoch": "-1"}))
-    finished = compared("networks", "--title", "Zoo", "--output", "out/zoo", "one.json", "two.json")
+    command = ("experiments/compare.py", "networks", "--title", "Zoo", "--output", "out/zoo")
+    assert shell(*command, "three.json").returncode == 2
+    finished = shell(*command, "one.json", "two.json")
     assert (finished.returncode, finished.stderr) == (0, "")
     table = Path("out/zoo.md").read_text()
     # The second layer has 5 of its 7 live filters on one side, the third 4 of 6.

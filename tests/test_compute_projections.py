@@ -247,20 +247,27 @@ def test_distance_from_another_initialization_is_warned_about(capsys):
     assert "trained from" not in capsys.readouterr().err
 
 
-def test_final_weights_that_another_run_left_are_warned_about(capsys):
-    trained = (*MINI, "--seed", 1, "--subsample-classes", 2, "--snapshot-every", 1, "--epochs", 2)
-    assert run_main(train, *trained) == 0
+def test_final_weights_that_another_run_left_are_warned_about(tmp_path, capsys):
+    trained = (*MINI, "--seed", 1, "--subsample-classes", 2, "--snapshot-every", 1)
+    assert run_main(train, *trained, "--epochs", 2) == 0
     folder = Path("models/fashion_mnist_mini_2/lenet/1")
-    measured = (*MINI, "--load-from", folder)
-    assert run(*measured) == 0
-    assert "warning" not in capsys.readouterr().err
+    shutil.copy(folder / "lenet_2.pt", folder / "lenet_best_2.pt")
+    capsys.readouterr()
+    for given in ([folder], [folder / "lenet_1.tar", folder / "lenet_best_2.pt"]):
+        assert run(*MINI, "--load-from", *given) == 0
+        assert "warning" not in capsys.readouterr().err
+
     (folder / "lenet_1.tar").unlink()
+    shutil.move(folder / "lenet_best_2.pt", "elsewhere_2.pt")
     more = ("--epochs", 3, "--lr", 0.02, "--override", "--resume-from", folder / "lenet_0.tar")
     assert run_main(train, *trained, *more) == 0
-    capsys.readouterr()
-    assert run(*measured) == 0
-    told = f"{folder / 'lenet_2.pt'} holds other weights than {folder / 'lenet_1.tar'}, after as many epochs"
-    assert f"warning: {told}\n" in capsys.readouterr().err
+    last, final = folder / "lenet_1.tar", folder / "lenet_2.pt"
+    for index, given in enumerate(([folder], [final], ["elsewhere_2.pt", last, final])):
+        capsys.readouterr()
+        options = ("--subsample-classes", 2, "--results", tmp_path / f"{index}")
+        assert run(*MINI, *options, "--load-from", *given) == 0
+        told = f"warning: {final} holds other weights than {last}, after as many epochs"
+        assert told in capsys.readouterr().err.splitlines()
 
 
 def test_bare_weights_beside_training_states_are_of_their_run(capsys):

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import ROOT, command, files_below, run_main, same
+from programs import REFERENCE, ROOT, command, files_below, run_main, same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import compute_projections
+import reinit_layers
 import train
 from utils import snapshots
 
@@ -246,22 +249,37 @@ def test_interrupted_at_any_moment_it_says_so_in_one_line_and_cleans_up(
         count("interruptions survived")
 
 
-def test_interrupted_where_python_only_complains_of_it_it_says_so_in_one_line(monkeypatch, capsys):
-    complaints, make_step = [], train.make_step
-    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+def be_interrupted_in_a_callback(function):
+    """The function, before which SIGINT arrives where Python prints what is raised, and goes on: in a callback."""
 
-    def make_step_and_be_interrupted_in_a_callback(*arguments):
-        thing = Run.__new__(Run)
+    def interrupted(*arguments, **options):
+        thing = type("Thing", (), {})()  # whatever a weak reference can be of
         reference = weakref.ref(thing, lambda reference: os.kill(os.getpid(), signal.SIGINT))
         del thing
         assert reference() is None
-        return make_step(*arguments)
+        return function(*arguments, **options)
 
-    monkeypatch.setattr(train, "make_step", make_step_and_be_interrupted_in_a_callback)
-    assert run_main(train, *COMMON, "--subsample-classes", 2, "--epochs", 1) == 130
-    assert capsys.readouterr().err == "train.py: interrupted\n"
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "options"),
+    [
+        (train, "make_step", ["--epochs", 1]),
+        (train, "report_evaluation", ["--evaluate", "--resume-from", "trained"]),
+        (compute_projections, "find_snapshots", ["--load-from", "trained"]),
+        (reinit_layers, "announce", ["--load-from", "trained", "--rand"]),
+    ],
+)
+def test_signal_that_gets_lost_in_a_callback_interrupts_all_the_same(program, name, options, monkeypatch, capsys):
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    shutil.copy(REFERENCE / "lenet_2.tar", "trained")
+    monkeypatch.setattr(program, name, be_interrupted_in_a_callback(getattr(program, name)))
+    assert run_main(program, "--arch", "lenet", "--dataset", "fashion_mnist_mini", *options) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"{program.__name__}.py: interrupted"
     assert complaints == []
-    assert {path.name for path in Path("models").rglob("*.*") if path.is_file()} == {"lenet_init_0.pt"}
+    assert not Path("results").exists() or not files_below(Path("results"))
 
 
 def test_terminated_during_its_imports_it_says_nothing(torture, count):

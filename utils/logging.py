@@ -7,12 +7,14 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
 from utils import distributed
+from utils.signals import check_signals
 
 LOGGER = "hyperplanes"
 
@@ -147,9 +149,13 @@ def last_words(line: str) -> None:
         say(line, sys.stderr)
 
 
-def progress(iterable, **options):
-    """A progress bar on standard error that is there only on a terminal, and goes when it is done."""
+def progress(iterable: Iterable, **options) -> Iterator:
+    """The items, with a progress bar on standard error that is there only on a terminal, and goes when it is done.
+
+    Between two items a signal that got lost is found: see `utils.signals`.
+    """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(
-        iterable, disable=not on_terminal or distributed.RANK > 0, leave=False, dynamic_ncols=True, **options
-    )
+    disable = not on_terminal or distributed.RANK > 0
+    for item in tqdm(iterable, disable=disable, leave=False, dynamic_ncols=True, **options):
+        check_signals()
+        yield item

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from utils import distributed
+from utils.signals import check_signals
 
 
 class NotFiniteError(ArithmeticError):
@@ -58,6 +59,7 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], what: str
     loss_sum = correct = None
     count = 0
     for images, labels in batches:
+        check_signals()
         logits = net(images).float()  # of a network in bfloat16
         batch_loss = functional.cross_entropy(logits, labels, reduction="sum").double()
         batch_correct = count_correct(logits, labels)

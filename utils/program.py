@@ -17,7 +17,7 @@ import torch
 
 import data
 import models
-from utils import distributed
+from utils import distributed, signals
 from utils.devices import DeviceError, is_out_of_gpu_memory
 from utils.distributed import GroupError
 from utils.logging import close_log, first_line, last_words
@@ -36,12 +36,8 @@ class RunError(RuntimeError):
     """The run failed under way, by no fault of the command line; the message is one line."""
 
 
-class Terminated(BaseException):
-    """The process was asked to end by SIGTERM."""
-
-
 #: By the exception of a signal: what is said, and the exit status.
-_ENDED = {KeyboardInterrupt: ("interrupted", INTERRUPTED), Terminated: ("terminated", TERMINATED)}
+_ENDED = {KeyboardInterrupt: ("interrupted", INTERRUPTED), signals.Terminated: ("terminated", TERMINATED)}
 
 
 def exit_status(main: Callable[..., int]) -> Callable[..., int]:
@@ -52,11 +48,11 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         name = Path(sys.modules[main.__module__].__file__).name
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = {}
-        _asked_to_end.clear()
+        signals.forget()
         if in_main_thread:
-            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _end)
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signals.handler)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell has it ignored
-                before[signal.SIGINT] = signal.signal(signal.SIGINT, _end)
+                before[signal.SIGINT] = signal.signal(signal.SIGINT, signals.handler)
         if in_main_thread and distributed.WORLD_SIZE > 1:
             # Python's handlers would have their turn only when waiting for another process is over.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -69,7 +65,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             status = main(argv)
         except BaseException as error:
             # A signal's exception may come out as another one, of which it is the cause.
-            asked = _asked_to_end[0] if _asked_to_end else type(error)
+            asked = signals.asked_to_end() or type(error)
             if asked in _ENDED:
                 _say_no_more()
                 word, status = _ENDED[asked]
@@ -183,18 +179,3 @@ def _out_of_memory(error: Exception) -> str | None:
             f"a data worker was killed, perhaps for want of memory ({str(error).splitlines()[0]}): fewer --workers"
         )
     return None
-
-
-_asked_to_end: list[type[BaseException]] = []  #: by signals, since the program began
-
-
-def _end(number, frame):
-    _say_no_more()  # raised inside a callback of the garbage collector's, it is complained of, and lost
-    _asked_to_end.append(KeyboardInterrupt if number == signal.SIGINT else Terminated)
-    raise _asked_to_end[-1]
-
-
-def check_signals() -> None:
-    """Raise again what a signal has raised, where that got lost: C code and callbacks clear it now and then."""
-    if _asked_to_end:
-        raise _asked_to_end[0]

@@ -206,26 +206,39 @@ def beside(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         content: of it, as `load` gives it.
 
     Returns:
-        the training state as `load` gives it, without weights; nothing where there is none.
+        the training state as `load` gives it, without weights, and its `path`; nothing where there is none.
 
     Raises:
         NewerFormatError: it is of a later version of this program.
     """
+    state, same = _compare_with_state_beside(path, content)
+    return state if same else {}
+
+
+def unlike_state_beside(path: Path, content: dict[str, Any]) -> list[str]:
+    """What to warn about final weights that are not those of the training state beside them.
+
+    They are of another run then, whatever was recorded of this one. Arguments and errors are those of `beside`.
+    """
+    state, same = _compare_with_state_beside(path, content)
+    return [f"{path} holds other weights than {state['path']}, after as many epochs"] if state and not same else []
+
+
+def _compare_with_state_beside(path: Path, content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The training state that by their names belongs to bare weights, and whether it holds the same ones."""
     name = parse_snapshot_name(path)
     if "config" in content or name is None or not name.arch or name.suffix != ".pt":
-        return {}
+        return {}, False
     state_path = path.with_name(f"{name.arch}_{name.number - 1}.tar")
     if name.kind and not state_path.exists():  # a network may be called so
         state_path = path.with_name(f"{name.arch}_{name.kind}_{name.number - 1}.tar")
     try:
         state = load(state_path, content["model_state_dict"].__contains__)
     except SnapshotError:  # it is not there, or of no use
-        return {}
-    weights = state.pop("model_state_dict")
-    if weights.keys() != content["model_state_dict"].keys():
-        return {}
-    same = all(torch.equal(weight, content["model_state_dict"][name]) for name, weight in weights.items())
-    return {**state, "path": state_path} if same else {}
+        return {}, False
+    theirs, ours = state.pop("model_state_dict"), content["model_state_dict"]
+    same = theirs.keys() == ours.keys() and all(torch.equal(weight, ours[name]) for name, weight in theirs.items())
+    return {**state, "path": state_path}, same
 
 
 def run_in(folder: Path, arch: str) -> dict[str, Any]:
