@@ -254,6 +254,16 @@ def two_runs() -> tuple[Path, Path]:
     return Path("models/fashion_mnist_mini/lenet/1"), Path("models/fashion_mnist_mini/lenet/2")
 
 
+def test_final_weights_that_another_run_left_are_warned_about(two_runs, capsys):
+    mine, other = two_runs
+    shutil.copy(other / "lenet_1.pt", mine / "lenet_1.pt")
+    for folder, warned in ((other, False), (mine, True)):
+        capsys.readouterr()
+        assert run(*LENET, "--load-from", folder / "lenet_1.pt", "--rand") == 0
+        told = f"{folder}/lenet_1.pt holds other weights than {folder}/lenet_0.tar, after as many epochs"
+        assert (f"warning: {told}" in capsys.readouterr().err.splitlines()) == warned
+
+
 @pytest.mark.parametrize("trained", ["lenet_0.tar", "lenet_1.pt"])
 def test_bare_initialization_of_another_run_is_warned_about(trained, two_runs, capsys):
     mine, other = two_runs
