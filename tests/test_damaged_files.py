@@ -13,6 +13,7 @@ import pickle
 import random
 import shutil
 import struct
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -268,6 +269,30 @@ def test_file_of_another_program_is_refused(name, count):
     Path("lenet_1.tar").write_bytes(others()[name])
     assert isinstance(load_or_message(Path("lenet_1.tar")), str)
     count("snapshots damaged: refused")
+
+
+def test_snapshot_that_is_replaced_while_it_is_read_is_no_damage(count):
+    """As by a run that goes on, which writes each snapshot again with its accuracies: not of the same size."""
+    states = [{"epoch": 0, "model_state_dict": {"w": torch.full((5000 + 40 * i,), float(i))}} for i in range(2)]
+    stop, replaced = threading.Event(), []
+
+    def replace():
+        while not stop.is_set():
+            snapshots.save(states[len(replaced) % 2], Path("lenet_0.tar"))
+            replaced.append(True)
+
+    snapshots.save(states[0], Path("lenet_0.tar"))
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(200):
+            weight = snapshots.load("lenet_0.tar")["model_state_dict"]["w"]
+            assert same(weight, states[int(weight[0])]["model_state_dict"]["w"])
+    finally:
+        stop.set()
+        writer.join()
+    assert len(replaced) > 20
+    count("snapshots read while they were replaced", 200)
 
 
 def test_damaged_old_format_does_not_crash(torture, count):

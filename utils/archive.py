@@ -59,18 +59,22 @@ def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might be read for ever
             raise SnapshotError(f"{path} is not a file")
         with open(path, "rb") as file:
-            first_bytes = file.read(len(OLD_MAGIC))
-        if first_bytes.startswith(ZIP_MAGIC):
-            archive = _Archive(path)
-            return _plain(path, archive.content), archive.check
-        if first_bytes != OLD_MAGIC:
-            raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
-        with open(path, "rb") as file:
-            for _ in range(OLD_PICKLES):
-                _check_pickle(path, file)
-        return _plain(path, _torch_load(path, map_location="cpu")), None
+            return _read(path, file)
     except OSError as error:
         raise SnapshotError(f"{path}: {error.strerror or error}") from None
+
+
+def _read(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None] | None]:
+    first_bytes = file.read(len(OLD_MAGIC))
+    file.seek(0)
+    if first_bytes.startswith(ZIP_MAGIC):
+        archive = _Archive(path, file)
+        return _plain(path, archive.content), archive.check
+    if first_bytes != OLD_MAGIC:
+        raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
+    for _ in range(OLD_PICKLES):
+        _check_pickle(path, file)
+    return _plain(path, _torch_load(path, file, map_location="cpu")), None
 
 
 def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -140,12 +144,17 @@ def _check_pickle(path: Path, file: BinaryIO) -> None:
         raise SnapshotError(f"{path} is no snapshot, or it is damaged: {error}") from None
 
 
-def _torch_load(path: Path, **options) -> Any:
-    """torch.load without code execution; whatever a broken file makes it raise becomes a SnapshotError."""
+def _torch_load(path: Path, file: BinaryIO, **options) -> Any:
+    """torch.load without code execution; whatever a broken file makes it raise becomes a SnapshotError.
+
+    PyTorch opens a file by its name, and more than once. By that of the descriptor it is this one each time, even
+    where a run that goes on puts another one in its place.
+    """
+    name = f"/proc/self/fd/{file.fileno()}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what PyTorch thinks of the file: what matters is said here
-            return torch.load(path, weights_only=True, **options)
+            return torch.load(name, weights_only=True, **options)
     except pickle.UnpicklingError as error:
         # torch's message is several paragraphs of advice, with the name of what it would not call in between.
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
@@ -156,20 +165,18 @@ def _torch_load(path: Path, **options) -> Any:
         ) from None
     except (OSError, MemoryError):
         raise
-    except UnicodeEncodeError:
-        raise SnapshotError(f"{str(path)!a}: PyTorch opens no file whose path is not UTF-8") from None
     except Exception as error:  # garbage can make the unpickler raise anything
-        reason = first_line(error)[:200]
+        reason = first_line(error).replace(name, str(path))[:200]
         raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
 
 
 class _Archive:
     """A zip archive by torch.save, memory-mapped: its content, and the checksum of each tensor's record."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, file: BinaryIO):
         self.path = path
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
                 names = [record.filename.lower() for record in records]  # PyTorch finds them in either case
                 if len({name.split("/")[0] for name in names}) != 1 or len(set(names)) != len(names):
@@ -205,7 +212,7 @@ class _Archive:
             storages.append(storage)
             return storage
 
-        self.content = _torch_load(path, map_location=note_storage, mmap=True)
+        self.content = _torch_load(path, file, map_location=note_storage, mmap=True)
         starts = [storage.data_ptr() for storage in storages if storage.nbytes()]
         # Where the file begins in memory: its first tensor's record is the first that was mapped.
         self.start = min(starts) - min(self.records) if starts and self.records else 0
