@@ -78,7 +78,8 @@ def test_figure_is_the_same_whatever_the_users_style_and_the_letters_of_a_name(t
         assert drawn("LeNet") == plain
     assert drawn(r"run$a_{$b \x") != plain
     assert drawn("\u4e2d\u6587") != plain
-    assert not recwarn.list
+    # Another test's garbage may be warned about meanwhile.
+    assert [str(warned.message) for warned in recwarn.list if "glyph" in str(warned.message).lower()] == []
 
 
 def test_distribution_counts_every_filter_on_its_side_of_zero():
