@@ -194,9 +194,9 @@ def read_trained(args: argparse.Namespace) -> Trained:
     """
     snapshot = snapshots.load(args.load_from)
     recorded = snapshots.run_of_bare_weights(args.load_from, snapshot, args.arch)
+    warnings = [] if recorded else snapshots.unlike_state_beside(args.load_from, snapshot)
     recorded = recorded or {**snapshot, "path": args.load_from}
     config = recorded.get("config") or {}
-    warnings = []
     if "guessed" in recorded:  # then what is given says better how its images were prepared
         warnings.append(f"{args.load_from} is taken to be of the run of {recorded['path']}")
         config = {**config, **{name: getattr(args, name) for name in OF_IMAGES if name in args.given}}
@@ -204,7 +204,6 @@ def read_trained(args: argparse.Namespace) -> Trained:
             recorded.pop("class_names", None)
     adopt(args, config)
     warnings += check_arguments(args) + snapshots.without_checksums(args.load_from, snapshot)
-    warnings += snapshots.unlike_state_beside(args.load_from, snapshot)
     if not args.subsample_classes:
         args.class_sample_seed = None  # results record what had an effect
     for name in ("amp", "tf32"):

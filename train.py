@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -493,7 +493,7 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     for line in [*warned, *dataset.notes]:
         log.warning(line)
     if training:
-        return train(args, net, optimizer, schedule, dataset, files, start, done_before, log)
+        return train(Training(args, net, optimizer, schedule, dataset, files, start, log), done_before)
 
     report_evaluation(args, net, dataset, log)
     return DONE
@@ -516,21 +516,25 @@ def report_evaluation(
         log.info(f"test set: {evaluate(net, dataset.test, 'test set')}")
 
 
-def train(
-    args: argparse.Namespace,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None,
-    dataset: data.Dataset,
-    files: RunFiles,
-    start: resume.Start,
-    done_before: set[int],
-    log: logging.Logger,
-) -> int:
+class Training(NamedTuple):
+    """What a training run has to do with."""
+
+    args: argparse.Namespace
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    dataset: data.Dataset
+    files: RunFiles
+    start: resume.Start
+    log: logging.Logger
+
+
+def train(training: Training, done_before: set[int]) -> int:
     """The training run, from its first epoch or from a snapshot to the final weights.
 
     `done_before`: epochs that earlier processes of this run have logged.
     """
+    args, net, optimizer, schedule, dataset, files, start, log = training
     if start.snapshot is None:
         if distributed.RANK == 0:
             snapshots.save(snapshots.bare_weights(net), files.initial)
@@ -541,8 +545,8 @@ def train(
         log.info("there is no validation split: the test set is used to watch training")
     recorded = describe_run(args, net, dataset, start)
     step = make_step(net, optimizer, args.compile)
-    with open_board(args, files, start, recorded["config"], log) as board:
-        recorder = Recorder(args, net, optimizer, schedule, dataset, files, start, recorded, board, log)
+    with open_board(training, recorded["config"]) as board:
+        recorder = Recorder(training, recorded, board)
         try:
             recorder.begin()
             for epoch in range(start.first_epoch, args.epochs):
@@ -585,23 +589,10 @@ class Plateau(Exception):
 class Recorder:
     """What a training run leaves behind of each epoch: a snapshot where one is due, its accuracies, its curves."""
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler | None,
-        dataset: data.Dataset,
-        files: RunFiles,
-        start: resume.Start,
-        recorded: dict[str, Any],
-        board: Board,
-        log: logging.Logger,
-    ):
+    def __init__(self, training: Training, recorded: dict[str, Any], board: Board):
         """`recorded`: what `describe_run` gives."""
-        self.args, self.net, self.optimizer, self.schedule, self.dataset = args, net, optimizer, schedule, dataset
-        self.files, self.start, self.recorded, self.board, self.log = files, start, recorded, board, log
-        self.previous_top1 = (start.snapshot or {}).get("top1_acc")
+        self.training, self.recorded, self.board = training, recorded, board
+        self.previous_top1 = (training.start.snapshot or {}).get("top1_acc")
         self.final: Evaluation | None = None  #: on the test set, after the last epoch
 
     def begin(self) -> None:
@@ -610,14 +601,14 @@ class Recorder:
         Raises:
             Plateau, NotFiniteError: as `add`.
         """
-        if self.start.snapshot is None:
-            watch_bias(self.board, 0, self.net)
-        elif "unmeasured" in self.start.snapshot:  # the run ended while it was evaluated
-            epoch = self.start.first_epoch - 1
-            self.log.info(f"epoch {epoch} was trained, and is measured now")
-            path = self.start.path
-            ours = path.resolve() == self.files.training_state(epoch).resolve()
-            watched = self._measure(epoch, self.start.snapshot["unmeasured"], path if ours else None)
+        path, snapshot = self.training.start.path, self.training.start.snapshot
+        if snapshot is None:
+            watch_bias(self.board, 0, self.training.net)
+        elif "unmeasured" in snapshot:  # the run ended while it was evaluated
+            epoch = self.training.start.first_epoch - 1
+            self.training.log.info(f"epoch {epoch} was trained, and is measured now")
+            ours = path.resolve() == self.training.files.training_state(epoch).resolve()
+            watched = self._measure(epoch, snapshot["unmeasured"], path if ours else None)
             if distributed.RANK == 0 and ours:
                 snapshots.save(with_accuracies(snapshots.load(path), watched), path)
 
@@ -628,11 +619,11 @@ class Recorder:
             Plateau: the run is to stop here.
             NotFiniteError: the weights or the outputs are not finite; no snapshot of the epoch is left.
         """
-        snapshot_is_due = is_snapshot_epoch(epoch, self.args)
-        watched_for_plateau = watches_for_plateaus(epoch, self.args)
-        path = self.files.training_state(epoch)
+        snapshot_is_due = is_snapshot_epoch(epoch, self.training.args)
+        watched_for_plateau = watches_for_plateaus(epoch, self.training.args)
+        path = self.training.files.training_state(epoch)
         if snapshot_is_due:
-            check_weights(self.net, epoch)
+            check_weights(self.training.net, epoch)
         if snapshot_is_due and not watched_for_plateau:  # of a plateau there is no snapshot
             # Whatever ends the evaluation, on whichever rank, the epoch need not be trained again.
             distributed.from_main(lambda: snapshots.save(self._state(epoch, curves), path))
@@ -643,35 +634,31 @@ class Recorder:
         if snapshot_is_due:
             if distributed.RANK == 0:
                 snapshots.save(with_accuracies(self._state(epoch, curves), watched), path)
-            self.log.info(f"  snapshot: {path}")
+            self.training.log.info(f"  snapshot: {path}")
 
     def _state(self, epoch: int, curves: dict[str, float]) -> dict[str, Any]:
-        state = training_state(self.recorded, epoch, self.net, self.optimizer, self.schedule, curves)
-        return {**state, "unmeasured": curves}
+        return {**training_state(self.recorded, self.training, epoch, curves), "unmeasured": curves}
 
     def _measure(self, epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation:
         """The evaluation after an epoch, of which a snapshot may be written already."""
         try:
-            watched, self.final = measure_epoch(
-                self.args, epoch, self.net, self.dataset, self.board, curves, self.log
-            )
+            watched, self.final = measure_epoch(self.training, epoch, self.board, curves)
         except NotFiniteError as error:
             if distributed.RANK == 0 and snapshot is not None:
                 snapshot.unlink()
                 raise NotFiniteError(f"{error}; {snapshot} is removed") from None
             raise
-        if watches_for_plateaus(epoch, self.args) and watched.top1 == self.previous_top1:
+        if watches_for_plateaus(epoch, self.training.args) and watched.top1 == self.previous_top1:
             raise Plateau(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
         self.previous_top1 = watched.top1
         return watched
 
 
-def open_board(
-    args: argparse.Namespace, files: RunFiles, start: resume.Start, config: dict[str, Any], log: logging.Logger
-) -> Board | NoBoard:
+def open_board(training: Training, config: dict[str, Any]) -> Board:
     """What TensorBoard shows of the run, from where it starts on."""
+    files, start, log = training.files, training.start, training.log
     log.info(f"TensorBoard: {files.board_folder}")
-    new = start.snapshot is None and args.resume_from is None
+    new = start.snapshot is None and training.args.resume_from is None
     if new and any(files.board_folder.glob("events.out.tfevents.*")):
         log.warning(f"TensorBoard shows no more of the earlier run in {files.board_folder}: see --tb-logdir")
     first_step = 0
@@ -712,19 +699,15 @@ def fingerprint_of_initialization(net: nn.Module, start: resume.Start) -> str | 
 
 
 def training_state(
-    of_run: dict,
-    epoch: int,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None,
-    curves: dict[str, float],
-) -> dict:
+    of_run: dict[str, Any], training: Training, epoch: int, curves: dict[str, float]
+) -> dict[str, Any]:
     """What is saved of an epoch (see utils/snapshots.py), but for the accuracies, which are not known yet.
 
     Args:
         of_run: what `describe_run` gives.
         curves: of the epoch's training.
     """
+    schedule = training.schedule
     return {
         **of_run,
         "epoch": epoch,
@@ -732,8 +715,8 @@ def training_state(
         "top1_acc": None,
         "top5_acc": None,
         "top1_acc_train_running": curves["top1/train_running"],
-        "model_state_dict": snapshots.bare_weights(net),
-        "optimizer_state_dict": optimizers.portable_state(optimizer),
+        "model_state_dict": snapshots.bare_weights(training.net),
+        "optimizer_state_dict": optimizers.portable_state(training.optimizer),
         "scheduler_state_dict": schedule.state_dict() if schedule is not None else {},
     }
 
@@ -761,13 +744,7 @@ def watches_for_plateaus(epoch: int, args: argparse.Namespace) -> bool:
 
 
 def measure_epoch(
-    args: argparse.Namespace,
-    epoch: int,
-    net: nn.Module,
-    dataset: data.Dataset,
-    board: Board,
-    curves: dict[str, float],
-    log: logging.Logger,
+    training: Training, epoch: int, board: Board, curves: dict[str, float]
 ) -> tuple[Evaluation, Evaluation | None]:
     """Evaluate a network after an epoch, and let TensorBoard show all there is of it.
 
@@ -780,6 +757,7 @@ def measure_epoch(
     Raises:
         NotFiniteError: the weights are not finite, or the outputs.
     """
+    args, net, dataset, log = training.args, training.net, training.dataset, training.log
     curves = dict(curves)
     with_snapshot = is_snapshot_epoch(epoch, args)
     images, name, tag = dataset.val, "validation split", "validation"
