@@ -53,9 +53,9 @@ ifdef CUDA
 	$(BIN)/python benchmarks/memory.py --cuda
 	$(BIN)/python benchmarks/choices.py --cuda --compile
 	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda --no-trials
+	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda --trials 0
 	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda
-	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda --no-trials
+	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda --trials 0
 	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
 else
 	$(BIN)/python benchmarks/training.py --images 6400

@@ -66,7 +66,15 @@ def main(argv=None) -> int:
         "--images", type=number(int, 1), metavar="N", help="random images to train on (default: all there are)"
     )
     parser.add_argument("--batch-size", type=number(int, 1), default=128)
+    parser.add_argument("--compile", action="store_true", help="train with --compile")
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument(
+        "--trials",
+        type=number(int, 1),
+        default=10,
+        metavar="N",
+        help="how many algorithms cuDNN may try for each shape on a GPU (10, as train.py)",
+    )
     args = parser.parse_args(argv)
     if args.images is not None and args.data_path is not None:
         parser.error("--images is about random images: give it without --data-path")
@@ -76,6 +84,9 @@ def main(argv=None) -> int:
 
     options = [f"--arch={args.arch}", f"--dataset={args.dataset}", f"--batch-size={args.batch_size}"]
     options += ["--seed=1", "--epochs=1", "--lr=1e-4", *(["--cuda"] if args.cuda else [])]
+    options += ["--compile"] if args.compile else []
+    if args.cuda:
+        torch.backends.cudnn.benchmark_limit = args.trials
     with (
         dataset_folder(args.dataset, args.data_path, args.images) as folder,
         tempfile.TemporaryDirectory() as runs,
@@ -113,7 +124,8 @@ def main(argv=None) -> int:
         "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
     }
     print(header(device))
-    print(f"{args.arch} on {args.dataset}, batch {args.batch_size}; MB")
+    what = [f"{args.arch} on {args.dataset}", f"batch {args.batch_size}", *(["--compile"] if args.compile else [])]
+    print(", ".join([*what, *([f"at most {args.trials} trials of cuDNN"] if args.cuda else [])]) + "; MB")
     for name, size in parts.items():
         print(f"  {name:28}{size / 1e6:9,.1f}")
     needed = sum(parts.values())
