@@ -5,6 +5,7 @@ Most tests fork the ranks, which have the environment that torchrun gives them: 
 
 import contextlib
 import functools
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, run_main, same, state_of_files, weights
+from programs import REFERENCE, ROOT, command, files_below, run_main, same, state_of_files, weights
 from torch import nn
 
 import compute_projections
@@ -226,6 +227,49 @@ def test_compiled_ranks_train_as_ranks_that_are_not():
     for name, weight in compiled.items():
         torch.testing.assert_close(weight, plain[name], atol=1e-6, rtol=1e-4)
     assert not same(compiled, plain)  # which shows that something was compiled
+
+
+GROUP_OF_ONE = """
+import argparse, json, sys
+import torch
+import data, models, train
+from utils import devices, distributed, optimizers
+
+arch, amp, device = sys.argv[1], sys.argv[2] == "amp", torch.device(sys.argv[3])
+devices.set_precision(device)
+layout = devices.memory_format(device, amp)
+batches = list(data.load("fashion_mnist_mini", "", 128, device=device, shuffle=True, memory_format=layout).train)
+
+def losses(lr, compiled=False):
+    torch.manual_seed(0)
+    net = models.build(arch, 10, 1, (28, 28)).to(device, memory_format=layout).train()
+    if amp:
+        devices.use_bfloat16(net, device)
+    hyperparameters = argparse.Namespace(optimizer="sgd", lr=lr, momentum=0.9, weight_decay=0)
+    step = train.make_step(net, optimizers.make_optimizer(net, hyperparameters), compiled)
+    torch.manual_seed(1)
+    return [step(*batch, 128)[0].item() for batch in batches[:8]]
+
+alone = losses(1e-3)
+backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+distributed.WORLD_SIZE = 2  # for which losses and gradients are weighted by two
+print(json.dumps([alone, losses(1e-3 / 2), losses(1e-3 / 2, compiled=True)]))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("arch", "precision"), [("lenet", None), ("resnet18", None), ("resnet18", "amp")])
+def test_group_on_a_gpu_trains_by_nccl_as_one_process_without(arch, precision):
+    """A group of one that takes itself for one of two, as NCCL wants a GPU for each; also when it is compiled."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", GROUP_OF_ONE, arch, str(precision), "cuda"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    alone, group, compiled = json.loads(ended.stdout)
+    assert [loss / 2 for loss in group] == pytest.approx(alone, rel=0.06)  # small differences grow fast
+    assert [loss / 2 for loss in compiled] == pytest.approx(alone, rel=0.06)
 
 
 def test_network_with_a_parameter_that_it_does_not_use_is_one_line(monkeypatch):

@@ -168,6 +168,17 @@ def test_compiler_that_does_not_work_is_one_line():
     assert "/nowhere/compiler" in line
 
 
+def test_network_that_is_compiled_wrongly_is_one_line(monkeypatch, capsys):
+    def compiled_wrongly(*arguments):  # as the code that PyTorch writes checks it
+        check = torch._C._dynamo.guards.assert_size_stride
+        check(torch.ones(2, 3), (2, 3), (1, 2), "torch.ops.aten.convolution_backward.default")
+
+    monkeypatch.setattr(train, "train_epoch", compiled_wrongly)
+    assert run_main(train, *QUICK, "--compile") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: failed: --compile: compiled wrongly by PyTorch (expected size 2==2, stride ")
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize(
     "options", [(), ("--amp",), ("--compile",), ("--compile", "--tf32"), ("--compile", "--amp")], ids=str
@@ -314,6 +325,28 @@ def test_compiled_step_as_a_cuda_graph_trains_as_the_plain_one(amp):
     plain, graphed = losses
     assert plain[-1] < 0.99 * plain[0]
     assert graphed == pytest.approx(plain, rel=0.04 if amp else 5e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", [None, "amp", "tf32"])
+def test_compiled_resnet18_trains_as_the_plain_one(precision, settings):
+    """Whose last maps have one pixel: their strides mean two layouts at once."""
+    device, amp, tf32 = torch.device("cuda"), precision == "amp", precision == "tf32"
+    devices.set_precision(device, tf32)
+    layout = devices.memory_format(device, amp, tf32)
+    options = {"device": device, "shuffle": True, "subsample_classes": 3, "memory_format": layout}
+    batches = list(data.load("fashion_mnist_mini", "", 128, **options).train)
+    hyperparameters = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        net = models.build("resnet18", 3, 1, (28, 28)).to(device, memory_format=layout).train()
+        if amp:
+            devices.use_bfloat16(net, device)
+        step = train.make_step(net, optimizers.make_optimizer(net, hyperparameters), compiled)
+        losses.append([step(*batch, 128)[0].item() for batch in batches])
+    plain, graphed = losses
+    assert graphed == pytest.approx(plain, rel=0.06)  # small differences grow fast
 
 
 class FakeGraphs:

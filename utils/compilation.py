@@ -17,8 +17,11 @@ Step = Callable[[Tensor, Tensor, int], Result]  #: takes images, labels and the 
 
 def compile_forward(forward: nn.Module) -> Callable[[Tensor, Tensor], Result]:
     """Compile a forward pass, and the backward pass with it. Dropout draws what it draws without."""
+    import torch._dynamo.config
     import torch._inductor.config
 
+    # As one network where DDP would divide it: the parts did not agree on the strides of ResNet-18's last maps.
+    torch._dynamo.config.optimize_ddp = False
     torch._inductor.config.fallback_random = True
     torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()  # no choice by timing
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none

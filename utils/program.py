@@ -161,6 +161,8 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         full = ": there is no room for temporary files (TMPDIR)" if "No space left on device" in str(error) else ""
         return FAILED, f"--compile: {first_line(error)}{full}: give no --compile, or mend the compiler"
+    if isinstance(error, AssertionError) and "torch.ops." in str(error):  # of strides, in what was compiled
+        return FAILED, f"--compile: compiled wrongly by PyTorch ({first_line(error)}): give no --compile"
     if re.search("deterministic implementation|Deterministic behavior was enabled", str(error)):
         return FAILED, f"--deterministic: {first_line(error)}"
     if "Expected to have finished reduction" in str(error):
