@@ -6,8 +6,8 @@
 All train on one batch that lies on the device, are measured in one run, in turn, and differ in one thing each:
 what train.py does by default (fused optimizers, the layout of images), or what its options change. On a GPU each
 is recorded as a CUDA graph, so that launching it takes no time, but for `without CUDA graph`, which is train.py
-without --compile. What it gains that cuDNN tries its algorithms, other runs tell, with another --trials: in one
-process cuDNN keeps those that it has found.
+without --compile. What cuDNN's trials of its algorithms gain is seen by another run, with --trials 0: within one
+process it keeps those that it has found.
 """
 
 import argparse
@@ -75,8 +75,9 @@ def make_way(
     def take_steps() -> None:
         torch.use_deterministic_algorithms(False)
         devices.set_precision(device, options.get("tf32", False), options.get("deterministic", False))
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark &= args.trials > 0
+        if args.trials == 0:
+            torch.backends.cudnn.benchmark = False
+        elif args.trials is not None:
             torch.backends.cudnn.benchmark_limit = args.trials
         net.train()
         for _ in range(args.steps):
@@ -98,12 +99,13 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--trials",
         type=number(int, 0),
-        default=10,
         metavar="N",
-        help="how many algorithms cuDNN may try for each shape, in all of it (10, as train.py)",
+        help="how many algorithms cuDNN tries for each shape on a GPU; 0: none (PyTorch's default: 10)",
     )
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args(argv)
+    if args.trials is not None and not args.cuda:
+        parser.error("--trials: only with --cuda")
     if args.cuda and args.steps <= GraphedStep.FIRST_STEPS:
         parser.error(f"--steps: more than {GraphedStep.FIRST_STEPS}, after which a CUDA graph is made")
     device = devices.choose(args.cuda)
@@ -140,7 +142,7 @@ def main(argv=None) -> int:
 
     print(header(device))
     what = [f"{args.arch} on images of the form of {args.dataset}", f"batch {args.batch_size}", args.optimizer]
-    print(", ".join([*what, *([f"at most {args.trials} trials of cuDNN"] if args.cuda else [])]))
+    print(", ".join([*what, *([f"--trials {args.trials}"] if args.trials is not None else [])]))
     print(f"a step in ms: median [least to most] of {args.repetitions} times {args.steps} steps")
     first = statistics.median(seconds["defaults"])
     width = max(map(len, seconds))

@@ -5,7 +5,8 @@
     python benchmarks/memory.py --cuda
 
 A run of one epoch is made in this process, on a GPU two. What it needs at least: the network, its gradients, the
-optimizer's state, what autograd keeps of a batch for the backward pass, and the images as bytes.
+optimizer's state, what autograd keeps of a batch for the backward pass (where nothing is compiled), and the images
+as bytes.
 
 On a GPU the peak is that of PyTorch's allocator. On the CPU it is the resident memory of the process, less what it
 had when all was imported, and less the code of libraries, which is mapped from their files.
@@ -66,18 +67,19 @@ def main(argv=None) -> int:
         "--images", type=number(int, 1), metavar="N", help="random images to train on (default: all there are)"
     )
     parser.add_argument("--batch-size", type=number(int, 1), default=128)
-    parser.add_argument("--compile", action="store_true", help="train with --compile")
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="on a GPU: train with --compile")
     parser.add_argument(
         "--trials",
         type=number(int, 1),
-        default=10,
         metavar="N",
-        help="how many algorithms cuDNN may try for each shape on a GPU (10, as train.py)",
+        help="how many algorithms cuDNN tries for each shape on a GPU (PyTorch's default: 10)",
     )
     args = parser.parse_args(argv)
     if args.images is not None and args.data_path is not None:
         parser.error("--images is about random images: give it without --data-path")
+    if not args.cuda and (args.compile or args.trials is not None):
+        parser.error("--compile, --trials: only with --cuda")
     device = devices.choose(args.cuda)
     for name in ("torchvision", "tensorboard.compat.proto.event_pb2", "scipy.special"):
         importlib.import_module(name)  # which the programs import when they are needed
@@ -85,7 +87,7 @@ def main(argv=None) -> int:
     options = [f"--arch={args.arch}", f"--dataset={args.dataset}", f"--batch-size={args.batch_size}"]
     options += ["--seed=1", "--epochs=1", "--lr=1e-4", *(["--cuda"] if args.cuda else [])]
     options += ["--compile"] if args.compile else []
-    if args.cuda:
+    if args.trials is not None:
         torch.backends.cudnn.benchmark_limit = args.trials
     with (
         dataset_folder(args.dataset, args.data_path, args.images) as folder,
@@ -125,7 +127,7 @@ def main(argv=None) -> int:
     }
     print(header(device))
     what = [f"{args.arch} on {args.dataset}", f"batch {args.batch_size}", *(["--compile"] if args.compile else [])]
-    print(", ".join([*what, *([f"at most {args.trials} trials of cuDNN"] if args.cuda else [])]) + "; MB")
+    print(", ".join([*what, *([f"--trials {args.trials}"] if args.trials is not None else [])]) + "; MB")
     for name, size in parts.items():
         print(f"  {name:28}{size / 1e6:9,.1f}")
     needed = sum(parts.values())

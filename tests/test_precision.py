@@ -330,12 +330,12 @@ def test_compiled_step_as_a_cuda_graph_trains_as_the_plain_one(amp):
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", [None, "amp", "tf32"])
 def test_compiled_resnet18_trains_as_the_plain_one(precision, settings):
-    """Whose last maps have one pixel: their strides mean two layouts at once."""
+    """Its last maps have one pixel, whose strides may mean two layouts at once."""
     device, amp, tf32 = torch.device("cuda"), precision == "amp", precision == "tf32"
     devices.set_precision(device, tf32)
     layout = devices.memory_format(device, amp, tf32)
     options = {"device": device, "shuffle": True, "subsample_classes": 3, "memory_format": layout}
-    batches = list(data.load("fashion_mnist_mini", "", 128, **options).train)
+    batches = list(data.load("fashion_mnist_mini", "", 128, **options).train)[:6]  # small differences grow fast
     hyperparameters = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
     losses = []
     for compiled in (False, True):
@@ -346,7 +346,7 @@ def test_compiled_resnet18_trains_as_the_plain_one(precision, settings):
         step = train.make_step(net, optimizers.make_optimizer(net, hyperparameters), compiled)
         losses.append([step(*batch, 128)[0].item() for batch in batches])
     plain, graphed = losses
-    assert graphed == pytest.approx(plain, rel=0.06)  # small differences grow fast
+    assert graphed == pytest.approx(plain, rel=0.06)
 
 
 class FakeGraphs:

@@ -20,7 +20,8 @@ def compile_forward(forward: nn.Module) -> Callable[[Tensor, Tensor], Result]:
     import torch._dynamo.config
     import torch._inductor.config
 
-    # As one network where DDP would divide it: the parts did not agree on the strides of ResNet-18's last maps.
+    # Under torchrun Dynamo would divide the network by DDP's buckets of gradients, which then travel while others
+    # are computed. So divided ResNet-18 failed on a GPU (see benchmarks/NOTES.md).
     torch._dynamo.config.optimize_ddp = False
     torch._inductor.config.fallback_random = True
     torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()  # no choice by timing
