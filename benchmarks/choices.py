@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
-from benchmarks.common import header, measure, spread
+from benchmarks.common import add_trials_option, header, measure, spread
 from train import make_step
 from utils import determinism, devices
 from utils.compilation import GraphedStep
@@ -96,12 +96,7 @@ def main(argv=None) -> int:
     parser.add_argument("--steps", type=number(int, 1), default=10, metavar="N", help="at a time")
     parser.add_argument("--repetitions", type=number(int, 1), default=10)
     parser.add_argument("--compile", action="store_true", help="measure what --compile gains too")
-    parser.add_argument(
-        "--trials",
-        type=number(int, 0),
-        metavar="N",
-        help="how many algorithms cuDNN tries for each shape on a GPU; 0: none (PyTorch's default: 10)",
-    )
+    add_trials_option(parser, least=0)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args(argv)
     if args.trials is not None and not args.cuda:

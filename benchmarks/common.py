@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 import data
 from data.loading import normalization
 from utils import devices
+from utils.options import number
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,16 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tf32", action="store_true", help="all with TF32 on the GPU, as the programs with --tf32"
+    )
+
+
+def add_trials_option(parser: argparse.ArgumentParser, least: int) -> None:
+    """--trials of the programs that measure what cuDNN's trials cost and gain; None where it is not given."""
+    parser.add_argument(
+        "--trials",
+        type=number(int, least),
+        metavar="N",
+        help=f"how many algorithms cuDNN tries for each shape on a GPU, from {least} on (PyTorch's default: 10)",
     )
 
 

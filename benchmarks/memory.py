@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import models
 import train
-from benchmarks.common import dataset_folder, header
+from benchmarks.common import add_trials_option, dataset_folder, header
 from utils import devices
 from utils.options import number
 from utils.program import DONE, exit_status
@@ -69,12 +69,7 @@ def main(argv=None) -> int:
     parser.add_argument("--batch-size", type=number(int, 1), default=128)
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--compile", action="store_true", help="on a GPU: train with --compile")
-    parser.add_argument(
-        "--trials",
-        type=number(int, 1),
-        metavar="N",
-        help="how many algorithms cuDNN tries for each shape on a GPU (PyTorch's default: 10)",
-    )
+    add_trials_option(parser, least=1)
     args = parser.parse_args(argv)
     if args.images is not None and args.data_path is not None:
         parser.error("--images is about random images: give it without --data-path")
