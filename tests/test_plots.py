@@ -138,6 +138,15 @@ def test_points_are_bias_against_the_accuracy_lost():
     np.testing.assert_allclose(numbered(figure.axes[0]), [(0.25, 25), (0.5, 75)])
 
 
+def test_points_without_a_reset_to_the_initialization_say_that_correlation_is_about_that():
+    results = reset([0.25, 0.75], (0.25, 1.0))
+    assert "not defined" in plots.bias_and_criticality(results, "LeNet").axes[0].get_title()
+    del results["relative_drop"]["0"]
+    axes = plots.bias_and_criticality(results, "LeNet").axes[0]
+    assert "only for layers reset to their initialization" in axes.get_title()
+    assert "fresh random weights" in axes.get_ylabel()
+
+
 def test_points_of_runs_are_around_their_mean():
     runs = [reset([0.25, 0.75], (0.25, 1.0)), reset([0.5, 0.5], (0.625, 0.75))]
     axes = plots.bias_and_criticality_of_runs(runs, "LeNet", "told").axes[0]

@@ -281,7 +281,8 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
         results: as reinit_layers.py writes them.
         title: which network this is.
     """
-    row = reinit.initialization_row(results["relative_drop"]) or list(results["relative_drop"])[-1]
+    initialization = reinit.initialization_row(results["relative_drop"])
+    row = initialization or list(results["relative_drop"])[-1]
     where = {"0": "its initialization", "-1": "the model zoo's weights", "rand": "fresh random weights"}
     where = where.get(row, f"epoch {row}")
     losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))
@@ -295,7 +296,7 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     )
     _number_points(axes, bias, drops, names)
     found = results["correlation"]
-    told = "not defined"
+    told = "not defined" if initialization else "only for layers reset to their initialization"
     if found["spearman"] is not None:
         coins = found["fair_coins"]
         told = (
