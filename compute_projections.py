@@ -30,16 +30,20 @@ from torch import Tensor
 
 import data
 import models
+from core import seeds
+from core.errors import RunError, UsageError
 from data.transforms import UPSCALED
-from utils import devices, distributed, projections, seeds, snapshots
-from utils.configuration import check_sound
-from utils.logging import close_log, open_log, progress
+from utils import projections, snapshots
 from utils.options import Parser, check_recorded, file_name, folder, input_path, list_choices, number, seed
-from utils.paths import dataset_folder, noise_of_snapshot, parse_snapshot_name, run_folder
-from utils.program import DONE, FAILED, RunError, UsageError, exit_status, memory_for
-from utils.provenance import provenance
+from utils.process import devices, distributed
+from utils.process.ending import DONE, FAILED, exit_status, memory_for
+from utils.process.logging import close_log, open_log, progress
 from utils.results import differing_options, write_json
+from utils.runs.configuration import check_sound
+from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
+from utils.snapshots.names import parse_snapshot_name
 
 #: Of a training state, in percent: on the images that training was watched with, and on the batches trained on.
 ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_train_running")

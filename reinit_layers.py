@@ -28,10 +28,9 @@ from torch import Tensor, nn
 
 import data
 import models
-from utils import correlation, devices, distributed, projections, reinit, seeds, snapshots
-from utils.configuration import HYPERPARAMETERS, check_sound, difference
-from utils.files import make_writable
-from utils.logging import open_log, progress
+from core import seeds
+from core.errors import UsageError
+from utils import correlation, projections, reinit, snapshots
 from utils.options import (
     Parser,
     add_device,
@@ -47,10 +46,15 @@ from utils.options import (
     seed,
     warn_of,
 )
-from utils.paths import dataset_folder, noise_of_snapshot, run_folder
-from utils.program import DONE, UsageError, exit_status, memory_for
-from utils.provenance import provenance
+from utils.process import devices, distributed
+from utils.process.ending import DONE, exit_status, memory_for
+from utils.process.logging import open_log, progress
 from utils.results import differing_options, write_json
+from utils.runs.configuration import HYPERPARAMETERS, check_sound, difference
+from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.provenance import provenance
+from utils.snapshots.files import make_writable
+from utils.training import precision
 
 RAND = "rand"  #: the row of the fresh random initialization
 OF_IMAGES = ("subsample_classes", "class_sample_seed", "upscale", "upscale_padding")  #: how they are prepared
@@ -119,7 +123,7 @@ def main(argv=None) -> int:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(args.cuda)
     if args.amp:
-        devices.check_bfloat16(device)
+        precision.check_bfloat16(device)
     with distributed.group(device):
         return run(args, device)
 
@@ -127,7 +131,7 @@ def main(argv=None) -> int:
 def run(args: argparse.Namespace, device: torch.device) -> int:
     """Read what is needed, measure, write the results; of several ranks each has its share of the images."""
     devices.take(device)
-    devices.set_precision(device, args.tf32)
+    precision.set_precision(device, args.tf32)
     if not os.path.isfile(args.load_from):
         what = "it is a folder, not a snapshot" if os.path.isdir(args.load_from) else "there is no such file"
         raise UsageError(f"--load-from {args.load_from}: {what}")
@@ -228,7 +232,7 @@ def load_network(
     if not layers:
         raise UsageError(f"--arch {args.arch} has no convolutional layers: add --with-linear")
     with memory_for("the network"):
-        net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
+        net.to(device, memory_format=precision.memory_format(device, args.amp, args.tf32))
     return net, layers
 
 
@@ -265,7 +269,7 @@ def load_test_set(args: argparse.Namespace, config: dict[str, Any], device: torc
             upscale_padding=args.upscale_padding,
             unnormalize=config.get("unnormalize", False),
             workers=args.workers,
-            memory_format=devices.memory_format(device, args.amp, args.tf32),
+            memory_format=precision.memory_format(device, args.amp, args.tf32),
             share=(distributed.RANK, distributed.WORLD_SIZE),
         )
 

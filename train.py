@@ -15,29 +15,21 @@ Exit status: 0 done; 1 failed under way; 2 wrong use or input; 3 plateau (--kill
 """
 
 import argparse
-import functools
 import logging
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 import data
 import models
-from utils import determinism, devices, distributed, optimizers, projections, resume, seeds, snapshots
-from utils.board import Board, NoBoard
-from utils.compilation import GraphedStep, Result, Step, compile_forward
-from utils.configuration import DRAWN_SEEDS, LARGEST, configuration, ineffective
-from utils.lock import FolderLock
-from utils.logging import epochs_logged, open_log, progress, say
-from utils.metrics import Evaluation, NotFiniteError, evaluate
+from core import seeds
+from core.errors import RunError, UsageError
+from core.text import say
+from utils import projections, snapshots
 from utils.options import (
     Parser,
     add_device,
@@ -53,9 +45,18 @@ from utils.options import (
     seed,
     warn_of,
 )
-from utils.paths import RunFiles
-from utils.program import DONE, PLATEAU, RunError, UsageError, exit_status, memory_for
-from utils.provenance import provenance
+from utils.process import devices, distributed
+from utils.process.ending import DONE, PLATEAU, exit_status, memory_for
+from utils.process.logging import epochs_logged, open_log
+from utils.runs import resume
+from utils.runs.configuration import DRAWN_SEEDS, LARGEST, configuration, ineffective
+from utils.runs.folders import RunFiles
+from utils.runs.lock import FolderLock
+from utils.runs.provenance import provenance
+from utils.training import optimizers, precision
+from utils.training.board import Board, NoBoard
+from utils.training.metrics import Evaluation, NotFiniteError, evaluate
+from utils.training.step import make_step, train_epoch
 
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
 #: In TensorBoard, beside hyperparameters.
@@ -254,104 +255,6 @@ def is_snapshot_epoch(epoch: int, args: argparse.Namespace) -> bool:
     return bool(every) or epoch < args.snapshot_all_until or epoch == args.epochs - 1
 
 
-class Forward(nn.Module):
-    """What a step computes of a batch before it goes backward; with its backward pass it is what is compiled."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of a batch, its mean (of a share of a batch: its sum), and how many images are correct."""
-        logits = self.net(images).float()  # they are bfloat16 with --amp
-        reduction = "mean" if distributed.WORLD_SIZE == 1 else "sum"
-        loss = functional.cross_entropy(logits, labels, reduction=reduction)
-        return loss, (logits.detach().argmax(1) == labels).sum()
-
-
-def train_batch(
-    forward: Callable[[Tensor, Tensor], Result],
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    batch_size: int,
-) -> Result:
-    """One step of training, on a batch or on this rank's share of it, perhaps on no image.
-
-    Args:
-        forward: what a Forward does, compiled or not.
-        images: (B, C, H, W).
-        labels: (B,).
-        batch_size: images of the batch on all ranks together.
-
-    Returns:
-        the loss and how many images were correct, as they were before the weights changed, on the device.
-    """
-    optimizer.zero_grad()  # before the forward pass: the activations do not come on top of gradients
-    loss, correct = forward(images, labels)
-    if distributed.WORLD_SIZE > 1:
-        # Gradients become their mean over ranks: so weighted, that of the mean loss of the whole batch.
-        loss = loss * (distributed.WORLD_SIZE / batch_size)
-    loss.backward()
-    optimizer.step()
-    return loss.detach(), correct
-
-
-def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, compiled: bool = False) -> Step:
-    """`train_batch` of a network: of several ranks, one that averages the gradients; compiled where asked."""
-    forward: nn.Module = Forward(net)
-    if distributed.WORLD_SIZE > 1:
-        with warnings.catch_warnings():
-            # Deprecated since PyTorch 2.13, for an option that earlier versions do not have.
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            forward.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
-    if not compiled:
-        return functools.partial(train_batch, forward, optimizer)
-    step = functools.partial(train_batch, compile_forward(forward), optimizer)
-    on_one_gpu = next(net.parameters()).is_cuda and distributed.WORLD_SIZE == 1
-    return GraphedStep(step, optimizer) if on_one_gpu else step
-
-
-def train_epoch(step: Step, net: nn.Module, batches, epoch: int) -> tuple[float, float]:
-    """One pass over the training data; nothing in it makes the host wait for the device before the end.
-
-    Each of several ranks computes on its share of every batch, perhaps on no image of the last one. (Synchronized
-    batch norm makes the host wait in every layer, and a CUDA graph while it is made.)
-
-    Args:
-        step: of the network, as `make_step` gives it.
-
-    Returns:
-        mean loss, and accuracy in percent, as they were while the weights changed and with dropout.
-
-    Raises:
-        NotFiniteError: the loss of a batch was not finite.
-    """
-    net.train()
-    device = next(net.parameters()).device
-    losses = torch.zeros(len(batches), device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    sizes = [batches.batch_size] * (len(batches) - 1)
-    sizes.append(batches.num_images - sum(sizes))
-    for index, (images, labels) in enumerate(progress(batches, desc=f"epoch {epoch}", unit="batch")):
-        losses[index], correct_here = step(images, labels, sizes[index])
-        correct += correct_here
-
-    losses = distributed.sum_(losses.double()).cpu() / distributed.WORLD_SIZE
-    correct = distributed.sum_(correct)
-    # Batch norm's running statistics, which each rank has of its shares.
-    distributed.average_(buffer for buffer in net.buffers() if buffer.is_floating_point())
-    broken = (~losses.isfinite()).nonzero()
-    if len(broken):
-        first = int(broken[0])
-        raise NotFiniteError(
-            f"the loss is {losses[first].item()} in epoch {epoch}, batch {first} (both counted from 0): "
-            "no snapshot is written; try a smaller --lr"
-        )
-    total = losses @ torch.tensor(sizes, dtype=torch.float64)
-    return total.item() / batches.num_images, 100 * correct.item() / batches.num_images
-
-
 @exit_status
 def main(argv=None) -> int:
     args = parse_arguments(argv)
@@ -428,8 +331,8 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     args, start, notes, warned = begun
     vars(args).update(of_this_rank)
     if args.amp:
-        devices.check_bfloat16(device)
-    devices.set_precision(device, args.tf32, args.deterministic)
+        precision.check_bfloat16(device)
+    precision.set_precision(device, args.tf32, args.deterministic)
     files = RunFiles(args)
     with distributed.one_a_machine_first():
         with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
@@ -469,11 +372,11 @@ def run(args: argparse.Namespace, device: torch.device, lock: FolderLock) -> int
     if args.sync_bn and distributed.WORLD_SIZE > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     with memory_for("the network"):
-        net.to(device, memory_format=devices.memory_format(device, args.amp, args.tf32))
+        net.to(device, memory_format=precision.memory_format(device, args.amp, args.tf32))
     if args.amp:
-        devices.use_bfloat16(net, device)
+        precision.use_bfloat16(net, device)
     if args.deterministic and device.type == "cuda":
-        determinism.make_deterministic(net)
+        precision.make_deterministic(net)
     optimizer = schedule = None
     if training:
         optimizer = optimizers.make_optimizer(net, args)
@@ -808,7 +711,7 @@ def load_data(args: argparse.Namespace, device: torch.device) -> data.Dataset:
         args.batch_size,
         device=device,
         seed=args.seed or 0,
-        memory_format=devices.memory_format(device, args.amp, args.tf32),
+        memory_format=precision.memory_format(device, args.amp, args.tf32),
         share=(distributed.RANK, distributed.WORLD_SIZE),
         **{name: getattr(args, name) for name in names},
     )

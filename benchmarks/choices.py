@@ -28,11 +28,12 @@ import data
 import models
 from benchmarks.common import add_trials_option, header, measure, spread
 from train import make_step
-from utils import determinism, devices
-from utils.compilation import GraphedStep
-from utils.optimizers import make_optimizer
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process import devices
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
+from utils.training.compilation import GraphedStep
+from utils.training.optimizers import make_optimizer
 
 OTHER_LAYOUT = {
     torch.channels_last: ("contiguous", torch.contiguous_format),
@@ -55,15 +56,15 @@ def make_way(
     net: is copied.
     options: amp, tf32, deterministic and compiled, as the options of train.py.
     """
-    layout = devices.memory_format(device, options.get("amp", False), options.get("tf32", False))
+    layout = precision.memory_format(device, options.get("amp", False), options.get("tf32", False))
     if other_layout:
         layout = OTHER_LAYOUT[layout][1]
     spec = data.info(args.dataset)
     net = copy.deepcopy(net).to(device, memory_format=layout)
     if options.get("amp"):
-        devices.use_bfloat16(net, device)
+        precision.use_bfloat16(net, device)
     if options.get("deterministic"):
-        determinism.make_deterministic(net)
+        precision.make_deterministic(net)
     optimizer = make_optimizer(net, argparse.Namespace(**vars(args), lr=1e-3, momentum=0.9, weight_decay=1e-4))
     optimizer.param_groups[0]["fused"] = fused or None
     step = make_step(net, optimizer, options.get("compiled", False))
@@ -74,7 +75,7 @@ def make_way(
 
     def take_steps() -> None:
         torch.use_deterministic_algorithms(False)
-        devices.set_precision(device, options.get("tf32", False), options.get("deterministic", False))
+        precision.set_precision(device, options.get("tf32", False), options.get("deterministic", False))
         if args.trials == 0:
             torch.backends.cudnn.benchmark = False
         elif args.trials is not None:
@@ -107,7 +108,7 @@ def main(argv=None) -> int:
     spec = data.info(args.dataset)
     torch.manual_seed(0)
     net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
-    other = OTHER_LAYOUT[devices.memory_format(device)][0]
+    other = OTHER_LAYOUT[precision.memory_format(device)][0]
     # On a GPU each as a CUDA graph: the time of what is computed, not of launching it.
     make = functools.partial(make_way, args, device, net, graphed=args.cuda)
     makers = {

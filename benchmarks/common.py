@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 
 import data
 from data.loading import normalization
-from utils import devices
 from utils.options import number
+from utils.process import devices
+from utils.training import precision
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +49,8 @@ def add_trials_option(parser: argparse.ArgumentParser, least: int) -> None:
 def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.memory_format]:
     """The device, set up as the programs do it, and the layout of their images and convolutions there."""
     device = devices.choose(args.cuda)
-    devices.set_precision(device, args.tf32)
-    return device, devices.memory_format(device, args.amp, args.tf32)
+    precision.set_precision(device, args.tf32)
+    return device, precision.memory_format(device, args.amp, args.tf32)
 
 
 def header(device: torch.device) -> str:

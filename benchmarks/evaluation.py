@@ -5,7 +5,7 @@
 
 Measured in one run, in turn:
 
-    ours      utils.metrics.evaluate, which train.py uses
+    ours      utils.training.metrics.evaluate, which train.py uses
     constant  the same on one batch that lies on the device: what data handling cannot beat
     plain     a dataset of PIL images as torchvision's, ToTensor and Normalize, a DataLoader with one worker, the
               contiguous layout, `.item()` at every batch
@@ -32,10 +32,10 @@ from benchmarks.common import (
     prepare_device,
     report,
 )
-from utils import devices
-from utils.metrics import evaluate
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
+from utils.training.metrics import evaluate
 
 
 @exit_status
@@ -57,7 +57,7 @@ def main(argv=None) -> int:
         net = models.build(args.arch, test_set.num_classes, test_set.in_channels, test_set.image_size)
         net.to(device, memory_format=memory_format)
         if args.amp:
-            devices.use_bfloat16(net, device)
+            precision.use_bfloat16(net, device)
         return net
 
     ours, plain = network(layout), network(torch.contiguous_format)

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 from benchmarks.common import header, measure, report, take_all
-from utils import devices
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process import devices
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
 
 
 class Decoding(Dataset):
@@ -85,7 +86,7 @@ def main(argv=None) -> int:
     device = devices.choose(args.cuda)
     with image_folder(args.data_path, args.images) as folder:
         options = {"device": device, "shuffle": True, "augmentation": True, "workers": args.workers}
-        options["memory_format"] = devices.memory_format(device)
+        options["memory_format"] = precision.memory_format(device)
         train = data.load("imagenet", folder, args.batch_size, **options).train
         # Its workers, like ours, stay from one epoch to the next.
         decoding = DataLoader(

@@ -29,9 +29,11 @@ import data
 import models
 import train
 from benchmarks.common import add_trials_option, dataset_folder, header
-from utils import devices
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process import devices
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
+from utils.training.step import Forward
 
 
 def in_memory(what: str) -> int:
@@ -40,7 +42,7 @@ def in_memory(what: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def kept_for_backward(forward: train.Forward, batch) -> int:
+def kept_for_backward(forward: Forward, batch) -> int:
     """Bytes of the tensors that autograd keeps of a batch, each once, without the parameters; and of the batch."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in forward.parameters()}
     kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in batch}
@@ -106,7 +108,7 @@ def main(argv=None) -> int:
                 else in_memory("VmHWM") - in_memory("RssFile") - before
             )
 
-        layout = devices.memory_format(device)
+        layout = precision.memory_format(device)
         dataset = data.load(args.dataset, folder, args.batch_size, device=device, memory_format=layout)
     net = models.build(args.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
     net.to(device, memory_format=layout)
@@ -117,7 +119,7 @@ def main(argv=None) -> int:
         "network": network,
         "gradients": parameters,
         "optimizer (momentum)": parameters,
-        "kept for the backward pass": kept_for_backward(train.Forward(net), batch),
+        "kept for the backward pass": kept_for_backward(Forward(net), batch),
         "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
     }
     print(header(device))

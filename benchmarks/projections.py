@@ -33,9 +33,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import models
 from benchmarks.common import header, spread
-from utils import devices, snapshots
+from utils import snapshots
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process import devices
+from utils.process.ending import DONE, exit_status
 
 PLAIN = """
 import sys

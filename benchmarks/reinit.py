@@ -48,10 +48,11 @@ from benchmarks.common import (
     spread,
     synchronize,
 )
-from utils import devices, reinit
-from utils.metrics import evaluate
+from utils import reinit
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
+from utils.training.metrics import evaluate
 
 INITIALIZATIONS = 5  # and a random one
 
@@ -179,13 +180,13 @@ def main(argv=None) -> int:
             seconds.append(time.perf_counter() - start)
 
     if args.amp:
-        devices.use_bfloat16(ours, device)
+        precision.use_bfloat16(ours, device)
     sample, replaced = replacements[:: args.every], measured.replaced[:: args.every]
     singly, accuracies = one_by_one(ours, sample, lambda: evaluate(ours, images, "").top1)
     farthest = max(abs(a - b) for a, b in zip(accuracies, replaced, strict=True))
     plain = trained.to(device)
     if args.amp:
-        devices.use_bfloat16(plain, device)
+        precision.use_bfloat16(plain, device)
     loader = plain_loader(args.dataset, images, args.batch_size or 128, device, shuffle=False)
     evaluate_plainly(plain, loader, device)
     each, accuracies = one_by_one(plain, sample, lambda: evaluate_plainly(plain, loader, device)[1])

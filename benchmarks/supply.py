@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 from benchmarks.common import dataset_folder, header, measure, plain_loader, report, take_all
-from utils import devices
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process import devices
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
 
 
 def copy(images: torch.Tensor, out: torch.Tensor) -> None:
@@ -47,7 +48,7 @@ def main(argv=None) -> int:
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args(argv)
     device = devices.choose(args.cuda)
-    layout = devices.memory_format(device)
+    layout = precision.memory_format(device)
     options = {"device": device, "shuffle": True, "augmentation": True, "memory_format": layout}
     with dataset_folder("cifar10", args.data_path) as folder:
         train = data.load("cifar10", folder, args.batch_size, **options).train

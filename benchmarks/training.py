@@ -43,10 +43,10 @@ from benchmarks.common import (
 )
 from data.memory import MemoryLoader
 from train import make_step, train_epoch
-from utils import devices
-from utils.optimizers import make_optimizer
 from utils.options import number
-from utils.program import DONE, exit_status
+from utils.process.ending import DONE, exit_status
+from utils.training import precision
+from utils.training.optimizers import make_optimizer
 
 # The step's cost does not depend on the learning rate, but a network that diverges may be slower.
 ARGUMENTS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
@@ -106,7 +106,7 @@ def compare(
         net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
         net.to(device, memory_format=memory_format)
         if args.amp:
-            devices.use_bfloat16(net, device)
+            precision.use_bfloat16(net, device)
         return net
 
     def ours(compiled: bool = args.compile):

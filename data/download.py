@@ -5,8 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from core.text import first_line, say
 from data.registry import DataError
-from utils.logging import first_line, say
 
 
 def download(torchvision_name: str, root: Path, folder: str) -> None:

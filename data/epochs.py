@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from utils.seeds import derive
+from core.seeds import derive
 
 
 class Epochs:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from core.seeds import derive
+from core.text import first_line
 from data.corruption import pixel_permutation
 from data.epochs import Epochs
 from data.memory import PreparedBatch
 from data.registry import ImageError
 from data.subsets import batch_slices
 from data.transforms import UPSCALED, UPSCALED_PADDED, permute_pixels, zero_pad
-from utils.logging import first_line
-from utils.seeds import derive
 
 LONGEST_TEMPDIR = 70  #: characters; the socket's own name has up to 35
 

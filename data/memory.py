@@ -7,11 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from core.seeds import derive
 from data import transforms
 from data.corruption import pixel_permutation
 from data.epochs import Epochs
 from data.subsets import batch_slices
-from utils.seeds import derive
 
 PreparedBatch = tuple[Tensor, Tensor]  #: images (B, C, H, W) float32, labels (B,) int64
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from core.errors import RunError, UsageError
 
-class DataError(ValueError):
+
+class DataError(UsageError):
     """A dataset that is not there, is damaged, or cannot be had as asked; the message is one line."""
 
 
-class ImageError(RuntimeError):
+class ImageError(RunError):
     """An image of a folder that could not be read when its turn came; the message is one line."""
 
 

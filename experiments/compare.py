@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from core.text import say
 from experiments.over_seeds import SIGNIFICANCE, correlation_interval, correlations, fair_coins
 from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
 from experiments.tables import (
@@ -35,9 +36,8 @@ from experiments.tables import (
 )
 from utils import plots
 from utils.correlation import EXACT_LAYERS
-from utils.files import atomic_write
-from utils.logging import say
 from utils.options import number
+from utils.snapshots.files import atomic_write
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
+from core.text import say
 from experiments.over_seeds import expected_bias, with_spread
 from experiments.reading import ResultError, labelled_folders, seeds_in
 from experiments.tables import made_by
 from utils import correlation, projections, snapshots
-from utils.files import atomic_write, make_writable
-from utils.logging import say
 from utils.options import number
-from utils.provenance import provenance
+from utils.runs.provenance import provenance
+from utils.snapshots.files import atomic_write, make_writable
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from core.errors import UsageError
+
 Builder = Callable[..., nn.Module]
 
 _builders: dict[str, Builder] = {}
@@ -16,7 +18,7 @@ _others: list[tuple[Callable[[], list[str]], Builder]] = []
 _called_here: dict[str, str] = {}
 
 
-class ModelError(ValueError):
+class ModelError(UsageError):
     """An architecture that does not exist, or cannot be built as asked; the message is one line."""
 
 

@@ -14,7 +14,8 @@ import models
 from data.loading import _Loaders
 from data.registry import ArraySource
 from train import Forward
-from utils import determinism, metrics, reinit
+from utils import reinit
+from utils.training import metrics, precision
 
 GPU = torch.device("cuda", 0)
 NETWORKS = [("lenet", 1), ("vgg11", 3), ("resnet18", 3), ("mlp_bn", 1), ("densenet121", 3)]
@@ -61,7 +62,7 @@ def test_batches_of_a_dataset_in_memory(fake, augmentation, options, shuffle_see
 def test_training_step(fake, arch, channels, deterministic):
     net = network(arch, channels)
     if deterministic:
-        determinism.make_deterministic(net)
+        precision.make_deterministic(net)
     loss, correct = Forward(net).train()(*batch(channels))
     assert loss.device == correct.device == GPU
     assert (loss.shape, correct.shape) == ((), ())

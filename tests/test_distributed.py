@@ -29,10 +29,14 @@ import data
 import models.registry
 import reinit_layers
 import train
+from core.seeds import derive
 from data.subsets import batch_slices
-from utils import distributed, program, resume, snapshots
-from utils.configuration import configuration, difference
-from utils.seeds import derive
+from utils import snapshots
+from utils.process import distributed
+from utils.process import ending as program
+from utils.runs import resume
+from utils.runs.configuration import configuration, difference
+from utils.training.step import Forward, train_batch
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 #: 813 images in batches of 58: the last one holds a single image, and rank 0 of two has none of it.
@@ -233,18 +237,19 @@ GROUP_OF_ONE = """
 import argparse, json, sys
 import torch
 import data, models, train
-from utils import devices, distributed, optimizers
+from utils.process import devices, distributed
+from utils.training import optimizers
 
 arch, amp, device = sys.argv[1], sys.argv[2] == "amp", torch.device(sys.argv[3])
-devices.set_precision(device)
-layout = devices.memory_format(device, amp)
+precision.set_precision(device)
+layout = precision.memory_format(device, amp)
 batches = list(data.load("fashion_mnist_mini", "", 128, device=device, shuffle=True, memory_format=layout).train)
 
 def losses(lr, compiled=False):
     torch.manual_seed(0)
     net = models.build(arch, 10, 1, (28, 28)).to(device, memory_format=layout).train()
     if amp:
-        devices.use_bfloat16(net, device)
+        precision.use_bfloat16(net, device)
     hyperparameters = argparse.Namespace(optimizer="sgd", lr=lr, momentum=0.9, weight_decay=0)
     step = train.make_step(net, optimizers.make_optimizer(net, hyperparameters), compiled)
     torch.manual_seed(1)
@@ -330,7 +335,7 @@ def test_running_statistics_of_batch_norm_are_the_mean_over_ranks():
         net = nn.Sequential(nn.BatchNorm2d(1, momentum=0.5), nn.Flatten(), nn.Linear(2, 2))
         with distributed.group(torch.device("cpu")):
             optimizer = torch.optim.SGD(net.parameters(), lr=0)
-            step = functools.partial(train.train_batch, train.Forward(net), optimizer)
+            step = functools.partial(train_batch, Forward(net), optimizer)
             train.train_epoch(step, net, Batches(), 0)
         torch.save(net[0].running_mean, f"mean_{distributed.RANK}.pt")
         return 0

@@ -15,8 +15,8 @@ import pytest
 from programs import ROOT, command, files_below, run_main, shell
 
 import train
-from utils import files
-from utils.lock import FolderLock
+from utils.runs.lock import FolderLock
+from utils.snapshots import files
 
 QUICK = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", 2, "--seed", 1)
 FOLDER = Path("models/fashion_mnist_mini_2/lenet/1")
@@ -66,8 +66,8 @@ def test_run_that_is_refused_leaves_no_folder():
 CONTENDER = """
 import os, sys
 from pathlib import Path
-from utils import files
-from utils.lock import FolderLock
+from utils.snapshots import files
+from utils.runs.lock import FolderLock
 entered = 0
 while entered < int(sys.argv[1]):
     with FolderLock() as lock:
@@ -101,7 +101,7 @@ def test_processes_that_write_one_file_wait_for_each_other():
     code = """
 import sys
 from pathlib import Path
-from utils.files import atomic_write
+from utils.snapshots.files import atomic_write
 for number in range(100):
     with atomic_write(Path("results.json"), "w") as file:
         for _ in range(50):
@@ -171,7 +171,7 @@ def test_interrupted_waiting_for_another_process_it_leaves_the_file_of_that_one(
         code = f"""
 import signal
 from pathlib import Path
-from utils.files import atomic_write
+from utils.snapshots.files import atomic_write
 signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
 signal.setitimer(signal.ITIMER_REAL, 0.2)
 with atomic_write(Path({str(path)!r}), "w") as file:

@@ -19,9 +19,11 @@ import data
 import models
 import reinit_layers
 import train
-from utils import determinism, devices, optimizers, snapshots
-from utils.compilation import GraphedStep
-from utils.program import RunError
+from core.errors import RunError
+from utils import snapshots
+from utils.process import devices
+from utils.training import optimizers, precision
+from utils.training.compilation import GraphedStep
 
 MINI = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
 QUICK = (*MINI, "--subsample-classes", 2, "--lr", 0.02, "--epochs", 1)
@@ -76,8 +78,8 @@ def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size,
     weights = torch.randn_like(net(x))
     (expected_gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
     expected = net(x)
-    determinism.make_deterministic(net)
-    assert isinstance(net[0], determinism.MatrixAveragePool2d)
+    precision.make_deterministic(net)
+    assert isinstance(net[0], precision.MatrixAveragePool2d)
     torch.testing.assert_close(net(x), expected)
     (gradient,) = torch.autograd.grad((net(x) * weights).sum(), x)
     torch.testing.assert_close(gradient, expected_gradient)
@@ -86,8 +88,8 @@ def test_pooling_with_a_deterministic_gradient_is_adaptive_average_pooling(size,
 def test_pooling_of_vgg_is_made_deterministic():
     with torch.device("meta"):
         net = models.build("vgg11", 10, 3, (64, 64))
-        determinism.make_deterministic(net)
-        assert isinstance(net.avgpool.pool, determinism.MatrixAveragePool2d)
+        precision.make_deterministic(net)
+        assert isinstance(net.avgpool.pool, precision.MatrixAveragePool2d)
         assert net(torch.empty(2, 3, 64, 64)).shape == (2, 10)
 
 
@@ -109,7 +111,7 @@ def test_on_the_cpu_images_and_convolutions_are_in_channels_last(monkeypatch):
 
 
 def test_deterministic_pooling_is_not_biased_by_bfloat16():
-    pool = determinism.MatrixAveragePool2d((3, 3))
+    pool = precision.MatrixAveragePool2d((3, 3))
     x = torch.rand(64, 32, 7, 7) + 1
     exact = nn.functional.adaptive_avg_pool2d(x.double(), (3, 3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -120,8 +122,8 @@ def test_deterministic_pooling_is_not_biased_by_bfloat16():
 
 def test_pooling_to_one_value_is_left_as_it_is():
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)))
-    determinism.make_deterministic(net)
-    assert not any(isinstance(module, determinism.MatrixAveragePool2d) for module in net)
+    precision.make_deterministic(net)
+    assert not any(isinstance(module, precision.MatrixAveragePool2d) for module in net)
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ def settings():
 def test_rounding_of_factors_is_decided_for_products_and_convolutions(tf32, settings):
     for one in settings:
         one.allow_tf32 = not tf32
-    devices.set_precision(torch.device("cuda"), tf32)
+    precision.set_precision(torch.device("cuda"), tf32)
     assert [one.allow_tf32 for one in settings] == [tf32, tf32]
     assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")  # which the compiler asks for
     assert torch.backends.cudnn.benchmark
@@ -204,14 +206,14 @@ def test_float32_on_a_gpu_is_not_rounded_unless_asked_for(settings):
     x = torch.randn(64, 64, 8, 8, device="cuda")
     convolution = nn.Conv2d(64, 64, 3, padding=1).cuda()
     exact = nn.functional.conv2d(x.double(), convolution.weight.double(), convolution.bias.double(), padding=1)
-    devices.set_precision(torch.device("cuda"))
+    precision.set_precision(torch.device("cuda"))
     # The largest of 262,144 sums of 576 products; in float32, perhaps by Winograd's algorithm.
     assert (convolution(x).double() - exact).abs().max() < 5e-5
     # Where TF32 is allowed cuDNN may still choose float32 for a convolution; cuBLAS does not for a product.
     a, b = torch.randn(2, 1024, 1024, device="cuda")
     errors = {}
     for tf32 in (False, True):
-        devices.set_precision(torch.device("cuda"), tf32)
+        precision.set_precision(torch.device("cuda"), tf32)
         errors[tf32] = ((a @ b).double() - a.double() @ b.double()).abs().max().item()
     assert errors[False] < 2e-3 < 1e-2 < errors[True]
 
@@ -244,7 +246,8 @@ def test_network_that_waits_for_a_value_cannot_be_a_cuda_graph():
     code = """
 import torch
 import train
-from utils import compilation, program
+from utils.training import compilation
+from utils.process import ending as program
 
 class Waiting(torch.nn.Linear):
     def forward(self, x):
@@ -273,7 +276,7 @@ def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer, setti
     """Of a network that is not compiled: dropout, batch norm, another learning rate, a smaller last batch."""
     device = torch.device("cuda")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    devices.set_precision(device, deterministic=True)
+    precision.set_precision(device, deterministic=True)
     hyperparameters = argparse.Namespace(optimizer=optimizer, lr=1e-3, momentum=0.9, weight_decay=1e-4)
     trained = []
     for graphed in (False, True):
@@ -281,7 +284,7 @@ def test_step_as_a_cuda_graph_computes_what_the_step_does(arch, optimizer, setti
         assert dataset.train.num_images % 100  # a smaller batch at the end
         torch.manual_seed(0)
         net = models.build(arch, 3, 1, (28, 28)).to(device)
-        determinism.make_deterministic(net)
+        precision.make_deterministic(net)
         optimizer = optimizers.make_optimizer(net, hyperparameters)
         step = train.make_step(net, optimizer)
         if graphed:
@@ -313,7 +316,7 @@ def test_compiled_step_as_a_cuda_graph_trains_as_the_plain_one(amp):
         torch.manual_seed(0)
         net = models.build("lenet", 3, 1, (28, 28)).to(device)
         if amp:
-            devices.use_bfloat16(net, device)
+            precision.use_bfloat16(net, device)
         optimizer = optimizers.make_optimizer(net, hyperparameters)
         step = train.make_step(net, optimizer, compiled)
         losses.append([])
@@ -332,8 +335,8 @@ def test_compiled_step_as_a_cuda_graph_trains_as_the_plain_one(amp):
 def test_compiled_resnet18_trains_as_the_plain_one(precision, settings):
     """Its last maps have one pixel, whose strides may mean two layouts at once."""
     device, amp, tf32 = torch.device("cuda"), precision == "amp", precision == "tf32"
-    devices.set_precision(device, tf32)
-    layout = devices.memory_format(device, amp, tf32)
+    precision.set_precision(device, tf32)
+    layout = precision.memory_format(device, amp, tf32)
     options = {"device": device, "shuffle": True, "subsample_classes": 3, "memory_format": layout}
     batches = list(data.load("fashion_mnist_mini", "", 128, **options).train)[:6]  # small differences grow fast
     hyperparameters = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
@@ -342,7 +345,7 @@ def test_compiled_resnet18_trains_as_the_plain_one(precision, settings):
         torch.manual_seed(0)
         net = models.build("resnet18", 3, 1, (28, 28)).to(device, memory_format=layout).train()
         if amp:
-            devices.use_bfloat16(net, device)
+            precision.use_bfloat16(net, device)
         step = train.make_step(net, optimizers.make_optimizer(net, hyperparameters), compiled)
         losses.append([step(*batch, 128)[0].item() for batch in batches])
     plain, graphed = losses

@@ -15,7 +15,9 @@ import compute_projections
 import data
 import reinit_layers
 import train
-from utils import devices, provenance, snapshots
+from utils import snapshots
+from utils.process import devices
+from utils.runs import provenance
 
 QUICK = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--subsample-classes", 2, "--seed", 1)
 FOLDER = Path("models/fashion_mnist_mini_2/lenet/1")

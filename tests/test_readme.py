@@ -25,7 +25,7 @@ def in_the_copy(*commands):
 def copy_with_the_files_shown():
     """The working directory, with a copy of the programs, and the network and the dataset of the README added."""
     added = ["__pycache__", "tiny.py", "shapes.py"]  # these two by a user who has followed the README
-    for folder in ("models", "data", "utils"):
+    for folder in ("core", "models", "data", "utils"):
         shutil.copytree(ROOT / folder, folder, ignore=shutil.ignore_patterns(*added))
     for program in ROOT.glob("*.py"):
         shutil.copy(program, program.name)

@@ -20,7 +20,7 @@ from experiments import silent_filters
 def recipe():
     """`recipe("1_bias_emerges", "--data-path", "images", EPOCHS=1)` runs one in a checkout of its own."""
     shutil.copytree(ROOT / "experiments", "checkout/experiments", ignore=shutil.ignore_patterns("runs", "results"))
-    for name in ("train.py", "compute_projections.py", "reinit_layers.py", "models", "data", "utils"):
+    for name in ("train.py", "compute_projections.py", "reinit_layers.py", "core", "models", "data", "utils"):
         Path("checkout", name).symlink_to(ROOT / name)
 
     def run(name: str, *options: str, **variables: object) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 from utils import reinit
-from utils.metrics import NotFiniteError
+from utils.training.metrics import NotFiniteError
 
 #: One of every family, on images that are just large enough: architecture -> (channels, side of the images).
 FAMILIES = {

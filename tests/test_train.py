@@ -18,7 +18,8 @@ import compute_projections
 import models
 import train
 from data.registry import ImageError
-from utils import optimizers, snapshots
+from utils import snapshots
+from utils.training import optimizers
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 #: Two classes, so that an epoch takes a fraction of a second.
@@ -165,7 +166,7 @@ def test_epoch_equals_plain_pytorch_loop(kind):
     else:
         optimizer = torch.optim.Adam(net.parameters(), lr=0.001, weight_decay=0.01)
     normalized = ((images.float() / 255) - 0.2860) / 0.3530
-    from utils.seeds import derive
+    from core.seeds import derive
 
     torch.manual_seed(derive(1, "dropout", 0))
     for start in range(0, 4000, 500):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import data
 import models
+from core.errors import UsageError
+from core.text import say
 from data.transforms import UPSCALED
-from utils import distributed
-from utils.logging import last_words, say
-from utils.program import WRONG_USE, UsageError
+from utils.process import distributed
+from utils.process.ending import WRONG_USE
+from utils.process.logging import last_words
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import models
-from utils import distributed
-from utils.devices import is_out_of_gpu_memory
-from utils.logging import first_line
-from utils.metrics import NotFiniteError, count_correct
+from core.text import first_line
+from utils.process import distributed
+from utils.process.devices import is_out_of_gpu_memory
+from utils.training.metrics import NotFiniteError, count_correct
 
 #: Of a batch on a GPU: with less in it, it waits for the host to launch (benchmarks/NOTES.md).
 GPU_BATCH_BYTES = 24 * 2**20

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.configuration import HYPERPARAMETERS, IDENTITY
-from utils.files import atomic_write
 from utils.options import option
+from utils.runs.configuration import HYPERPARAMETERS, IDENTITY
+from utils.snapshots.files import atomic_write
 
 #: Options without bearing on what is measured, and one that the folder is named by.
 NOT_COMPARED = ("data_path", "batch_size", "cuda", "subsample_classes")

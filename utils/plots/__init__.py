@@ -20,8 +20,8 @@ from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import MaxNLocator
 
 from utils import correlation, projections, reinit
-from utils.files import atomic_write
 from utils.results import layers_of
+from utils.snapshots.files import atomic_write
 
 STYLE = {
     "axes.grid": True,

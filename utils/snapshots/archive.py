@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from utils.logging import first_line, printable
+from core.errors import UsageError
+from core.text import first_line, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
@@ -36,7 +37,7 @@ LARGEST_REPEATED = 2**30
 DEEPEST, MOST = 16, 200_000  #: levels and values in a snapshot: far more than in any that was trained
 
 
-class SnapshotError(ValueError):
+class SnapshotError(UsageError):
     """A file that is no snapshot, is damaged, or belongs to another network; the message names it in one line."""
 
     def __init__(self, message: str):

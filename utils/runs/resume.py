@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 import data
+from core.errors import UsageError
 from utils import snapshots
-from utils.configuration import (
+from utils.options import check_recorded, option
+from utils.runs.configuration import (
     DRAWN_SEEDS,
     HYPERPARAMETERS,
     IDENTITY,
@@ -22,10 +24,9 @@ from utils.configuration import (
     is_sound,
     legacy_configuration,
 )
-from utils.lock import FolderLock
-from utils.options import check_recorded, option
-from utils.paths import RunFiles, training_states
-from utils.program import UsageError
+from utils.runs.folders import RunFiles
+from utils.runs.lock import FolderLock
+from utils.snapshots.names import training_states
 
 
 class Start(NamedTuple):

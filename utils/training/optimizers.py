@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.program import UsageError
+from core.errors import UsageError
 
 
 def make_optimizer(net: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:

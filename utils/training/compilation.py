@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from utils.devices import is_out_of_gpu_memory
-from utils.logging import first_line
-from utils.program import RunError
+from core.errors import RunError
+from core.text import first_line
+from utils.process.devices import is_out_of_gpu_memory
 
 Result = tuple[Tensor, Tensor]  #: loss, and number of correct images, on the device
 Step = Callable[[Tensor, Tensor, int], Result]  #: takes images, labels and the size of the batch on all ranks

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import models
-from utils.archive import SnapshotError
 from utils.options import option
+from utils.snapshots.archive import SnapshotError
 
 #: The options that determine the weights and stay what they are for the whole of a run, and their kinds. An option
 #: stands after those that decide whether it has an effect.

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils import distributed
-from utils.signals import check_signals
+from core.errors import RunError
+from utils.process import distributed
+from utils.process.signals import check_signals
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(RunError):
     """A loss that is NaN or infinite: no accuracy can be told from such outputs; the message is one line."""
 
 

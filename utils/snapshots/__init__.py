@@ -13,7 +13,7 @@
     <arch>_<epochs>.pt      the final weights, a bare state_dict
 
 Nothing in a file is executed when it is read, and whatever is used of it is compared with its checksums: see
-`utils.archive`.
+`utils.snapshots.archive`.
 """
 
 import errno
@@ -28,16 +28,17 @@ import torch
 from torch import Tensor, nn
 
 import models
-from utils import archive
-from utils.archive import SnapshotError
-from utils.files import atomic_write
-from utils.paths import parse_snapshot_name, training_states
+from core.errors import UsageError
+from utils.snapshots import archive
+from utils.snapshots.archive import SnapshotError
+from utils.snapshots.files import atomic_write
+from utils.snapshots.names import parse_snapshot_name, training_states
 
 FORMAT = 5  #: of the .tar files; the authors' files, which carry no number, are format 1
 MOST_TOLD = 4  #: differences of weights that a message names
 
 
-class NewerFormatError(ValueError):
+class NewerFormatError(UsageError):
     """A training state of a later version of this program. It is not damaged, and must not be passed over."""
 
 

@@ -4,17 +4,16 @@ import contextlib
 import datetime
 import glob
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
-from utils import distributed
-from utils.signals import check_signals
+from core.text import printable, say
+from utils.process import distributed
+from utils.process.signals import check_signals
 
 LOGGER = "hyperplanes"
 
@@ -38,21 +37,6 @@ class _Console(logging.Handler):
         if record.levelno == logging.WARNING:
             line = f"warning: {line}"
         say(line, sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
-
-
-def say(line: str, stream: TextIO | None) -> None:
-    """Write a line, without tearing a progress bar.
-
-    Where the reader went away (a closed terminal, `| head`) nothing more is written, and the program goes on: its
-    files and its exit status are what matters.
-    """
-    if stream is None:  # it was closed before the program began
-        return
-    try:
-        tqdm.write(line, file=stream)
-        stream.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
@@ -110,22 +94,6 @@ def epochs_logged(folder: Path, name: str, configuration: str, snapshots: Path) 
     return found
 
 
-def printable(text: str) -> str:
-    """Text as a terminal may have it.
-
-    Names of files, and what damaged ones hold, can be anything: sequences that a terminal obeys, or bytes that
-    are no text, which no stream takes.
-    """
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-def first_line(error: BaseException | str) -> str:
-    """What an error says, in a line; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _make_printable(record: logging.LogRecord) -> bool:
     record.msg, record.args = printable(record.getMessage()), None
     return True
@@ -152,7 +120,7 @@ def last_words(line: str) -> None:
 def progress(iterable: Iterable, **options) -> Iterator:
     """The items, with a progress bar on standard error that is there only on a terminal, and goes when it is done.
 
-    Between two items a signal that got lost is found: see `utils.signals`.
+    Between two items a signal that got lost is found: see `utils.process.signals`.
     """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     disable = not on_terminal or distributed.RANK > 0

@@ -7,13 +7,13 @@ import platform
 import re
 
 import torch
-from torch import nn
 
-from utils import distributed
-from utils.logging import first_line
+from core.errors import UsageError
+from core.text import first_line
+from utils.process import distributed
 
 
-class DeviceError(ValueError):
+class DeviceError(UsageError):
     """The device that was asked for is not there."""
 
 
@@ -79,45 +79,3 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def memory_format(device: torch.device, amp: bool = False, tf32: bool = False) -> torch.memory_format:
-    """The layout of images and convolutions (see benchmarks/NOTES.md).
-
-    channels_last on the CPU, and on a GPU in bfloat16 or TF32, for whose tensor cores it is made. Float32
-    convolutions on a GPU stay contiguous: channels_last is a little slower there.
-    """
-    return torch.channels_last if device.type == "cpu" or amp or tf32 else torch.contiguous_format
-
-
-def set_precision(device: torch.device, tf32: bool = False, deterministic: bool = False) -> None:
-    """Decide how a GPU computes in float32, before anything is computed; of no effect on the CPU.
-
-    Args:
-        device: that is computed on.
-        tf32: whether convolutions and matrix products may round their factors to TF32, with 10 bits of mantissa.
-            PyTorch lets cuDNN do so by default; here it does not.
-        deterministic: take only algorithms that give the same bits each time; where there is none PyTorch raises
-            a RuntimeError. Else cuDNN tries several for each shape and takes the fastest.
-    """
-    if device.type != "cuda":
-        return
-    # Not by the newer fp32_precision: the compiler still reads these, and PyTorch forbids to mix the two.
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        torch.use_deterministic_algorithms(True)
-
-
-def check_bfloat16(device: torch.device) -> None:
-    """Raise DeviceError where the device does not compute in bfloat16."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise DeviceError(f"--amp: {describe(device)} does not compute in bfloat16")
-
-
-def use_bfloat16(net: nn.Module, device: torch.device) -> None:
-    """Let a network compute in bfloat16 where PyTorch's autocast takes that to be safe; weights stay float32."""
-    net.forward = torch.autocast(device.type, torch.bfloat16)(net.forward)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 import data
-from utils import devices
+from utils.process import devices
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 #: Options that say where the output goes or how fast it is made, and have no bearing on what is in it.
 NOT_RECORDED = ("log", "plots", "results", "workers", "models_path", "tb_logdir")
 
@@ -59,7 +59,7 @@ def _program_version() -> dict[str, str | None]:
             changes = [*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.txt", "*.toml"]
             changed = subprocess.run(changes, capture_output=True).returncode
             # Networks and datasets that were added, one file each.
-            folders = ("data/*.py", "models/*.py", "utils/*.py")
+            folders = ("core/*.py", "data/*.py", "models/*.py", "utils/*.py", "utils/*/*.py")
             added = [*git, "ls-files", "--others", "--exclude-standard", "--", *folders]
             changed = changed or subprocess.run(added, capture_output=True).stdout
             commit = head.stdout.strip() + ("-dirty" if changed else "")

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from core.errors import UsageError
+
 
 def _by_torchrun() -> tuple[int, int, int]:
     """Rank, local rank and number of processes, as torchrun sets them; (0, 0, 1) without torchrun."""
@@ -37,7 +39,7 @@ PATIENCE = 1.0  #: seconds for rank 0 to fail as another rank has
 _store = None  # torchrun's, in which every process can leave a word at any time
 
 
-class GroupError(ValueError):
+class GroupError(UsageError):
     """The processes cannot become a group; the message is one line."""
 
 

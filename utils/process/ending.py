@@ -15,25 +15,14 @@ from typing import NoReturn
 
 import torch
 
-import data
-import models
-from utils import distributed, signals
-from utils.devices import DeviceError, is_out_of_gpu_memory
-from utils.distributed import GroupError
-from utils.logging import close_log, first_line, last_words
-from utils.metrics import NotFiniteError
-from utils.snapshots import NewerFormatError, SnapshotError
+from core.errors import OneLineError, RunError
+from core.text import first_line
+from utils.process import distributed, signals
+from utils.process.devices import is_out_of_gpu_memory
+from utils.process.logging import close_log, last_words
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-
-
-class UsageError(ValueError):
-    """Wrong use or wrong input: the message, one line, names the option or the file and says what to do."""
-
-
-class RunError(RuntimeError):
-    """The run failed under way, by no fault of the command line; the message is one line."""
 
 
 #: By the exception of a signal: what is said, and the exit status.
@@ -142,11 +131,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _explain(error: Exception) -> tuple[int, str | None]:
     """The exit status that an error ends a program with, and what to say of it; None: nobody expected it."""
-    wrong_input = (UsageError, models.ModelError, data.DataError, DeviceError, GroupError)
-    if isinstance(error, (*wrong_input, SnapshotError, NewerFormatError)):
-        return WRONG_USE, str(error)
-    if isinstance(error, (RunError, NotFiniteError, data.ImageError)):
-        return FAILED, str(error)
+    if isinstance(error, OneLineError):
+        return error.status, str(error)
     lost = None if is_out_of_gpu_memory(error) else distributed.connection_lost(error)
     if lost is not None:
         return FAILED, f"the processes of this run cannot go on together: is one gone? ({lost})"

@@ -1,0 +1,33 @@
+"""Text for a terminal."""
+
+import os
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def say(line: str, stream: TextIO | None) -> None:
+    """Write a line to a stream without breaking a progress bar.
+
+    If the reader has gone away (a closed terminal, `| head`), nothing more is written and the program goes on:
+    its files and its exit status are what matters.
+    """
+    if stream is None:  # it was closed before the program began
+        return
+    try:
+        tqdm.write(line, file=stream)
+        stream.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def printable(text: str) -> str:
+    """Escape every character that a terminal should not get, such as control sequences in the name of a file."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of an error's message, or its type if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
