@@ -1,7 +1,7 @@
 # make demo     from nothing to the paper's picture: train LeNet on the images that are here, measure its snapshots,
 #               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
 # make test     the tests; with CUDA=1 those of a GPU too
-# make torture  the tests with the long versions of the attacks on the programs, and what they came to
+# make torture  all tests, with the long versions of the attacks on the programs, and what was attacked how often
 # make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
 # make lint     ruff
 #
@@ -46,27 +46,24 @@ ifdef CUDA
 	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 12800 --cuda --tf32
 	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 12800 --cuda --compile
 	$(BIN)/python benchmarks/training.py --images 25600 --cuda --compile
-	$(BIN)/python benchmarks/supply.py --plain-images 5000 --cuda
-	$(BIN)/python benchmarks/evaluation.py --arch vgg11 --dataset cifar10 --cuda
+	$(BIN)/python benchmarks/training.py --parts process --cuda
+	$(BIN)/python benchmarks/training.py --dataset cifar10 --parts batches --cuda
 	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 17 --cuda
 	$(BIN)/python benchmarks/reinit.py --arch vgg19 --dataset cifar10 --images 2000 --every 17 --cuda --tf32
-	$(BIN)/python benchmarks/memory.py --cuda
 	$(BIN)/python benchmarks/choices.py --cuda --compile
 	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
 	$(BIN)/python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda --trials 0
 	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda
 	$(BIN)/python benchmarks/choices.py --arch resnet18 --dataset cifar10 --cuda --trials 0
-	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2 --cuda
+	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repetitions 2 --cuda
 else
-	$(BIN)/python benchmarks/training.py --images 6400
-	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 384 --workers 1
-	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 512 --workers 1
-	$(BIN)/python benchmarks/supply.py --images 20000 --plain-images 5000
+	$(BIN)/python benchmarks/training.py --images 6400 --parts training process
+	$(BIN)/python benchmarks/training.py --arch vgg11 --dataset cifar10 --images 384
+	$(BIN)/python benchmarks/training.py --arch resnet18 --dataset cifar10 --images 512
+	$(BIN)/python benchmarks/training.py --dataset cifar10 --images 5000 --parts batches
 	$(BIN)/python benchmarks/folder.py
-	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/reinit.py --images 1000
-	$(BIN)/python benchmarks/memory.py --arch resnet18 --images 10000
-	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repeats 2
+	$(BIN)/python benchmarks/projections.py --snapshots 2 --names 12 --repetitions 2
 endif
 
 lint: $(VENV)/.installed-dev

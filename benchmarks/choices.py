@@ -1,154 +1,118 @@
-"""What each choice about a training step gains: the step of train.py, and the same with one choice made otherwise.
+"""What each choice about a training step gains: the step of train.py, and the same with one choice changed.
 
-    python benchmarks/choices.py                                        LeNet on images of MNIST's form, the CPU
+    python benchmarks/choices.py                                        LeNet on images of MNIST's shape, the CPU
     python benchmarks/choices.py --arch vgg11 --dataset cifar10 --cuda
 
-All train on one batch that lies on the device, are measured in one run, in turn, and differ in one thing each:
-what train.py does by default (fused optimizers, the layout of images), or what its options change. On a GPU each
-is recorded as a CUDA graph, so that launching it takes no time, but for `without CUDA graph`, which is train.py
-without --compile. What cuDNN's trials of its algorithms gain is seen by another run, with --trials 0: within one
-process it keeps those that it has found.
+All rows train on one batch that lies on the device, and take turns. Each row differs from train.py's defaults in
+one choice. On a GPU the steps are CUDA graphs, so that launching them takes no time, except in the row `without
+CUDA graph`, which is train.py without --compile. To see what cuDNN's trials gain, run the program again with
+--trials 0: a process keeps the algorithms that it has found.
 """
 
 import argparse
-import copy
-import functools
 import os
 import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
+import common
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
-import models
-from benchmarks.common import add_trials_option, header, measure, spread
-from train import make_step
-from utils.options import number
-from utils.process import devices
-from utils.process.ending import DONE, exit_status
+from utils.arguments import Number
 from utils.training import precision
 from utils.training.compilation import GraphedStep
 from utils.training.optimizers import make_optimizer
+from utils.training.step import make_step
 
-OTHER_LAYOUT = {
-    torch.channels_last: ("contiguous", torch.contiguous_format),
-    torch.contiguous_format: ("channels_last", torch.channels_last),
-}
+BATCH_SIZE = 128
 
 
-def make_way(
+def make_steps(
     args: argparse.Namespace,
     device: torch.device,
-    net: nn.Module,
-    *,
-    other_layout: bool = False,
+    memory_format: torch.memory_format | None = None,
     fused: bool = True,
     graphed: bool = False,
-    **options: bool,
+    amp: bool = False,
+    tf32: bool = False,
+    deterministic: bool = False,
+    compiled: bool = False,
 ) -> Callable[[], None]:
-    """Steps of training with some choices; a function, to be called again and again, that takes `args.steps`.
+    """Return a function that takes --steps training steps.
 
-    net: is copied.
-    options: amp, tf32, deterministic and compiled, as the options of train.py.
+    Args:
+        memory_format: of images and weights; None: as train.py chooses it.
+        fused: use the fused optimizer.
+        graphed: run the step as a CUDA graph.
+        amp, tf32, deterministic, compiled: options of train.py.
     """
-    layout = precision.memory_format(device, options.get("amp", False), options.get("tf32", False))
-    if other_layout:
-        layout = OTHER_LAYOUT[layout][1]
-    spec = data.info(args.dataset)
-    net = copy.deepcopy(net).to(device, memory_format=layout)
-    if options.get("amp"):
+    memory_format = memory_format or precision.memory_format(device, amp, tf32)
+    net = common.build(args, device, memory_format).train()
+    if amp:
         precision.use_bfloat16(net, device)
-    if options.get("deterministic"):
+    if deterministic:
         precision.make_deterministic(net)
-    optimizer = make_optimizer(net, argparse.Namespace(**vars(args), lr=1e-3, momentum=0.9, weight_decay=1e-4))
+    optimizer = make_optimizer(net, common.HYPERPARAMETERS)
     optimizer.param_groups[0]["fused"] = fused or None
-    step = make_step(net, optimizer, options.get("compiled", False))
-    if graphed:
-        step = GraphedStep(step, optimizer)
-    images = torch.randn(args.batch_size, spec.in_channels, *spec.image_size).to(device, memory_format=layout)
-    labels = torch.arange(args.batch_size, device=device) % spec.num_classes
+    step = make_step(net, optimizer, compiled)
+    step = GraphedStep(step, optimizer) if graphed else step
+    spec = data.info(args.dataset)
+    images = torch.randn(BATCH_SIZE, spec.in_channels, *spec.image_size).to(device, memory_format=memory_format)
+    labels = torch.arange(BATCH_SIZE, device=device) % spec.num_classes
 
     def take_steps() -> None:
         torch.use_deterministic_algorithms(False)
-        precision.set_precision(device, options.get("tf32", False), options.get("deterministic", False))
+        precision.set_precision(device, amp, tf32, deterministic)
         if args.trials == 0:
             torch.backends.cudnn.benchmark = False
         elif args.trials is not None:
             torch.backends.cudnn.benchmark_limit = args.trials
-        net.train()
         for _ in range(args.steps):
-            step(images, labels, args.batch_size)
+            step(images, labels, BATCH_SIZE)
 
     return take_steps
 
 
-@exit_status
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="lenet")
-    parser.add_argument("--dataset", default="mnist", help="for the form of the images, which are of noise")
-    parser.add_argument("--batch-size", type=number(int, 1), default=128)
-    parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
-    parser.add_argument("--steps", type=number(int, 1), default=10, metavar="N", help="at a time")
-    parser.add_argument("--repetitions", type=number(int, 1), default=10)
-    parser.add_argument("--compile", action="store_true", help="measure what --compile gains too")
-    add_trials_option(parser, least=0)
-    parser.add_argument("--cuda", action="store_true")
-    args = parser.parse_args(argv)
-    if args.trials is not None and not args.cuda:
-        parser.error("--trials: only with --cuda")
-    if args.cuda and args.steps <= GraphedStep.FIRST_STEPS:
-        parser.error(f"--steps: more than {GraphedStep.FIRST_STEPS}, after which a CUDA graph is made")
-    device = devices.choose(args.cuda)
-    spec = data.info(args.dataset)
-    torch.manual_seed(0)
-    net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
-    other = OTHER_LAYOUT[precision.memory_format(device)][0]
-    # On a GPU each as a CUDA graph: the time of what is computed, not of launching it.
-    make = functools.partial(make_way, args, device, net, graphed=args.cuda)
-    makers = {
-        "defaults": make,
-        f"in the layout {other}": functools.partial(make, other_layout=True),
-        "optimizer not fused": functools.partial(make, fused=False),
-        "--amp": functools.partial(make, amp=True),
+def main() -> None:
+    parser = common.make_parser(__doc__, repetitions=10)
+    add = parser.add_argument
+    what = "steps in a repetition (default: 10); on a GPU more than 3, after which a CUDA graph is made"
+    add("--steps", type=Number(int, 1), default=10, metavar="N", help=what)
+    add("--compile", action="store_true", help="also measure --compile")
+    what = "algorithms that cuDNN tries for each shape; 0: none (default: PyTorch's, 10)"
+    add("--trials", type=Number(int, 0), metavar="N", help=what)
+    args = parser.parse_args()
+    device, used = common.prepare_device(args)
+    contiguous = torch.contiguous_format
+    other = torch.channels_last if used == contiguous else contiguous
+    choices = {
+        "defaults": {},
+        "channels_last" if used == contiguous else "contiguous": {"memory_format": other},
+        "optimizer not fused": {"fused": False},
+        "--amp": {"amp": True},
     }
-    if args.cuda and args.optimizer == "adam":
-        del makers["optimizer not fused"]  # which cannot be a graph
     if args.cuda:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once; for all, as --deterministic needs it
-        makers |= {
-            "--amp in the layout contiguous": functools.partial(make, amp=True, other_layout=True),
-            "--tf32": functools.partial(make, tf32=True),
-            "--tf32 in the layout contiguous": functools.partial(make, tf32=True, other_layout=True),
-            "--deterministic": functools.partial(make, deterministic=True),
-            "without CUDA graph": functools.partial(make, graphed=False),
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once; --deterministic needs it
+        choices |= {
+            "--amp, contiguous": {"amp": True, "memory_format": contiguous},
+            "--tf32": {"tf32": True},
+            "--tf32, contiguous": {"tf32": True, "memory_format": contiguous},
+            "--deterministic": {"deterministic": True},
+            "without CUDA graph": {"graphed": False},
         }
-    if args.compile:
-        compiled = functools.partial(make, graphed=False, compiled=True)  # which makes a graph of its own
-        makers["--compile"] = compiled
-        if args.cuda:
-            makers["--compile --tf32"] = functools.partial(compiled, tf32=True)
-            makers["--compile --amp"] = functools.partial(compiled, amp=True)
-    seconds = measure({name: maker() for name, maker in makers.items()}, args.repetitions, device)
+    if args.compile:  # it makes a CUDA graph of its own
+        choices["--compile"] = {"compiled": True, "graphed": False}
+    ways = {name: make_steps(args, device, **{"graphed": args.cuda, **choice}) for name, choice in choices.items()}
+    seconds = common.measure(ways, args.repetitions, device)
 
-    print(header(device))
-    what = [f"{args.arch} on images of the form of {args.dataset}", f"batch {args.batch_size}", args.optimizer]
-    print(", ".join([*what, *([f"--trials {args.trials}"] if args.trials is not None else [])]))
-    print(f"a step in ms: median [least to most] of {args.repetitions} times {args.steps} steps")
-    first = statistics.median(seconds["defaults"])
-    width = max(map(len, seconds))
+    trials = "" if args.trials is None else f", --trials {args.trials}"
+    print(f"{args.arch} on images of the shape of {args.dataset}, batch {BATCH_SIZE}{trials}")
+    print(f"ms per step: median [least to most] of {args.repetitions} times {args.steps} steps")
     for name, values in seconds.items():
-        each = [1000 * value / args.steps for value in values]
-        print(
-            f"  {name:<{width}} {spread(each, '.3f'):>28}   {statistics.median(values) / first:5.2f} x the first"
-        )
-    return DONE
+        steps = common.spread([1000 * value / args.steps for value in values], ".3f")
+        ratio = statistics.median(values) / statistics.median(seconds["defaults"])
+        print(f"  {name:<20} {steps:>28}   {ratio:5.2f} x the first")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

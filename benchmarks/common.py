@@ -1,220 +1,220 @@
-"""What the benchmarks share: where the numbers come from, medians with their spread, the plain way to images."""
+"""What the benchmarks share: options, random datasets, measuring, and plain PyTorch code to compare with."""
 
 import argparse
 import contextlib
 import os
 import platform
+import resource
 import statistics
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
+from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-import data
-from data.loading import normalization
-from utils.options import number
-from utils.process import devices
-from utils.training import precision
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
 
+import data  # noqa: E402
+import models  # noqa: E402
+from utils.arguments import Number  # noqa: E402
+from utils.process import devices  # noqa: E402
+from utils.training import precision  # noqa: E402
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the programs that decide where and how it is computed."""
-    parser.add_argument("--cuda", action="store_true", help="measure on the GPU")
-    parser.add_argument(
-        "--amp", action="store_true", help="all in bfloat16 (autocast), as the programs with --amp"
-    )
-    parser.add_argument(
-        "--tf32", action="store_true", help="all with TF32 on the GPU, as the programs with --tf32"
-    )
+# The learning rate does not change the cost of a step, but a network that diverges may be slower.
+HYPERPARAMETERS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
 
-def add_trials_option(parser: argparse.ArgumentParser, least: int) -> None:
-    """--trials of the programs that measure what cuDNN's trials cost and gain; None where it is not given."""
-    parser.add_argument(
-        "--trials",
-        type=number(int, least),
-        metavar="N",
-        help=f"how many algorithms cuDNN tries for each shape on a GPU, from {least} on (PyTorch's default: 10)",
-    )
+def make_parser(doc: str | None, repetitions: int, network: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the shared options; `network`: also --arch and --dataset."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--repetitions", type=Number(int, 1), default=repetitions, metavar="N", help=f"default: {repetitions}")
+    add("--cuda", action="store_true", help="measure on the GPU")
+    if network:
+        add("--arch", default="lenet", help="default: lenet")
+        add("--dataset", default="mnist", help="default: mnist")
+    return parser
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the options about images, and --tf32."""
+    add = parser.add_argument
+    add("--data-path", metavar="DIR", help="folder of the datasets (default: random images of the same shape)")
+    add("--images", type=Number(int, 1), metavar="N", help="number of images to use (default: all)")
+    add("--batch-size", type=Number(int, 1), default=128, metavar="N", help="default: 128")
+    add("--tf32", action="store_true", help="use TF32 on the GPU")
 
 
 def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.memory_format]:
-    """The device, set up as the programs do it, and the layout of their images and convolutions there."""
-    device = devices.choose(args.cuda)
-    precision.set_precision(device, args.tf32)
-    return device, precision.memory_format(device, args.amp, args.tf32)
+    """Set up the device as the programs do, print it, and return it with the memory format of images on it."""
+    device, tf32 = devices.choose(args.cuda), getattr(args, "tf32", False)
+    devices.take(device)
+    precision.set_precision(device, tf32=tf32)
+    host = f" ({devices.processor()})" if args.cuda else ""
+    versions = f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
+    machine = f"{devices.describe(device)}; {os.cpu_count()} cores{host}"
+    print(f"{machine}; Python {platform.python_version()}, {versions}")
+    return device, precision.memory_format(device, tf32=tf32)
 
 
-def header(device: torch.device) -> str:
-    """The machine and the versions, in one line."""
-    host = f" ({devices.processor()})" if device.type == "cuda" else ""
-    return (
-        f"{devices.describe(device)}; {os.cpu_count()} cores{host}; Python {platform.python_version()}, "
-        f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
-    )
+def build(args: argparse.Namespace, device: torch.device, memory_format=torch.contiguous_format) -> nn.Module:
+    """Return the network of --arch for the images of --dataset, with the same random weights at each call."""
+    torch.manual_seed(0)
+    spec = data.info(args.dataset)
+    net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
+    return net.to(device, memory_format=memory_format)
 
 
 def spread(values: Sequence[float], form: str = ",.0f") -> str:
-    """The median, and the smallest and the largest value in brackets."""
+    """Return the median, and the smallest and the largest value in brackets."""
     return f"{statistics.median(values):{form}} [{min(values):{form}} to {max(values):{form}}]"
 
 
-def measure(
-    ways: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds that each way takes, several times, in turn, so that a busy machine disturbs all alike.
+def measure(ways: Mapping[str, Callable], repetitions: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the seconds that each way takes, several times.
 
-    The first two, which are compared most closely, change places every other round, so that with an even number of
-    repetitions each comes as often after the last way as after the other. The first round warms up and is not
-    counted. What is still under way on the GPU is waited for.
+    The ways take turns, so that other work on the machine disturbs all alike. The first two, which are compared
+    most closely, change places every other round. The first round warms up and is not counted.
     """
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = {name: [] for name in ways}
-    first, second, *others = ways
-    for repetition in range(repetitions + 1):
-        order = (second, first) if repetition % 2 else (first, second)
-        for name in (*order, *others):
-            way = ways[name]
-            synchronize(device)
+    names = list(ways)
+    for _ in range(1 + repetitions):
+        for name in names:
+            wait()
             start = time.perf_counter()
-            way()
-            synchronize(device)
-            if repetition > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+            ways[name]()
+            wait()
+            seconds[name].append(time.perf_counter() - start)
+        names[:2] = reversed(names[:2])
+    return {name: values[1:] for name, values in seconds.items()}
 
 
-class ConstantBatches:
-    """One batch again and again, as often as an epoch has batches."""
+def run(command: Sequence[str], folder: Path) -> tuple[float, resource.struct_rusage]:
+    """Run a process in a folder. Return its seconds from start to end, and what it used (see getrusage(2))."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: ended with exit status {process.returncode}")
+    return time.perf_counter() - start, used
+
+
+def report(seconds: Mapping[str, Sequence[float]], num_images: int) -> None:
+    """Print a line for each way: images per second, and its time as a multiple of the first way's time."""
+    first = statistics.median(next(iter(seconds.values())))
+    for name, values in seconds.items():
+        rates, ratio = [num_images / value for value in values], statistics.median(values) / first
+        print(f"  {name:<18} {spread(rates):>34} images/s   {ratio:6.2f} x the time of ours")
+
+
+class ConstantBatches(list):
+    """One batch of a loader, repeated for an epoch. The last batch is as short as the loader's."""
 
     def __init__(self, loader):
-        self.batch = next(iter(loader))
-        self.length, self.num_images, self.batch_size = len(loader), loader.num_images, loader.batch_size
-
-    def __len__(self):
-        return self.length
-
-    def __iter__(self):
-        for start in range(0, self.num_images, self.batch_size):  # the last batch is as short as the real one
-            images, labels = self.batch
-            count = min(self.batch_size, self.num_images - start)
-            yield images[:count], labels[:count]
+        self.num_images, self.batch_size = loader.num_images, loader.batch_size
+        batch = [tensor.clone() for tensor in next(iter(loader))]
+        starts = range(0, self.num_images, self.batch_size)
+        super().__init__([tensor[: self.num_images - start] for tensor in batch] for start in starts)
 
 
 def take_all(batches, device: torch.device) -> None:
-    """Have all batches made, and bring them to the device where they are not there yet."""
+    """Make all batches, and copy them to the device if they are not there yet."""
     for images, labels in batches:
         images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def report(seconds: Mapping[str, Sequence[float]], num_images: int) -> None:
-    """A line for each way: images a second, and how many times as long as ours it takes."""
-    ours = statistics.median(seconds["ours"])
-    width = max(map(len, seconds))
-    for name, values in seconds.items():
-        rates = [num_images / value for value in values]
-        ratio = statistics.median(values) / ours
-        print(f"  {name:<{width}} {spread(rates):>34} images/s   {ratio:6.2f} x the time of ours")
-
-
 @contextlib.contextmanager
-def dataset_folder(name: str, data_path: str | None, count: int | None = None):
-    """The folder of the datasets; without one, a temporary one with random images in the form of the dataset.
+def dataset_folder(name: str, data_path: str | None, count: int | None = None) -> Iterator[Path]:
+    """Yield --data-path, or a temporary folder with random images in the files of the dataset.
 
-    How long it takes does not depend on what is on them. count: of training images (CIFAR-10 then has
-    a fifth of it for testing); None: as many as it has.
+    There are `count` training images (None: as many as in the dataset). MNIST has 10,000 test images, CIFAR-10 a
+    fifth of the number of training images. ImageNet has two; its images are JPEGs of 500x375 pixels.
     """
     if data_path is not None:
-        yield Path(data_path)
+        yield Path(data_path).resolve()
         return
-    spec, random = data.info(name), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         if name == "cifar10":
             files = Path(folder, "cifar-10-batches-bin")
             files.mkdir()
-            for file in [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]:
+            for file in [*(f"data_batch_{index}.bin" for index in range(1, 6)), "test_batch.bin"]:
                 records = random.integers(256, size=((count or 50_000) // 5, 3073), dtype=np.uint8)
                 records[:, 0] %= 10
                 (files / file).write_bytes(records.tobytes())
-        elif name in ("mnist", "fashion_mnist"):
-            files = Path(folder, {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name], "raw")
+        elif name == "mnist":
+            files = Path(folder, "MNIST", "raw")
             files.mkdir(parents=True)
-            for part, number in (("train", count or 60_000), ("t10k", 10_000)):
-                pixels = random.integers(256, size=(number, *spec.image_size), dtype=np.uint8)
-                labels = random.integers(10, size=number, dtype=np.uint8)
-                head = struct.pack(">4I", 0x803, *pixels.shape)
-                (files / f"{part}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
-                (files / f"{part}-labels-idx1-ubyte").write_bytes(
-                    struct.pack(">2I", 0x801, number) + labels.tobytes()
-                )
-        elif not spec.in_repository:
-            raise SystemExit(f"--dataset {name}: give --data-path")
+            for part, size in (("train", count or 60_000), ("t10k", 10_000)):
+                for kind, shape, end in (("images", (size, 28, 28), 256), ("labels", (size,), 10)):
+                    values = random.integers(end, size=shape, dtype=np.uint8)
+                    head = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
+                    (files / f"{part}-{kind}-idx{len(shape)}-ubyte").write_bytes(head + values.tobytes())
+        elif name == "imagenet":
+            for part, size in (("train", count), ("val", 2)):
+                for index in range(size):
+                    file = Path(folder, part, f"class{index % 2}", f"{index}.jpg")
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    image = Image.fromarray(random.integers(256, size=(47, 63, 3), dtype=np.uint8))
+                    image.resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
+        else:
+            raise SystemExit(f"--dataset {name}: has no random images; give --data-path, or use mnist or cifar10")
         yield Path(folder)
 
 
-@torch.inference_mode()
-def evaluate_plainly(net: torch.nn.Module, loader: DataLoader, device: torch.device) -> tuple[float, float]:
-    """Loss and accuracy in percent, as plain PyTorch code has it."""
-    net.eval()
-    loss = correct = count = 0
+def run_plainly(net: nn.Module, loader: DataLoader, device: torch.device, optimizer=None) -> float:
+    """Train for an epoch, or evaluate without an optimizer, in plain PyTorch. Return the accuracy in percent."""
+    net.train(optimizer is not None)
+    loss_sum = correct = 0
     for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
-        logits = net(images).float()
-        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with torch.set_grad_enabled(optimizer is not None):
+            logits = net(images)
+            loss = functional.cross_entropy(logits, labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss_sum += loss.item() * len(labels)
         correct += (logits.argmax(1) == labels).sum().item()
-        count += len(labels)
-    return loss / count, 100 * correct / count
+    return 100 * correct / len(loader.dataset)
 
 
-class PlainDataset(torch.utils.data.Dataset):
-    """Images in memory, made a PIL image and transformed one by one, as torchvision's dataset classes do."""
+class PlainDataset(Dataset):
+    """Images in memory, turned into PIL images and transformed one by one, as torchvision's datasets do."""
 
-    def __init__(self, images, labels, transform):
-        self.images, self.labels, self.transform = images, labels, transform
+    def __init__(self, loader, steps):
+        self.images, self.labels = loader.images.cpu(), loader.labels.cpu()
+        self.transform = transforms.Compose([transforms.ToPILImage(), *steps])
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, index):
-        from PIL import Image
-
-        pixels = self.images[index].permute(1, 2, 0).numpy()
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        return self.transform(image), int(self.labels[index])
+        return self.transform(self.images[index]), int(self.labels[index])
 
 
-def plain_loader(
-    name: str,
-    loader,
-    batch_size: int,
-    device: torch.device,
-    augmentation: bool = False,
-    workers: int = 1,
-    *,
-    shuffle: bool,
-) -> DataLoader:
-    """The plain PyTorch way to the images of a loader of ours, to be used on the device."""
-    from torchvision import transforms
-
-    spec = data.info(name)
-    steps = [transforms.ToTensor(), transforms.Normalize(*normalization(spec, False, False))]
-    if augmentation:
-        steps.insert(0, transforms.RandomCrop(spec.image_size, padding=4))
-        if spec.flip:
-            steps.insert(1, transforms.RandomHorizontalFlip())
-    dataset = PlainDataset(loader.images.cpu(), loader.labels.cpu(), transforms.Compose(steps))
-    pinned = device.type == "cuda"
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # that there are fewer cores
-    return DataLoader(dataset, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=pinned)
+def plain_loader(images: data.Images, loader, batch_size: int, workers: int = 1, shuffle: bool = True):
+    """Return the plain PyTorch way to the images of one of our loaders."""
+    steps = [transforms.ToTensor(), transforms.Normalize(*images.normalization)]
+    if loader.augmentation:
+        flip = [transforms.RandomHorizontalFlip()] if images.spec.flip else []
+        steps = [transforms.RandomCrop(images.spec.image_size, padding=4), *flip, *steps]
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than there are cores
+    options = {"num_workers": workers, "pin_memory": loader.images.is_cuda}
+    return DataLoader(PlainDataset(loader, steps), batch_size, shuffle=shuffle, **options)

@@ -1,143 +1,141 @@
-"""Training throughput: the epoch loop of train.py beside its limit and beside the plain PyTorch way.
+"""Training: the epoch loop of train.py compared with its limit and with plain PyTorch, and the whole process.
 
-    python benchmarks/training.py                                   LeNet on images of MNIST's form, the CPU
+    python benchmarks/training.py                                   LeNet on images of MNIST's shape, the CPU
     python benchmarks/training.py --data-path DIR                   LeNet on MNIST itself
     python benchmarks/training.py --arch vgg11 --dataset cifar10 --cuda
     python benchmarks/training.py --compile --cuda                  what --compile gains
+    python benchmarks/training.py --parts process --data-path DIR   train.py itself
 
-All are measured in one run, in turn, with the same network, batch size and precision, on images as they are and on
-augmented ones:
+--parts says what is measured. The rows of a part take turns and have the same network, batch size and precision:
 
-    ours       an epoch as train.py runs it
-    constant   the same training step on one batch that lies on the device: what data handling cannot beat
-    plain      a dataset of PIL images as torchvision's, ToTensor and Normalize (and RandomCrop and
-               RandomHorizontalFlip), a DataLoader with workers, the contiguous layout, loss.item() at every step
-    supply     the batches alone, without a network
+    training   an epoch, on images as they are and on augmented ones
+        ours       as train.py runs it
+        constant   the same steps on one batch that lies on the device: the limit of data handling
+        plain      torchvision's way: a dataset of PIL images with ToTensor and Normalize (and RandomCrop and
+                   RandomHorizontalFlip), a DataLoader with workers, contiguous layout, loss.item() in each step
+    batches    the augmented, normalized batches of an epoch, without a network
+        ours, plain    as above
+        limit          copy as many finished batches into the memory of one batch
+    process    the process of train.py: the time of 5 more epochs. Everything in an epoch counts, such as logging;
+               the start and the end of the process, with the evaluation, do not
 """
 
 import argparse
 import functools
+import statistics
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import common
+import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
-import models
-from benchmarks.common import (
-    ConstantBatches,
-    add_device_options,
-    dataset_folder,
-    header,
-    measure,
-    plain_loader,
-    prepare_device,
-    report,
-    spread,
-    take_all,
-)
-from data.memory import MemoryLoader
-from train import make_step, train_epoch
-from utils.options import number
-from utils.process.ending import DONE, exit_status
-from utils.training import precision
+from utils.arguments import Number
 from utils.training.optimizers import make_optimizer
+from utils.training.step import make_step, train_epoch
 
-# The step's cost does not depend on the learning rate, but a network that diverges may be slower.
-ARGUMENTS = argparse.Namespace(optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4)
-
-
-def plain_epoch(net, optimizer, loader, device) -> None:
-    net.train()
-    total = 0.0
-    for images, labels in loader:
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        loss = functional.cross_entropy(net(images).float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
+MORE_EPOCHS = 5  #: of the longer process
+OPTIONS = ("cuda", "tf32", "compile")  #: those that train.py has too
 
 
-@exit_status
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="lenet")
-    parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--data-path", help="where the datasets are (default: random images of the same form)")
-    parser.add_argument("--batch-size", type=number(int, 1), default=128)
-    parser.add_argument("--images", type=number(int, 1), metavar="N", help="of an epoch (default: all)")
-    parser.add_argument("--workers", type=number(int, 0), nargs="+", default=[1, 4], help="of the plain way (1 4)")
-    parser.add_argument("--repetitions", type=number(int, 1), default=4)
-    parser.add_argument("--compile", action="store_true", help="ours compiled, and beside it ours as it is")
-    add_device_options(parser)
-    args = parser.parse_args(argv)
-    device, layout = prepare_device(args)
-    with dataset_folder(args.dataset, args.data_path) as folder:
-        options = {"device": device, "shuffle": True, "memory_format": layout}
-        train = data.load(args.dataset, folder, args.batch_size, **options).train
-    train = replace(train, images=train.images[: args.images], labels=train.labels[: args.images])
-
-    print(header(device))
-    what = [f"{args.arch} on {args.dataset}", f"batch {args.batch_size}", f"{train.num_images:,} images"]
-    what += [f"--{name}" for name in ("amp", "tf32", "compile") if getattr(args, name)]
-    print(", ".join(what))
-    print(f"median [least to most] of {args.repetitions}")
-    for augmentation in (False, True):
-        print("augmented" if augmentation else "as they are")
-        torch.compiler.reset()  # it gives up on a function with many networks
-        compare(args, replace(train, augmentation=augmentation), device, layout)
-    return DONE
-
-
-def compare(
-    args: argparse.Namespace, train: MemoryLoader, device: torch.device, layout: torch.memory_format
-) -> None:
+def compare_training(args, images: data.Images, loader, device, layout) -> None:
     """Measure all ways to train an epoch on the batches of a loader of ours, and print the table."""
 
-    def network(memory_format: torch.memory_format) -> nn.Module:
-        torch.manual_seed(0)
-        spec = data.info(args.dataset)
-        net = models.build(args.arch, spec.num_classes, spec.in_channels, spec.image_size)
-        net.to(device, memory_format=memory_format)
-        if args.amp:
-            precision.use_bfloat16(net, device)
-        return net
-
-    def ours(compiled: bool = args.compile):
-        net = network(layout)
-        step = make_step(net, make_optimizer(net, ARGUMENTS), compiled)
+    def ours(compiled: bool):
+        net = common.build(args, device, layout)
+        step = make_step(net, make_optimizer(net, common.HYPERPARAMETERS), compiled)
         return functools.partial(train_epoch, step, net, epoch=0)
 
-    epoch_of = ours()  # the same network for both: where another one lies in memory makes a difference of its own
+    epoch = ours(args.compile)  # both use the same network: where a network lies in memory makes a difference
+    plain = common.build(args, device)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    batches = common.plain_loader(images, loader, args.batch_size, args.workers)
     ways = {
-        "ours": functools.partial(epoch_of, train),
-        "constant": functools.partial(epoch_of, ConstantBatches(train)),
-        "supply": functools.partial(take_all, train, device),
+        "ours": functools.partial(epoch, loader),
+        "constant": functools.partial(epoch, common.ConstantBatches(loader)),
+        "plain": functools.partial(common.run_plainly, plain, batches, device, optimizer),
     }
     if args.compile:
-        ways["ours, not compiled"] = functools.partial(ours(compiled=False), train)
-    plain = network(torch.contiguous_format)
-    optimizer = torch.optim.SGD(plain.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    for workers in args.workers:
-        loader = plain_loader(
-            args.dataset, train, args.batch_size, device, train.augmentation, workers, shuffle=True
-        )
-        name = f"plain, {workers} worker{'s' if workers != 1 else ''}"
-        ways[name] = functools.partial(plain_epoch, plain, optimizer, loader, device)
-    seconds = measure(ways, args.repetitions, device)
+        ways["ours, not compiled"] = functools.partial(ours(False), loader)
+    seconds = common.measure(ways, args.repetitions, device)
+    print("training, augmented" if loader.augmentation else "training")
+    common.report(seconds, loader.num_images)
+    ratios = [100 * constant / own for own, constant in zip(seconds["ours"], seconds["constant"], strict=True)]
+    print(f"  rate of ours / rate on a constant batch: {common.spread(ratios, '.1f')} %, round by round")
 
-    report(seconds, train.num_images)
-    for name, of in (("constant", "ours"), ("supply", "constant")):
-        ratios = [100 * one / other for one, other in zip(seconds[name], seconds[of], strict=True)]
-        told = "of the constant-batch step" if of == "ours" else "data handling, of the time of that step"
-        print(f"  {told}: {spread(ratios, '.1f')} %, round by round")
+
+def compare_batches(args, images: data.Images, loader, device, layout) -> None:
+    """Measure the ways to make the batches of an epoch, and print the table."""
+    made = torch.cat([batch for batch, _ in loader]).contiguous(memory_format=layout)
+    place = torch.empty_like(made[: args.batch_size])
+
+    def copy_all() -> None:
+        for batch in made.split(len(place)):
+            place[: len(batch)].copy_(batch)
+
+    plain = common.plain_loader(images, loader, args.batch_size, args.workers)
+    ways = {
+        "ours": functools.partial(common.take_all, loader, device),
+        "limit": copy_all,
+        "plain": functools.partial(common.take_all, plain, device),
+    }
+    print("batches, augmented")
+    common.report(common.measure(ways, args.repetitions, device), loader.num_images)
+
+
+def measure_process(args: argparse.Namespace, folder: Path, num_images: int, device: torch.device) -> None:
+    """Print how fast the process of train.py trains, with its CPU time, page faults and peak memory."""
+    command = [sys.executable, str(common.REPOSITORY / "train.py"), "--shuffle", "--seed=1", "--lr=1e-3"]
+    command += [f"--arch={args.arch}", f"--dataset={args.dataset}", f"--data-path={folder}"]
+    command += [f"--batch-size={args.batch_size}", *(f"--{name}" for name in OPTIONS if getattr(args, name))]
+    usages = {1: [], 1 + MORE_EPOCHS: []}
+
+    def run(epochs: int) -> None:
+        with tempfile.TemporaryDirectory() as runs:
+            seconds, used = common.run([*command, f"--epochs={epochs}"], runs)
+            usages[epochs].append((seconds, used.ru_utime + used.ru_stime, used.ru_minflt, used.ru_maxrss))
+
+    common.measure({epochs: functools.partial(run, epochs) for epochs in usages}, args.repetitions, device)
+    one, more = (np.array(values[1:]) for values in usages.values())  # without the round that warms up
+    seconds, cpu_seconds, faults, _ = (more - one).T / (MORE_EPOCHS * num_images)  # per image of those epochs
+    print(f"process\n  train.py {common.spread(1 / seconds)} images/s")
+    print(f"  {1e6 * statistics.median(cpu_seconds):.0f} us of CPU time per image, ", end="")
+    print(f"{statistics.median(faults) * args.batch_size:.0f} page faults per step")
+    print(f"  peak memory: {common.spread(more[:, 3] * 1024 / 1e6)} MB")
+
+
+def main() -> None:
+    parser = common.make_parser(__doc__, repetitions=4)
+    common.add_images(parser)
+    add = parser.add_argument
+    parts, what = ("training", "batches", "process"), "what to measure (default: training)"
+    add("--parts", nargs="+", choices=parts, default=["training"], help=what)
+    add("--workers", type=Number(int, 0), default=1, metavar="N", help="workers of the plain way (default: 1)")
+    add("--compile", action="store_true", help="compile ours; part training: measure it without too")
+    args = parser.parse_args()
+    if args.images is not None and args.data_path is not None and "process" in args.parts:
+        parser.error("--images: train.py trains on all images of --data-path; give one of the two")
+    device, layout = common.prepare_device(args)
+    with common.dataset_folder(args.dataset, args.data_path, args.images) as folder:
+        images = data.Images(args.dataset, folder, shuffle=True)
+        train = data.load(images, args.batch_size, device=device, memory_format=layout).train
+        train = replace(train, images=train.images[: args.images], labels=train.labels[: args.images])
+        options = " ".join(f"--{name}" for name in OPTIONS if getattr(args, name))
+        print(f"{args.arch} on {args.dataset}, batch {args.batch_size}, {train.num_images:,} images", options)
+        print(f"median [least to most] of {args.repetitions}; plain: workers {args.workers}")
+        augmented = replace(train, augmentation=True)
+        if "training" in args.parts:
+            for loader in (train, augmented):
+                torch.compiler.reset()  # it gives up on a function that it compiles for many networks
+                compare_training(args, images, loader, device, layout)
+        if "batches" in args.parts:
+            compare_batches(args, images, augmented, device, layout)
+        if "process" in args.parts:
+            measure_process(args, folder, train.num_images, device)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,1 +1,1 @@
-"""What every other package stands on: errors that become one line, text for a terminal, and seeds."""
+"""What all other packages use: errors that become one line, text for a terminal, and seeds."""

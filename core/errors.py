@@ -2,18 +2,16 @@
 
 
 class OneLineError(Exception):
-    """An error whose message, one line, is all that the user needs. `status` is the exit status it leads to."""
+    """Base class of errors whose message is one line and tells the user all that is needed."""
 
-    status = 1
+    status = 1  #: exit status of a program that the error ends
 
 
 class UsageError(OneLineError, ValueError):
-    """Wrong use or wrong input: the message names the option or the file, and says what to do."""
+    """Wrong use or wrong input. The message names the option or the file and says what to do."""
 
     status = 2
 
 
 class RunError(OneLineError, RuntimeError):
-    """The run failed under way, and the command line is not to blame."""
-
-    status = 1
+    """The run failed, and neither its options nor its input are to blame."""

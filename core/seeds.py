@@ -6,15 +6,15 @@ import numpy as np
 
 
 def draw() -> int:
-    """A fresh seed from the operating system, for a seed that was not given. In [0, 2^31)."""
+    """Draw a seed in [0, 2^31) from the operating system, for an option that was not given."""
     return secrets.randbits(31)
 
 
 def derive(seed: int, *path: int | str) -> int:
-    """A seed for one stream of random numbers below `seed`, such as `derive(seed, "order", epoch)`.
+    """Derive the seed of one stream of random numbers, as in `derive(seed, "order", epoch)`.
 
-    Different paths give statistically independent seeds (numpy.random.SeedSequence). Returns an integer in
-    [0, 2^63), which both torch and numpy accept; torch's generator on the CPU uses its low 32 bits.
+    Different paths give statistically independent seeds (numpy.random.SeedSequence). The result is in [0, 2^63),
+    which torch and numpy accept; torch's generator on the CPU uses its low 32 bits.
     """
     words = [int.from_bytes(step.encode(), "little") if isinstance(step, str) else step for step in path]
     return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))

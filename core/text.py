@@ -9,10 +9,9 @@ from tqdm import tqdm
 def say(line: str, stream: TextIO | None) -> None:
     """Write a line to a stream without breaking a progress bar.
 
-    If the reader has gone away (a closed terminal, `| head`), nothing more is written and the program goes on:
-    its files and its exit status are what matters.
+    If nobody reads the stream any more (a closed terminal, `| head`), the program goes on without it.
     """
-    if stream is None:  # it was closed before the program began
+    if stream is None:  # it was closed before the program started
         return
     try:
         tqdm.write(line, file=stream)
@@ -22,7 +21,7 @@ def say(line: str, stream: TextIO | None) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape every character that a terminal should not get, such as control sequences in the name of a file."""
+    """Escape the characters that a terminal should not get, such as control sequences in a file name."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
     )

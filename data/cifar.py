@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official binary version where it is there, else through torchvision."""
+"""CIFAR-10 and CIFAR-100: the official binary version, or the version that torchvision downloads."""
 
 from functools import partial
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.text import first_line
 from data.download import download
 from data.registry import ArraySource, DataError, Spec, register
 
@@ -26,45 +27,44 @@ CIFAR100_CLASSES = tuple(
 def read_binary(files: list[Path], label_bytes: int, num_classes: int) -> ArraySource:
     """Read files of the binary version: records of `label_bytes` labels and 3,072 pixels, channel by channel.
 
-    Of several labels the last is the class (CIFAR-100 has the superclass before it). The files of one part
-    hold the same number of records.
+    The last label of a record is the class: CIFAR-100 has the superclass before it. All files hold the same number
+    of records.
 
     Raises:
-        DataError: a file is missing, or is not a whole number of records with labels in range.
+        DataError: a file is damaged.
+        OSError: a file cannot be read.
     """
     record_bytes = label_bytes + IMAGE_BYTES
-    images = labels = None  # filled file by file: all of them need the memory once
-    for number, file in enumerate(files):
-        if file.exists() and not file.is_file():
-            raise DataError(f"{file} is not a file")
-        try:
-            content = np.fromfile(file, dtype=np.uint8)
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}") from None
+    images, labels = [], []
+    for file in files:
+        content = np.fromfile(file, np.uint8)
         if not content.size or content.size % record_bytes:
             raise DataError(f"{file} is damaged: {content.size} bytes are not records of {record_bytes} bytes")
         records = content.reshape(-1, record_bytes)
-        count = len(records)
-        if images is None:
-            images = np.empty((len(files), count, 3, 32, 32), np.uint8)
-            labels = np.empty((len(files), count), np.int64)
-        elif count != images.shape[1]:
-            raise DataError(f"{file} is damaged: it holds {count} images, {files[0].name} {images.shape[1]}")
-        labels[number] = records[:, label_bytes - 1]
-        if labels[number].max() >= num_classes:
-            raise DataError(
-                f"{file} is damaged: it holds the label {labels[number].max()}; there are {num_classes} classes"
-            )
-        images[number] = records[:, label_bytes:].reshape(count, 3, 32, 32)
-    return ArraySource(torch.from_numpy(images).flatten(0, 1), labels.reshape(-1))
+        images.append(records[:, label_bytes:])
+        labels.append(records[:, label_bytes - 1])
+        if len(labels[-1]) != len(labels[0]):
+            raise DataError(f"{file} is damaged: it holds {len(records)} images, {files[0].name} {len(labels[0])}")
+        if labels[-1].max() >= num_classes:
+            raise DataError(f"{file} is damaged: it holds a label above {num_classes - 1}")
+    images = np.concatenate(images).reshape(-1, 3, 32, 32)
+    return ArraySource(torch.from_numpy(images), np.concatenate(labels).astype(np.int64))
+
+
+def read_pickled(name: str, root: Path, train: bool) -> ArraySource:
+    """Read the version that torchvision downloads and unpickles; torchvision compares its checksums first."""
+    import torchvision.datasets
+
+    try:
+        dataset = getattr(torchvision.datasets, name)(root, train=train)
+    except RuntimeError as error:
+        raise DataError(f"--data-path {root}: {first_line(error)}") from None
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return ArraySource(images, np.array(dataset.targets, dtype=np.int64))
 
 
 def read(root: Path, train: bool, name: str, class_names: tuple[str, ...]):
-    """Read CIFAR-10 or CIFAR-100 ("CIFAR10", "CIFAR100") from the folder of the datasets.
-
-    Raises:
-        DataError: it is not there and cannot be downloaded, or is damaged.
-    """
+    """Read CIFAR-10 or CIFAR-100 (torchvision's name: "CIFAR10", "CIFAR100"); download it if it is missing."""
     if name == "CIFAR10":
         folder, pickled, label_bytes = root / "cifar-10-batches-bin", "cifar-10-batches-py", 1
         files = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
@@ -76,18 +76,6 @@ def read(root: Path, train: bool, name: str, class_names: tuple[str, ...]):
     if not (root / pickled).exists():
         download(name, root, pickled)
     return read_pickled(name, root, train), class_names
-
-
-def read_pickled(name: str, root: Path, train: bool) -> ArraySource:
-    """Read the version that torchvision downloads and unpickles, after it has compared the files' checksums."""
-    import torchvision.datasets
-
-    try:
-        dataset = getattr(torchvision.datasets, name)(root, train=train)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"--data-path {root}: {str(error).splitlines()[0]}") from None
-    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return ArraySource(images, np.array(dataset.targets, dtype=np.int64))
 
 
 colour_32x32 = partial(Spec, in_channels=3, image_size=(32, 32), flip=True)

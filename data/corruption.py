@@ -1,12 +1,14 @@
-"""Label noise and shuffled pixels, pure functions of (data, seed).
+"""Label noise and pixel shuffle, pure functions of (data, seed).
 
-The generator is numpy's legacy one (`RandomState`), drawn from in a fixed order: the published runs were made so,
-and their seeds give the same data here.
+They draw from NumPy's legacy generator (`RandomState`) in a fixed order, as the authors' code does: the seeds of
+the published runs give the same data here.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
+
+from data.registry import DataError
 
 
 def corrupt_labels(
@@ -14,45 +16,44 @@ def corrupt_labels(
 ) -> np.ndarray:
     """Give a random share of the samples a wrong label.
 
-    Each sample is corrupted with probability `ratio`; its new label is uniform over the other classes, so it is
-    never the true one. (Where corrupted labels are drawn from all classes, a ratio r means r * (1 - 1/C) wrong
-    labels; here it means r.)
+    Each sample is corrupted with probability `ratio`. Its new label is uniform over the other classes, so it is
+    never the true one: a ratio r gives a share r of wrong labels.
 
     Args:
         labels: (n,) integers in [0, num_classes).
-        num_classes: number of classes, at least 2 where the ratio is not 0.
+        num_classes: number of classes; at least 2, unless the ratio is 0.
         ratio: in [0, 1].
         seed: in [0, 2^32).
-        indices: the samples that may be corrupted, in any order: random numbers are drawn for them by their index.
-            Default: all.
+        indices: the samples that may be corrupted, in any order; default: all.
 
     Returns:
-        (n,) the new labels; the argument is left as it is.
+        (n,) the new labels; `labels` is not changed.
 
     Raises:
-        ValueError: a ratio outside [0, 1], or no other class to corrupt a label to.
+        DataError: the ratio is not in [0, 1], or there is no other class.
     """
     if not 0 <= ratio <= 1:
-        raise ValueError(f"the ratio of corrupted labels is {ratio}, not in [0, 1]")
-    if ratio > 0 and num_classes < 2:
-        raise ValueError("with a single class there is no wrong label")
+        raise DataError(f"--noise {ratio:g}: the ratio of corrupted labels must be in [0, 1]")
     labels = np.array(labels)
-    indices = np.arange(len(labels)) if indices is None else np.sort(indices)
+    if ratio == 0:
+        return labels
+    if num_classes < 2:
+        raise DataError(f"--noise {ratio:g}: with a single class there is no wrong label")
+    indices = np.arange(len(labels)) if indices is None else np.sort(np.asarray(indices, dtype=np.int64))
     random = np.random.RandomState(seed)
-    corrupted = indices[random.rand(len(indices)) <= ratio] if ratio > 0 else indices[:0]
-    if len(corrupted):
-        shifts = random.choice(np.arange(1, num_classes), len(corrupted))
-        labels[corrupted] = (labels[corrupted] + shifts) % num_classes
+    corrupted = indices[random.rand(len(indices)) <= ratio]
+    shifts = random.choice(np.arange(1, num_classes), len(corrupted))
+    labels[corrupted] = (labels[corrupted] + shifts) % num_classes
     return labels
 
 
 def pixel_permutations(count: int, num_pixels: int, seed: int) -> np.ndarray:
-    """A fixed permutation of the pixels for each of `count` images, in index order.
+    """Return a fixed permutation of the pixels for each of `count` images, in index order.
 
-    Pixel j of the shuffled image is pixel `permutation[j]` of the original, in all channels.
+    Pixel j of a shuffled image is pixel `permutation[j]` of the original, in all channels.
 
     Returns:
-        (count, num_pixels) array of the smallest integers that hold them.
+        (count, num_pixels) int16, or int32 for large images.
     """
     random = np.random.RandomState(seed)
     permutations = np.empty((count, num_pixels), dtype=np.int16 if num_pixels <= 2**15 else np.int32)
@@ -62,8 +63,8 @@ def pixel_permutations(count: int, num_pixels: int, seed: int) -> np.ndarray:
 
 
 def pixel_permutation(index: int, num_pixels: int, seed: int) -> np.ndarray:
-    """The permutation of one image, for images so large or so many that they are not all kept in memory.
+    """Return the permutation of one image, for datasets whose permutations do not fit in memory.
 
-    It depends on (seed, index) alone and differs from the ones of `pixel_permutations`.
+    It depends on (seed, index) alone and differs from the one in `pixel_permutations`.
     """
     return np.random.RandomState([seed, index]).permutation(num_pixels)

@@ -1,4 +1,4 @@
-"""Downloads, by torchvision, that leave either a whole dataset or nothing."""
+"""Download datasets with torchvision."""
 
 import os
 import sys
@@ -10,17 +10,17 @@ from data.registry import DataError
 
 
 def download(torchvision_name: str, root: Path, folder: str) -> None:
-    """Let torchvision download a dataset; <root>/<folder> is there afterwards.
+    """Let torchvision download a dataset to <root>/<folder>: either all of it arrives there, or nothing.
 
     Raises:
-        DataError: it could not be downloaded or written.
+        DataError: it cannot be downloaded or written.
     """
     import torchvision.datasets
 
     existing = next(parent for parent in [root, *root.absolute().parents] if parent.exists())
     say(f"{root / folder} is not there: downloading {torchvision_name}", sys.stdout)
     try:
-        # Beside its place, and renamed into it when it is complete.
+        # On the same file system, so that the complete dataset can be renamed.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as temporary:
             getattr(torchvision.datasets, torchvision_name)(temporary, download=True)
             root.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What the loaders have in common: epochs that are counted, each in an order that is derived from the seed."""
+"""The base class of loaders: it counts epochs and derives the order of each epoch from the seed."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,18 +8,20 @@ from torch import Tensor
 from core.seeds import derive
 
 
+@dataclass(kw_only=True)
 class Epochs:
-    """The base of loaders, dataclasses with these fields. Iterating counts epochs; set `epoch` for another one."""
+    """Each iteration is an epoch. Set `epoch` to continue with another one."""
 
     labels: Tensor  #: (n,) int64
     batch_size: int
-    seed: int
-    random_order: bool
-    augmentation: bool
-    epoch: int
+    seed: int = 0  #: seed for the order and the augmentation
+    random_order: bool = False
+    augmentation: bool = False
+    share: tuple[int, int] = (0, 1)  #: (rank, number of ranks) that share each batch
+    epoch: int = 0
 
     def __len__(self) -> int:
-        """How many batches there are, the last of which may be smaller."""
+        """Return the number of batches; the last one may be smaller."""
         return -(-self.num_images // self.batch_size)
 
     @property
@@ -27,11 +29,11 @@ class Epochs:
         return len(self.labels)
 
     def as_is(self) -> "Epochs":
-        """The same images in file order and without augmentation."""
+        """Return a loader of the same images in file order and without augmentation."""
         return replace(self, random_order=False, augmentation=False, epoch=0)
 
     def _next_epoch(self) -> tuple[int, Tensor]:
-        """The number of the epoch that begins, and its order of the images: (n,) int64, on the CPU."""
+        """Return the number of the epoch that begins, and its order of the images: (n,) int64, on the CPU."""
         epoch, self.epoch = self.epoch, self.epoch + 1
         if not self.random_order:
             return epoch, torch.arange(self.num_images)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, and a small part of the latter that is here: files in LeCun's IDX format."""
+"""MNIST, Fashion-MNIST and fashion_mnist_mini, the part of Fashion-MNIST in this repository: IDX files."""
 
 import gzip
 import math
@@ -22,60 +22,44 @@ CLOTHES = (
 MINI = Path(__file__).parent / "fashion_mnist_mini"
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Read an array of bytes in IDX format, gzipped where the name ends in .gz.
+def read_idx(path: Path, *size: int) -> np.ndarray:
+    """Read an array (n, *size) of bytes in LeCun's IDX format; the file is gzipped if its name ends in .gz.
 
     The format: two zero bytes, the type (8: unsigned byte), the number of dimensions; each dimension as a
-    big-endian 32-bit integer; the content in row-major order.
+    big-endian 32-bit integer; the values in row-major order.
 
     Raises:
-        DataError: the file cannot be read, is damaged, or holds something else.
+        DataError: the file is damaged, or holds another array.
+        OSError: the file cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file")
-    try:
-        if path.suffix == ".gz":
-            content = np.frombuffer(bytearray(gzip.decompress(path.read_bytes())), np.uint8)
-        else:
-            content = np.fromfile(path, np.uint8)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    head = bytes(content[: 4 + 4 * 255])
-    if len(head) < 4 or head[:3] != b"\0\0\x08" or len(head) < 4 + 4 * head[3]:
-        raise DataError(f"{path} is not an IDX file of bytes")
-    shape = struct.unpack_from(f">{head[3]}I", head, 4)
-    values = content[4 + 4 * len(shape) :]
-    if values.size != math.prod(shape):
-        raise DataError(f"{path} is damaged: {values.size} bytes for an array of shape {shape}")
-    try:
-        return values.reshape(shape)
-    except ValueError as error:  # more dimensions than numpy has
-        raise DataError(f"{path} is damaged: {error}") from None
+    content = np.fromfile(path, np.uint8)
+    if path.suffix == ".gz":
+        try:
+            content = np.frombuffer(bytearray(gzip.decompress(content)), np.uint8)  # bytearray: writable
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is damaged: {error}") from None
+    dimensions = 1 + len(size)
+    start = 4 + 4 * dimensions
+    n, rest = divmod(content.size - start, math.prod(size))
+    if n < 1 or rest or bytes(content[:start]) != struct.pack(f">{1 + dimensions}I", 0x800 + dimensions, n, *size):
+        raise DataError(
+            f"{path} is damaged: it is not an IDX file with {' x '.join(map(str, ('n', *size)))} bytes"
+        )
+    return content[start:].reshape(n, *size)
 
 
 def read_part(folder: Path, part: str, suffix: str = "") -> ArraySource:
-    """Read the training images ("train") or the test images ("t10k") of a folder.
-
-    Args:
-        suffix: of the files: ".gz" for compressed ones.
-
-    Raises:
-        DataError: a file is missing, damaged, or not what was asked for.
-    """
-    images_file = folder / f"{part}-images-idx3-ubyte{suffix}"
+    """Read the training images ("train") or the test images ("t10k") in a folder; suffix: ".gz" or none."""
+    images = read_idx(folder / f"{part}-images-idx3-ubyte{suffix}", *IMAGE_SIZE)
     labels_file = folder / f"{part}-labels-idx1-ubyte{suffix}"
-    images, labels = read_idx(images_file), read_idx(labels_file)
-    if images.shape[1:] != IMAGE_SIZE or not len(images):
-        raise DataError(f"{images_file} holds an array of shape {images.shape}, not images of 28x28 pixels")
-    if labels.shape != images.shape[:1]:
-        raise DataError(f"{labels_file} holds an array of shape {labels.shape} for {len(images)} images")
-    if labels.max() >= NUM_CLASSES:
-        raise DataError(f"{labels_file} holds the label {labels.max()}; there are {NUM_CLASSES} classes")
+    labels = read_idx(labels_file)
+    if len(labels) != len(images) or labels.max() >= NUM_CLASSES:
+        raise DataError(f"{labels_file} is damaged: it does not hold {len(images)} labels below {NUM_CLASSES}")
     return ArraySource(torch.from_numpy(images[:, None]), labels.astype(np.int64))
 
 
 def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):
-    """Read a dataset from <root>/<folder>/raw, the layout of torchvision, which downloads it where it is not."""
+    """Read a dataset in torchvision's layout, <root>/<folder>/raw; download it if it is missing."""
     raw = root / folder / "raw"
     if not raw.exists():
         download(folder, root, folder)
@@ -83,7 +67,7 @@ def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):
 
 
 def read_mini(root: Path, train: bool):
-    """Read the part of Fashion-MNIST that lies beside this file; the folder of the datasets does not matter."""
+    """Read the part of Fashion-MNIST in this repository; the folder of the datasets is not used."""
     return read_part(MINI, "train" if train else "t10k", ".gz"), CLOTHES
 
 

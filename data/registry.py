@@ -1,25 +1,26 @@
-"""The registry behind `data`: what is known of each dataset before it is read."""
+"""The registry of datasets: what is known about each of them before it is read."""
 
-import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from core.errors import RunError, UsageError
 
 
 class DataError(UsageError):
-    """A dataset that is not there, is damaged, or cannot be had as asked; the message is one line."""
+    """A dataset is missing or damaged, or cannot provide what is asked for."""
 
 
 class ImageError(RunError):
-    """An image of a folder that could not be read when its turn came; the message is one line."""
+    """An image in a folder could not be read during a run."""
 
 
-Constants = tuple[tuple[float, ...], tuple[float, ...]]  #: (mean, standard deviation) of each channel, in [0, 1]
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  #: (mean, std) of each channel, for values in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class ArraySource:
     images: Tensor  #: (n, C, H, W) uint8
     labels: np.ndarray  #: (n,) int64
 
+    def select(self, indices: np.ndarray) -> "ArraySource":
+        """Return the images and labels at some indices."""
+        return ArraySource(self.images[torch.from_numpy(indices)], self.labels[indices])
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -37,67 +42,64 @@ class FolderSource:
     files: Sequence[str]
     labels: np.ndarray  #: (n,) int64
 
+    def select(self, indices: np.ndarray) -> "FolderSource":
+        """Return the files and labels at some indices."""
+        return FolderSource([self.files[index] for index in indices], self.labels[indices])
+
 
 Source = ArraySource | FolderSource
 
 
+def fingerprint(source: Source) -> str:
+    """Return the number of images and a checksum of labels and images, or of the names of files and folders."""
+    if isinstance(source, ArraySource):
+        content = source.images.contiguous().numpy()
+    else:
+        names = ["/".join(file.rsplit("/", 2)[-2:]) for file in source.files]
+        content = "\n".join(names).encode(errors="surrogateescape")
+    return f"{len(source.labels)} {zlib.crc32(source.labels, zlib.crc32(content)):08x}"
+
+
 @dataclass(frozen=True)
 class Spec:
-    """A dataset: what the networks need to know of it, and how to read it."""
+    """A dataset: what networks need to know about it, and how to read it."""
 
     name: str
     num_classes: int
     in_channels: int
     image_size: tuple[int, int]  #: (height, width) in pixels
-    normalization: Constants
+    normalization: Normalization
+    #: (folder of the datasets, True for training images or False for test images) -> (images and labels, class
+    #: names in the order of the labels). Raises DataError.
     read: Callable[[Path, bool], tuple[Source, Sequence[str]]]
-    #: (folder of the datasets, whether the training images or the test images) -> (images, class names of the
-    #: labels). Raises DataError.
-    normalization_upscaled: Constants | None = None  #: for images upscaled to 224x224; None: as they are
-    normalization_padded: Constants | None = None  #: upscaled to 112x112 and zero-padded to 224x224
-    flip: bool = False  #: whether augmentation mirrors images
+    normalization_upscaled: Normalization | None = None  #: for --upscale; None: `normalization`
+    normalization_padded: Normalization | None = None  #: for --upscale-padding; None: `normalization`
+    flip: bool = False  #: whether augmentation flips images horizontally
     in_memory: bool = True  #: False: a folder of images, decoded when they are needed
-    in_repository: bool = False  #: whether the images are here, not in the folder of the datasets
-
-    def check(self) -> None:
-        """Raise DataError where a size or a constant cannot be one."""
-        height, width = self.image_size
-        if min(self.num_classes, self.in_channels, height, width) < 1:
-            raise DataError(f"--dataset {self.name}: classes, channels and pixels are at least 1")
-        for constants in (self.normalization, self.normalization_upscaled, self.normalization_padded):
-            if constants is None:
-                continue
-            mean, std = constants
-            if len(mean) != self.in_channels or len(std) != self.in_channels:
-                raise DataError(f"--dataset {self.name}: normalization needs a value for each channel")
-            if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-                raise DataError(f"--dataset {self.name}: means are finite, standard deviations more than 0")
+    in_repository: bool = False  #: whether the images come with the repository
 
 
 _specs: dict[str, Spec] = {}
 
 
 def register(spec: Spec) -> None:
-    """Make a dataset known under its name."""
-    if spec.name in _specs:
-        raise ValueError(f"dataset {spec.name} is registered twice")
+    """Register a dataset under its name."""
     _specs[spec.name] = spec
 
 
 def names() -> list[str]:
-    """The names of the datasets."""
+    """Return the names of all datasets."""
     return list(_specs)
 
 
 def info(name: str) -> Spec:
-    """The number of classes, channels and the image size of a dataset.
+    """Return the specification of a dataset: number of classes and channels, image size and more.
 
-    An image folder may hold another number of classes than its specification says: `load` counts them.
+    A folder of images may hold another number of classes than its specification says; `load` counts them.
 
     Raises:
-        DataError: no such dataset, or a specification that cannot be.
+        DataError: there is no such dataset.
     """
     if name not in _specs:
-        raise DataError(f"--dataset {name}: no such dataset; there are {', '.join(names())}")
-    _specs[name].check()
+        raise DataError(f"--dataset {name}: no such dataset; choose one of {', '.join(names())}")
     return _specs[name]

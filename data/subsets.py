@@ -1,4 +1,4 @@
-"""Which classes and which images: class subsampling and the validation split, pure functions of (data, seed)."""
+"""Class subsampling, the validation split and batches, as indices: pure functions of (data, seed)."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def sample_classes(class_names: Sequence[str], n: int, seed: int | None) -> list[str]:
-    """The names of the n classes kept, in their new order: the k-th one is relabelled k.
+    """Return the names of the n classes kept, in the order of their new labels.
 
-    Without a seed the first n classes are kept.
+    seed: for shuffling the classes, in [0, 2^32); None: keep the first n classes.
     """
     kept = list(class_names)
     if seed is not None:
@@ -17,14 +17,14 @@ def sample_classes(class_names: Sequence[str], n: int, seed: int | None) -> list
 
 
 def relabel(labels: np.ndarray, class_names: Sequence[str], kept: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the samples of some classes.
+    """Select the samples of some classes.
 
     Args:
-        labels: (n,) indices into class_names.
-        kept: the names of the classes that stay, in their new order.
+        labels: (n,) indices into `class_names`.
+        kept: the names of the classes to keep, in the order of their new labels.
 
     Returns:
-        the indices of the samples kept, ascending, and their new labels, indices into `kept`; both int64.
+        the indices of the samples kept, ascending, and their new labels; both int64.
     """
     new_label = np.full(len(class_names), -1, dtype=np.int64)
     new_label[[list(class_names).index(name) for name in kept]] = np.arange(len(kept))
@@ -34,13 +34,11 @@ def relabel(labels: np.ndarray, class_names: Sequence[str], kept: Sequence[str])
 
 
 def batch_slices(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[slice]:
-    """Where the images of each batch stand in the order of an epoch.
+    """Return the positions of each batch of `batch_size` images in the order of an epoch.
 
     Args:
-        n: number of images.
-        batch_size: of all ranks together.
-        share: (rank, number of ranks); of each batch these are the images of the rank, one more or less than those
-            of another one, and none where the batch holds fewer images than there are ranks.
+        share: (rank, number of ranks). The slices are the part of this rank. The parts of two ranks differ by at
+            most one image; a part is empty if the batch holds fewer images than there are ranks.
     """
     rank, ranks = share
     slices = []
@@ -55,15 +53,13 @@ def split_indices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split n samples into a training and a validation part.
 
-    The samples stand in their own order, or shuffled by `RandomState(seed)`; the last `floor(n * size)` are the
-    validation part. With labels the split is stratified: of each class the last `floor(n_c * size)`. Both parts
-    keep the order.
+    The samples are in index order, or shuffled by `RandomState(seed)`. The last `floor(n * size)` samples are the
+    validation part; with labels, the last `floor(n_c * size)` samples of each class. Both parts keep the order.
 
     Args:
-        n: number of samples.
         size: share of the validation part, in [0, 1).
         shuffle: whether to shuffle first.
-        seed: for shuffling, in [0, 2^32); not used without it.
+        seed: seed for shuffling, in [0, 2^32); not used otherwise.
         labels: (n,) class of each sample, for a stratified split.
 
     Returns:

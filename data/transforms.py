@@ -1,6 +1,6 @@
-"""What happens to a batch of images on the compute device: upscaling, augmentation, pixel shuffle, normalization.
+"""Transforms of whole batches on the compute device: upscaling, augmentation, pixel shuffle, normalization.
 
-All functions take images (B, C, H, W) and return new ones; nothing here makes the host wait for the device.
+Every function takes images (B, C, H, W) and returns new ones. None of them makes the host wait for the device.
 """
 
 import torch
@@ -8,59 +8,55 @@ from torch import Tensor
 from torch.nn import functional
 
 UPSCALED = 224  #: side of upscaled images in pixels
-UPSCALED_PADDED = 112  #: side of images that are then zero-padded to UPSCALED
-CROP_PADDING = 4  #: zeros around an image before a random crop, in pixels on each side
+UPSCALED_PADDED = 112  #: side of upscaled images that are then zero-padded to UPSCALED
+CROP_PADDING = 4  #: zeros on each side of an image before a random crop, in pixels
 
 
 def upscale(images: Tensor, side: int) -> Tensor:
-    """Bilinear interpolation to side x side pixels; values keep their range, as float32."""
-    # functional.interpolate, which calls this, takes a slower way on a GPU with --deterministic, for the sake of a
-    # gradient that nobody needs here, and gives slightly other values.
-    return torch.ops.aten.upsample_bilinear2d.vec(images.float(), (side, side), False, None)
+    """Upscale to side x side pixels by bilinear interpolation and zero-pad to UPSCALED x UPSCALED.
+
+    The values become float32 and keep their range.
+    """
+    # functional.interpolate calls this too. With --deterministic on a GPU, however, it takes a slower way for a
+    # gradient that is not needed here, and gives slightly different values.
+    images = torch.ops.aten.upsample_bilinear2d.vec(images.float(), (side, side), False, None)
+    return zero_pad(images, (UPSCALED - side) // 2)
 
 
 def zero_pad(images: Tensor, padding: int) -> Tensor:
-    """Zeros on each side."""
+    """Add `padding` pixels of zeros on each side."""
     return functional.pad(images, (padding,) * 4) if padding else images
 
 
 def crop(images: Tensor, corners: Tensor) -> Tensor:
-    """Zero-pad by CROP_PADDING pixels and cut the original size out again.
+    """Zero-pad by CROP_PADDING pixels and crop to the original size.
 
     Args:
-        corners: (B, 2) row and column of each image's upper left corner, in [0, 2 * CROP_PADDING].
+        corners: (B, 2) row and column of the upper left corner of each crop, in [0, 2 * CROP_PADDING].
     """
     count, channels, height, width = images.shape
-    if not count:  # a rank's share of a batch with fewer images than there are ranks
+    if not count:  # the share of a rank may be empty
         return images
     padded = zero_pad(images, CROP_PADDING).contiguous()
-    of_image, _, of_row, _ = padded.stride()
-    # Where each row of each crop begins among all pixels: whole rows are copied many times faster than pixels.
-    starts = torch.arange(0, padded.numel(), of_image, device=images.device)
-    starts = starts.add(corners[:, 0], alpha=of_row).add_(corners[:, 1])
-    rows = torch.arange(0, of_image, of_row, device=images.device).view(channels, -1)[:, :height]
+    image_stride, _, row_stride, _ = padded.stride()
+    # Where each row of each crop starts among all pixels: copying rows is many times faster than copying pixels.
+    starts = torch.arange(0, padded.numel(), image_stride, device=images.device)
+    starts = starts.add(corners[:, 0], alpha=row_stride).add_(corners[:, 1])
+    rows = torch.arange(0, image_stride, row_stride, device=images.device).view(channels, -1)[:, :height]
     starts = starts[:, None, None] + rows
     return padded.view(-1).unfold(0, width, 1).index_select(0, starts.view(-1)).view_as(images)
 
 
-def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror left and right the images for which `mirrored`, (B,) bool, is true."""
-    # Fewer launches for a GPU; on a CPU the one takes two to four times as long as the other.
-    return mirror_by_choice(images, mirrored) if images.is_cuda else mirror_by_index(images, mirrored)
-
-
-def mirror_by_choice(images: Tensor, mirrored: Tensor) -> Tensor:
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-
-def mirror_by_index(images: Tensor, mirrored: Tensor) -> Tensor:
-    count = len(images)
+def flip(images: Tensor, flipped: Tensor) -> Tensor:
+    """Flip horizontally the images for which `flipped`, (B,) bool, is true."""
+    if images.is_cuda:  # this way has fewer launches, but takes two to four times as long on a CPU
+        return torch.where(flipped[:, None, None, None], images.flip(3), images)
     both = torch.cat([images, images.flip(3)])
-    return both.index_select(0, torch.arange(count, device=images.device) + count * mirrored)
+    return both.index_select(0, torch.arange(len(images), device=images.device) + len(images) * flipped)
 
 
 def permute_pixels(images: Tensor, permutations: Tensor) -> Tensor:
-    """Pixel j of image i becomes its pixel permutations[i, j], in all channels; permutations: (B, H * W)."""
+    """Replace pixel j of image i by its pixel permutations[i, j], in all channels; permutations: (B, H * W)."""
     pixels = images.flatten(2)
     return pixels.gather(2, permutations.long()[:, None].expand_as(pixels)).view_as(images)
 
@@ -68,13 +64,14 @@ def permute_pixels(images: Tensor, permutations: Tensor) -> Tensor:
 def normalize(
     images: Tensor, mean: Tensor | None, std: Tensor | None, memory_format: torch.memory_format
 ) -> Tensor:
-    """Values 0 to 255 to float32 in [0, 1], less the mean, by the standard deviation; None: stay in [0, 1].
+    """Scale values 0 to 255 to float32 in [0, 1], then subtract the mean and divide by the standard deviation.
 
-    The same operations in the same order as torchvision's ToTensor and Normalize, so the same bits.
+    The operations and their order are those of torchvision's ToTensor and Normalize, so the results are the same
+    bits.
 
     Args:
-        mean, std: what broadcasts to (B, C, H, W). In channels_last on the CPU, (1, C, H, W) in that format takes
-            a quarter of the time of (C, 1, 1), of which no more than the values of one pixel are taken at once.
+        mean, std: broadcastable to (B, C, H, W); None: leave the values in [0, 1]. For channels_last on a CPU, a
+            whole image (1, C, H, W) in this format takes a quarter of the time of (C, 1, 1).
     """
     if images.is_floating_point():
         images = images.div(255).contiguous(memory_format=memory_format)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Finding 1: the bias emerges from training.
 #
-# At a random initialization the filters of a layer face the identity line or away from it as fair coins fall. LeNet is
-# trained on MNIST and on Fashion-MNIST from five seeds, each with its own initialization and order of images; mass and
-# mean projection of every layer are measured at initialization and after each epoch.
+# At a random initialization the signs of a layer's projections are fair coins. LeNet is trained on MNIST and on
+# Fashion-MNIST from five seeds, each with its own initialization and order of images. Mass and mean projection of every
+# layer are measured at initialization and after each epoch.
 #
-# The same for ResNet-18, whose 17 convolutions larger than 1x1 have 64 to 512 filters, and for VGG-11 (eight, of as many),
-# on CIFAR-10; without a GPU (CUDA=1) VGG-11 in a small version.
+# The same is done on CIFAR-10 for ResNet-18 (17 convolutions larger than 1x1, with 64 to 512 filters) and for VGG-11 (eight
+# convolutions, 64 to 512 filters). Without CUDA=1, VGG-11 is trained on four classes only, for half as many epochs.
 source "$(dirname "$0")/common.sh"
 
 compare() {

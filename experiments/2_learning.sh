@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Finding 2: the bias correlates with learning.
 #
-# The same network on the same images, with what there is to learn taken away step by step: true labels; 20, 60 and
-# 100 % of the training labels corrupted; the pixels of each training image shuffled. With this protocol a corrupted
-# label is never the true one: at 100 % every image is labelled as one of the nine classes that it does not belong to,
-# which is itself something that could be learned. A second table counts the filters that have fallen silent, which look
-# biased, and gives the bias of the others.
+# The same network is trained on the same images with less and less to learn: true labels; 20, 60 and 100 % of the
+# training labels corrupted; the pixels of each training image shuffled. With this protocol a corrupted label is never the
+# true one: at 100 % every image has the label of one of the nine classes that it does not belong to, and that could be
+# learned too. A second table counts the silent filters, which look biased, and gives the bias of the other filters.
 source "$(dirname "$0")/common.sh"
 
 for dataset in mnist fashion_mnist; do

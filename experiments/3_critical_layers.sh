@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Finding 3: biased layers are the critical ones.
 #
-# Each layer of the networks of finding 1 is put back to its initial weights, to those of intermediate epochs, and to fresh
-# random ones, all others staying trained. The accuracy lost is compared with the bias of the layer: Spearman's rank
-# correlation over the layers of each network, its mean over seeds with an interval, and what fair coins would give.
+# Each layer of the networks of finding 1 is reset to its initial weights, to those of intermediate epochs, and to fresh
+# random weights, while all other layers stay trained. The accuracy lost is compared with the bias of the layer: Spearman's
+# rank correlation over the layers of each network, its mean over seeds with an interval, and the correlation of fair coins.
 source "$(dirname "$0")/common.sh"
 
 compare() {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Finding 4: is the bias there in everybody's networks?
+# Finding 4: published networks are biased too.
 #
-# The ImageNet weights that torchvision publishes for its 68 ConvNets: they are downloaded to TORCH_HOME where they are not
-# there yet (14 GB for all), so this one needs the internet. ARCHS="resnet18 vgg11" takes fewer. No images are needed.
+# This recipe measures the ImageNet weights that torchvision publishes for its 68 ConvNets. It downloads them to TORCH_HOME
+# (14 GB for all) unless they are there already. ARCHS="resnet18 vgg11" measures fewer networks. No images are needed.
 source "$(dirname "$0")/common.sh"
 RUNS=experiments/runs/model_zoo
 
@@ -15,7 +15,7 @@ for arch in [*models.names(), *models.other_names()]:
         continue
     print(arch)')}
 if [[ -z "${ARCHS// /}" ]]; then
-    echo "ARCHS: at least one" >&2
+    echo "ARCHS: it is empty; name at least one network" >&2
     exit 2
 fi
 for arch in $ARCHS; do

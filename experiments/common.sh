@@ -1,17 +1,17 @@
-# What the recipes share: their parameters, and the three programs with those filled in.
+# The recipes share this file: their parameters, and functions that call the three programs.
 #
-#     experiments/1_bias_emerges.sh --data-path DIR      where the datasets are (./datasets)
+#     experiments/1_bias_emerges.sh --data-path DIR      folder of the datasets (default: ./datasets)
 #     CUDA=1 experiments/1_bias_emerges.sh ...           on a GPU
 #
-# SEEDS="1 2", EPOCHS=3 and NETWORKS=lenet make it shorter, PYTHON names the interpreter. Everything goes to
-# experiments/runs, and what is there already is not done again: give the same command after an interruption.
+# SEEDS="1 2", EPOCHS=3 and NETWORKS=lenet make a recipe shorter. PYTHON names the interpreter. Runs and results go to
+# experiments/runs. After an interruption, give the same command again: finished parts are skipped.
 
 set -euo pipefail
 
 DATA=./datasets
 if [[ "${1:-}" == --data-path && $# -eq 2 ]]; then
-    if [[ -z "$2" ]] || ! mkdir -p "$2"; then # where it is missing the programs download the images
-        echo "--data-path: '$2' is no folder" >&2
+    if [[ -z "$2" ]] || ! mkdir -p "$2"; then # the programs download missing images to it
+        echo "--data-path: '$2' is not a folder and cannot be created" >&2
         exit 2
     fi
     DATA=$(realpath "$2")
@@ -25,21 +25,22 @@ EPOCHS=${EPOCHS:-10}
 SEEDS=${SEEDS:-1 2 3 4 5}
 NETWORKS=${NETWORKS:-lenet resnet18 vgg11}
 
-RUNS=experiments/runs/${EPOCHS}_epochs # asked for: of the small VGG-11 they are half as many
+RUNS=experiments/runs/${EPOCHS}_epochs # the small VGG-11 is trained for half as many
 RESULTS=experiments/results
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 
-# train OPTIONS: a run with a snapshot after every epoch, if OPTIONS do not say otherwise.
+# train OPTIONS: train a network, with a snapshot after every epoch unless OPTIONS say otherwise.
 train() {
     "$PYTHON" train.py --data-path "$DATA" ${CUDA:+--cuda} --epochs "$EPOCHS" --snapshot-every 1 "$@" \
         --models-path $RUNS/models --tb-logdir $RUNS/tensorboard --resume-from latest
 }
 
-# project FOLDER OPTIONS: the normalized projections of all snapshots of a run, FOLDER below $RUNS/models. Where one is
-# damaged those of the last, by which it is known to be done, are removed: the same command says so again.
+# project FOLDER OPTIONS: measure the normalized projections of all snapshots of a run, in FOLDER below $RUNS/models. The
+# results of the last snapshot show that this is done. If it fails (a snapshot is damaged), they are removed: the same
+# command fails again.
 project() {
     local folder=$1 arch
     arch=$(basename "$(dirname "$folder")")
@@ -51,7 +52,7 @@ project() {
     }
 }
 
-# reset_layers FOLDER OPTIONS: each layer of the final weights put back to several epochs and to fresh weights.
+# reset_layers FOLDER OPTIONS: reset each layer of the final weights to several epochs and to fresh random weights.
 reset_layers() {
     local folder=$1 arch epoch inits
     arch=$(basename "$(dirname "$folder")")
@@ -68,17 +69,17 @@ reset_layers() {
         --results $RUNS/results --plots $RUNS/plots
 }
 
-# for_each_network MEASURE COMPARE: train the networks of NETWORKS from every seed, and measure each of these runs
-# (MEASURE FOLDER OPTIONS) and what the runs of a network have in common (COMPARE ARCH FOLDER).
+# for_each_network MEASURE COMPARE: train each network of NETWORKS from every seed, measure each run (MEASURE FOLDER
+# OPTIONS), and compare the runs of a network (COMPARE ARCH FOLDER).
 for_each_network() {
     local arch dataset seed folder images training asked=$EPOCHS
-    local EPOCHS # of the network at hand, which what is called here sees too
+    local EPOCHS # of the current network; MEASURE and COMPARE use it
     for arch in $NETWORKS; do
         for dataset in $(datasets_of "$arch"); do
             EPOCHS=$asked folder=$dataset images=(--dataset "$dataset")
             case $arch in
                 lenet) training=(--shuffle --lr 0.02) ;;
-                # Their snapshots are large: there are fewer of them.
+                # Fewer snapshots, because they are large.
                 *) training=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3) ;;
             esac
             if [[ $arch == vgg11 && -z "${CUDA:-}" ]]; then # the small version for a CPU
@@ -99,19 +100,19 @@ datasets_of() {
 
 for seed in $SEEDS; do
     [[ "$seed" =~ ^(0|[1-9][0-9]*)$ ]] && continue
-    echo "SEEDS: whole numbers; not $seed" >&2
+    echo "SEEDS: must be whole numbers, not $seed" >&2
     exit 2
 done
 if [[ ! "$EPOCHS" =~ ^[1-9][0-9]*$ ]]; then
-    echo "EPOCHS: a number from 1 on; not $EPOCHS" >&2
+    echo "EPOCHS: must be a whole number, 1 or more, not $EPOCHS" >&2
     exit 2
 fi
 if [[ -z "${SEEDS// /}" || -z "${NETWORKS// /}" ]]; then
-    echo "SEEDS, NETWORKS: at least one" >&2
+    echo "SEEDS, NETWORKS: must not be empty" >&2
     exit 2
 fi
 for network in $NETWORKS; do
     [[ " lenet resnet18 vgg11 " == *" $network "* ]] && continue
-    echo "NETWORKS: lenet, resnet18, vgg11; not $network" >&2
+    echo "NETWORKS: must be of lenet, resnet18 and vgg11, not $network" >&2
     exit 2
 done

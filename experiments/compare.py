@@ -7,9 +7,9 @@
 
     python experiments/compare.py networks --title "Model zoo" --output model_zoo results/imagenet/*/*.json
 
-Each folder holds one subfolder a seed, as compute_projections.py and reinit_layers.py write them with --seed.
-Figures go to <output>_mass and <output>_mean, or to <output>_map and <output>_points (.png and .pdf); the table to
-<output>.md, with the device and the versions that the results were made with.
+Each folder has one subfolder per seed, as compute_projections.py and reinit_layers.py write them with --seed. The
+figures are <output>_mass and <output>_mean, or <output>_map and <output>_points (.png and .pdf). The table is
+<output>.md; it names the device and the versions that the results were made with.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from core.text import say
+from experiments import figures
 from experiments.over_seeds import SIGNIFICANCE, correlation_interval, correlations, fair_coins
 from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
 from experiments.tables import (
@@ -35,8 +36,8 @@ from experiments.tables import (
     network_table,
 )
 from utils import plots
+from utils.arguments import Number
 from utils.correlation import EXACT_LAYERS
-from utils.options import number
 from utils.snapshots.files import atomic_write
 
 
@@ -44,24 +45,21 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--title", required=True, help="which network this is")
-    common.add_argument("--epoch", type=number(int, 1), required=True, metavar="N", help="epochs trained")
-    common.add_argument("--output", type=Path, required=True, metavar="PATH", help="of the files, without suffix")
-    bias = kinds.add_parser(
-        "bias", parents=[common], help="mass and mean over epochs, of one or more groups of runs"
+    common.add_argument("--title", required=True, help="name of the network, or of the group of networks")
+    common.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="path of the files, without suffix"
     )
+    of_runs = argparse.ArgumentParser(add_help=False, parents=[common])
+    of_runs.add_argument("--epoch", type=Number(int, 1), required=True, metavar="N", help="epochs trained")
+    bias = kinds.add_parser("bias", parents=[of_runs], help="mass and mean over epochs, for groups of runs")
     bias.add_argument(
-        "groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and the folder of its seeds"
+        "groups", nargs="+", metavar="LABEL FOLDER", help="label of each group and the folder of its seeds"
     )
-    bias.add_argument("--note", metavar="TEXT", help="what else to say above the table")
-    criticality = kinds.add_parser("criticality", parents=[common], help="bias and the accuracy lost, over seeds")
-    criticality.add_argument("folder", type=Path, help="of the seeds")
-    networks = kinds.add_parser("networks", help="the bias of the layers of several trained networks")
-    networks.add_argument("--title", required=True, help="which networks these are")
-    networks.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="of the files, without suffix"
-    )
-    networks.add_argument("files", type=Path, nargs="+", help="results of compute_projections.py, one a network")
+    bias.add_argument("--note", metavar="TEXT", help="further text above the table")
+    criticality = kinds.add_parser("criticality", parents=[of_runs], help="bias and the accuracy lost, over seeds")
+    criticality.add_argument("folder", type=Path, help="folder of the seeds")
+    networks = kinds.add_parser("networks", parents=[common], help="bias of the layers of several networks")
+    networks.add_argument("files", type=Path, nargs="+", help="results of compute_projections.py, one per network")
     args = parser.parse_args(argv)
     if args.kind == "bias":
         args.groups = labelled_folders(parser, args.groups)
@@ -81,15 +79,16 @@ def main(argv=None) -> int:
 
 
 def compare_bias(args: argparse.Namespace) -> None:
-    seeds = {label: seeds_in(folder) for label, folder in args.groups.items()}
-    groups = {label: [read_run(one, args.epoch) for one in paths] for label, paths in seeds.items()}
-    first, *others = (run.epochs[args.epoch].keys() for runs in groups.values() for run in runs)
-    if any(layers != first for layers in others):
-        raise ResultError("the runs are of different layers: give those of one architecture")
+    groups = {
+        label: [read_run(seed, args.epoch) for seed in seeds_in(folder)] for label, folder in args.groups.items()
+    }
+    all_runs = [run for runs in groups.values() for run in runs]
+    if any(run.epochs[args.epoch].keys() != all_runs[0].epochs[args.epoch].keys() for run in all_runs):
+        raise ResultError("the runs have different layers: give runs of one architecture")
+    epochs = {label: [run.epochs for run in runs] for label, runs in groups.items()}
     for statistic in ("mass", "mean"):
-        epochs = {label: [run.epochs for run in runs] for label, runs in groups.items()}
-        save(plots.compare_runs(epochs, statistic, args.title), args.output, statistic)
-    number_of_seeds = ", ".join(map(str, sorted({len(paths) for paths in seeds.values()})))
+        save(figures.compare_runs(epochs, statistic, args.title), args.output, statistic)
+    number_of_seeds = ", ".join(map(str, sorted({len(runs) for runs in groups.values()})))
     explanation = (
         f"Trained for {args.epoch} epochs, {number_of_seeds} seeds. In a cell: mass (mean ± standard deviation, "
         "n - 1, over seeds), mean projection (cosine), and in how many of the seeds the layer is biased (exact "
@@ -99,40 +98,27 @@ def compare_bias(args: argparse.Namespace) -> None:
     )
     if args.note:
         explanation += f"\n\n{args.note}"
-    files = [path for runs in groups.values() for run in runs for path in run.files]
+    files = [path for run in all_runs for path in run.files]
     write_table(args, explanation, [bias_table(groups, args.epoch)], files)
 
 
 def compare_criticality(args: argparse.Namespace) -> None:
-    files = []
-    for seed in seeds_in(args.folder):
-        of_epoch = re.compile(rf"reinit_.*_{args.epoch}(\.pt)?\.json").fullmatch
-        # Where a training state shares the name of the final weights, theirs has the suffix.
-        found = sorted((path for path in seed.glob("*.json") if of_epoch(path.name)), reverse=True)
-        # `<arch>_3.tar` is after four epochs.
-        found = [path for path in found if read(path).get("epoch") == str(args.epoch)][:1]
-        if not found:
-            raise ResultError(f"{seed} has no results of resetting layers after {args.epoch} epochs")
-        files += found
+    files = [result_of_resets(seed, args.epoch) for seed in seeds_in(args.folder)]
     results = {f"seed {path.parent.name}": read(path) for path in files}
     check_resets(results)
-    values = [value for value in correlations(results) if value is not None]
-    told = "Spearman's rank correlation is not defined"
+    values = correlations(results)
+    text = "Spearman's rank correlation is not defined"
     if values:
         interval, coins = correlation_interval(values), fair_coins(results)
         between = "" if interval is None else f" (95 % interval {interval.low:+.2f} to {interval.high:+.2f})"
         drawn = f"{coins['mean']:+.2f} (95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
-        told = (
+        text = (
             f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
             f"with fair coins instead of bias: {drawn}"
         )
     runs = list(results.values())
-    save(
-        plots.accuracy_loss(mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"),
-        args.output,
-        "map",
-    )
-    save(plots.bias_and_criticality_of_runs(runs, args.title, told), args.output, "points")
+    save(plots.accuracy_loss(mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"), args.output, "map")
+    save(figures.bias_and_criticality_of_runs(runs, args.title, text), args.output, "points")
     explanation = (
         f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
         f"exact binomial test, without filters of zeros, rejects fair coins at {SIGNIFICANCE}, and critical where "
@@ -143,16 +129,22 @@ def compare_criticality(args: argparse.Namespace) -> None:
         "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
         "which are further from 1/2 by chance, are also the more critical ones."
     )
-    tables = [
-        criticality_table(results),
-        critical_of_biased(results),
-        correlation_table(results),
-    ]
+    tables = [criticality_table(results), critical_of_biased(results), correlation_table(results)]
     write_table(args, explanation, tables, files)
 
 
+def result_of_resets(folder: Path, epoch: int) -> Path:
+    """Return the result of reinit_layers.py for the network after so many epochs, in the folder of a seed."""
+    # `<arch>_3.tar` is the state after four epochs, `<arch>_3.pt` the final weights after three. If both exist,
+    # the result of the final weights is `<arch>_3.pt.json`, which comes first in reverse order.
+    for path in sorted(folder.glob("reinit_*.json"), reverse=True):
+        if re.fullmatch(rf"reinit_.*_{epoch}(\.pt)?\.json", path.name) and read(path).get("epoch") == str(epoch):
+            return path
+    raise ResultError(f"{folder} has no results of resetting layers after {epoch} epochs")
+
+
 def mean_of_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Results of reinit_layers.py averaged over runs, as far as the heat map needs them."""
+    """Return the mean over runs of what the heat map shows of results of reinit_layers.py."""
     first = results[0]
     drops = {
         row: [
@@ -171,11 +163,11 @@ def compare_networks(args: argparse.Namespace) -> None:
         content = read(path)
         check_layers(path, content)
         if "net" not in content:
-            raise ResultError(f"{path} is no result of compute_projections.py")
+            raise ResultError(f"{path} is not a result of compute_projections.py")
         if content["arch"] in results:
-            raise ResultError(f"{path} is a second result of {content['arch']}: give one of each network")
+            raise ResultError(f"{path} is a second result of {content['arch']}: give one result per network")
         results[content["arch"]] = content
-    save(plots.masses_of_networks(results, args.title), args.output, "mass")
+    save(figures.masses_of_networks(results, args.title), args.output, "mass")
     explanation = (
         "A layer is biased where an exact binomial test over its filters, those of zeros left out, rejects "
         f"fair coins at {SIGNIFICANCE}; by chance that would be 5 % of the layers or fewer. Bias is "
@@ -190,11 +182,11 @@ def save(figure, output: Path, what: str) -> None:
 
 
 def write_table(args: argparse.Namespace, explanation: str, tables: list[str], files: list[Path]) -> None:
-    """Write the tables, with what the results were made with and when."""
+    """Write and print the tables; the file also says what the results were made with, and when."""
     results = [read(path) for path in files]
     date = datetime.date.fromtimestamp(max(path.stat().st_mtime for path in files))
     made = [f"Measured on {date:%Y-%m-%d}: {made_by([one.get('provenance', {}) for one in results])}"]
-    # Not recorded of an initialization.
+    # Results of an initialization do not record this.
     trained = [one["trained_by"] for one in results if isinstance(one.get("trained_by"), dict)]
     if trained:
         made.insert(0, f"Trained: {made_by(trained)}")

@@ -1,4 +1,4 @@
-"""Statistics over seeds, and what chance alone would give."""
+"""Statistics over seeds, and the values that chance alone gives."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ import numpy as np
 from utils import correlation, reinit
 from utils.projections import CONFIDENCE
 
-SIGNIFICANCE = 0.05  #: a layer counts as biased where chance alone is less likely than this to take it as far
+SIGNIFICANCE = 0.05  #: a layer is biased if its p-value is below this
 
 
 class Interval(NamedTuple):
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
 
 
 def with_spread(values: Sequence[float], form: str) -> str:
-    """Mean ± standard deviation (of the sample, n - 1), in a format such as ".2f"; of a single value it alone."""
+    """Format mean ± standard deviation (n - 1) with a format such as ".2f"; of a single value only the mean."""
     mean = f"{statistics.fmean(values):{form}}"
     if float(mean) == 0:
         mean = mean.lstrip("-")
@@ -27,12 +27,9 @@ def with_spread(values: Sequence[float], form: str) -> str:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """The confidence interval for the mean of one value a seed, from Student's t distribution.
+    """Return Student's confidence interval for the mean of one value per seed; None for fewer than two values.
 
-    The seeds are the independent units: the layers of one network are not independent of one another.
-
-    Returns:
-        None with fewer than two values.
+    Seeds are independent of one another; the layers of one network are not.
     """
     if len(values) < 2:
         return None
@@ -44,18 +41,15 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 
 
 def correlation_interval(values: Sequence[float]) -> Interval | None:
-    """`mean_interval` for rank correlations, cut off at -1 and 1."""
+    """Return the `mean_interval` of rank correlations, cut off at -1 and 1."""
     interval = mean_interval(values)
     return interval and Interval(max(interval.low, -1.0), min(interval.high, 1.0))
 
 
 def bootstrap_interval(values: Sequence[float]) -> Interval | None:
-    """The confidence interval for the mean of one value a seed, from means of values drawn from these again.
+    """Return the bootstrap confidence interval for the mean of one value per seed; None for fewer than two values.
 
     It stays within the range of the values, but is too narrow for few seeds.
-
-    Returns:
-        None with fewer than two values.
     """
     if len(values) < 2:
         return None
@@ -64,10 +58,9 @@ def bootstrap_interval(values: Sequence[float]) -> Interval | None:
 
 
 def p_of_mean(values: Sequence[float]) -> float | None:
-    """The two-sided p-value of Student's test that the mean of one value a seed is 0.
+    """Return the two-sided p-value of Student's test that the mean of one value per seed is 0.
 
-    Returns:
-        None with fewer than two values, or where all are the same.
+    None if it is undefined: fewer than two values, or all are equal.
     """
     if len(set(values)) < 2:
         return None
@@ -77,7 +70,7 @@ def p_of_mean(values: Sequence[float]) -> float | None:
 
 
 def expected_bias(filters: int) -> float:
-    """The mean of |mass - 1/2| for a layer whose signs are fair coins: E|X/N - 1/2| with X ~ B(N, 1/2)."""
+    """Return the mean of |mass - 1/2| of a layer whose signs are fair coins: E|X/N - 1/2| with X ~ B(N, 1/2)."""
     # De Moivre's closed form of the mean absolute deviation of the binomial distribution, at p = 1/2.
     half = filters // 2 + 1
     log_probability = math.lgamma(filters + 1) - math.lgamma(half + 1) - math.lgamma(filters - half + 1)
@@ -85,44 +78,46 @@ def expected_bias(filters: int) -> float:
 
 
 def is_biased(layer: Mapping[str, Any]) -> bool:
-    """Whether the filters of a layer, without those that are all zero, lie to one side beyond chance."""
+    """Return whether the sign test rejects fair coins for a layer, without the filters of zeros."""
     p_value = layer["p_value_without_zeros"]
     return p_value is not None and p_value < SIGNIFICANCE
 
 
 def without_zeros(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Filters and mass of a layer without the filters that are all zero, which count as non-positive."""
+    """Return the number of filters of a layer and its mass without the filters of zeros."""
     live = layer["filters"] - layer["zero_filters"]
     return {"filters": live, "mass": (layer["mass"] * layer["filters"] - layer["zero_filters"]) / live}
 
 
 def mean_bias(layers: Mapping[str, Mapping[str, Any]]) -> float:
-    """The bias |mass - 1/2| of a network's layers, its mean."""
+    """Return the mean of |mass - 1/2| over the layers of a network."""
     return float(correlation.bias([layer["mass"] for layer in layers.values()]).mean())
 
 
 def initial_drops(result: Mapping[str, Any]) -> list[float]:
-    """The relative drops of the layers reset to the weights that training started from."""
+    """Return the relative drop of each layer when it is reset to the weights that training started from."""
     return result["relative_drop"][reinit.initialization_row(result["relative_drop"])]
 
 
-def correlations(results: Mapping[str, Mapping[str, Any]]) -> list[float | None]:
-    return [result["correlation"]["spearman"] for result in results.values()]
+def correlations(results: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Return the rank correlation of each run for which it is defined."""
+    found = [result["correlation"]["spearman"] for result in results.values()]
+    return [value for value in found if value is not None]
 
 
 def fair_coins(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The mean rank correlation of several runs if the signs of their filters were fair coins.
+    """Draw the mean rank correlation of several runs if the signs of their filters were fair coins.
 
     Args:
-        results: label of a run -> results of reinit_layers.py; runs whose correlation is not defined are left out,
-            and so are draws in which one is not.
+        results: label of a run -> results of reinit_layers.py. Runs without a correlation are left out, and so are
+            draws in which one is undefined.
 
     Returns:
-        `mean`, `low` and `high`, as of utils.correlation.summary.
+        `mean`, `low` and `high`, as utils.correlation.summary.
     """
-    drawn = []
+    draws = []
     for seed, result in enumerate(results.values()):
         if result["correlation"]["spearman"] is not None:
             filters = [result["projections"][name]["filters"] for name in result["layers"]]
-            drawn.append(correlation.fair_coins(filters, initial_drops(result), seed))
-    return correlation.summary(np.mean(drawn, axis=0))
+            draws.append(correlation.fair_coins(filters, initial_drops(result), seed))
+    return correlation.summary(np.mean(draws, axis=0))

@@ -1,4 +1,4 @@
-"""The results of several runs, one a seed, read from the files of the programs."""
+"""Read the results of several runs, one per seed, from the files of the programs."""
 
 import argparse
 import json
@@ -10,53 +10,51 @@ from typing import Any, NamedTuple
 from utils import reinit
 from utils.results import layers_of
 
-Layers = dict[str, dict[str, Any]]  #: name -> statistics, as utils.projections.measure gives them
+Layers = dict[str, dict[str, Any]]  #: name -> statistics, as utils.projections.measure returns them
 
 
 class ResultError(ValueError):
-    """Results that are not there, or not of one experiment; the message is one line and names the file."""
+    """Results are missing, or do not belong together; the message is one line and names the file."""
 
 
 class Run(NamedTuple):
     """The projections of one training run."""
 
-    seed: str  #: the name of its folder
-    files: list[Path]  #: that this is from
-    epochs: dict[int, Layers]  #: epochs trained -> its layers, in network order
-    accuracy: float | None  #: top-1 in percent after the last of them, on the images that training is watched with
-    accuracy_trained_on: float | None  #: in percent, on the batches of the last epoch as they were trained on
+    seed: str  #: name of its folder
+    files: list[Path]  #: that were read
+    epochs: dict[int, Layers]  #: epochs trained -> layers in network order
+    accuracy: float | None  #: top-1 in percent after the last epoch, on the test set or the validation split
+    accuracy_trained_on: float | None  #: in percent, on the training batches of the last epoch, during training
 
 
 def read_run(folder: Path, last_epoch: int) -> Run:
-    """The results of compute_projections.py for the snapshots of one run, up to an epoch.
+    """Read the results of compute_projections.py for the snapshots of one run, up to an epoch.
 
     Args:
         folder: `<results>/<dataset>/<arch>/<seed>`.
-        last_epoch: epochs trained; later ones are left out.
+        last_epoch: epochs trained; later snapshots are ignored.
 
     Raises:
-        ResultError: there is nothing about that epoch, or something is not of cosines.
+        ResultError: results of the first or last epoch are missing, or some results are not of cosines.
     """
     found: dict[int, dict[str, Any]] = {}
     files: dict[int, Path] = {}
-    ways = set()
+    normalized = set()
     for path in sorted(folder.glob("*.json")):
         content = read(path)
         if "init_from_epoch" in content or content.get("epoch") is None:
             continue
         check_layers(path, content)
-        if not re.fullmatch(r"-?\d+", str(content["epoch"])):
-            raise ResultError(f"{path} is no result of compute_projections.py")
         epoch = max(int(content["epoch"]), 0)
-        if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # a final `.pt` knows no accuracy
+        if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # results of a `.pt` have no accuracy
             found[epoch], files[epoch] = content, path
-            ways.add(content.get("provenance", {}).get("arguments", {}).get("normalize"))
+            normalized.add(content.get("provenance", {}).get("arguments", {}).get("normalize"))
     for epoch, what in ((0, "the initialization"), (last_epoch, f"{last_epoch} epochs of training")):
         if epoch not in found:
             raise ResultError(f"{folder} has no results of {what}: complete the run, or remove it")
     if len({tuple(layers_of(content)) for content in found.values()}) > 1:
         raise ResultError(f"{folder} has results of different layers")
-    if len(ways) > 1 or False in ways:
+    if len(normalized) > 1 or False in normalized:
         raise ResultError(f"{folder} has results that were measured without --normalize")
     last = found[last_epoch]
     return Run(
@@ -69,73 +67,67 @@ def read_run(folder: Path, last_epoch: int) -> Run:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Results of any of the programs.
+    """Read a result of one of the programs.
 
     Raises:
-        ResultError: the file does not exist, or is not what they write.
+        ResultError: the file does not exist, or is not such a result.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise ResultError(f"{path} is no result: {error}") from None
+        raise ResultError(f"{path} is not a result: {error}") from None
     if not isinstance(content, dict) or "arch" not in content:
-        raise ResultError(f"{path} is no result of these programs")
+        raise ResultError(f"{path} is not a result of these programs")
     return content
 
 
 def check_layers(path: Path, content: Mapping[str, Any]) -> None:
-    """Raise ResultError where a file does not hold all that compute_projections.py tells of each layer."""
+    """Raise ResultError if a file lacks layers, or statistics of a layer."""
     needed = {"mass", "mean", "filters", "zero_filters", "p_value_without_zeros"}
     try:
         layers = layers_of(content).values()
     except AttributeError:
         layers = ()
     if not layers:
-        raise ResultError(f"{path} is no result of compute_projections.py")
+        raise ResultError(f"{path} is not a result of compute_projections.py")
     missing = sorted(set().union(*(needed - layer.keys() for layer in layers)))
     if missing:
-        raise ResultError(f"{path} does not tell {', '.join(missing)} of each layer: measure the snapshot again")
+        raise ResultError(f"{path} lacks {', '.join(missing)} of a layer: measure the snapshot again")
 
 
 def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ResultError where results of reinit_layers.py cannot be averaged.
-
-    Args:
-        results: label of a run -> results.
-    """
+    """Raise ResultError if results of reinit_layers.py (label of a run -> results) cannot be averaged."""
     needed = {"layers", "relative_drop", "top1_test", "projections", "correlation"}
     for label, result in results.items():
         missing = sorted(needed - result.keys())
         if missing:
-            raise ResultError(f"{label}: the results do not tell {', '.join(missing)}: reset the layers again")
+            raise ResultError(f"{label}: the results lack {', '.join(missing)}: reset the layers again")
     first_label, first = next(iter(results.items()))
     for label, result in results.items():
         drops = result["relative_drop"]
         if reinit.initialization_row(drops) is None:
             raise ResultError(f"{label}: layers were not reset to the initialization")
         if result["layers"] != first["layers"] or drops.keys() != first["relative_drop"].keys():
-            raise ResultError(f"{first_label} and {label} have other layers, or were reset to other epochs")
+            raise ResultError(f"{first_label} and {label} have different layers, or resets to different epochs")
         if any(None in row for row in drops.values()):
             raise ResultError(f"{label}: the accuracy lost is not defined for all layers")
 
 
 def seeds_in(folder: Path) -> list[Path]:
-    """The subfolders of a folder that are named by a number, in its order."""
+    """Return the subfolders whose names are numbers, in the order of these numbers."""
     if not folder.is_dir():
-        raise ResultError(f"{folder} is no folder of seeds")
+        raise ResultError(f"{folder} is not a folder")
     found = [path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]
     if not found:
-        raise ResultError(f"{folder} has no subfolders of seeds")
+        raise ResultError(f"{folder} has no subfolders named by seeds")
     return sorted(found, key=lambda path: int(path.name))
 
 
 def labelled_folders(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, Path]:
-    """The arguments LABEL FOLDER LABEL FOLDER ... as a dict; ends the program where they are no such pairs."""
-    if len(given) % 2:
-        parser.error("LABEL FOLDER: give each folder a label")
-    folders = dict(zip(given[::2], map(Path, given[1::2]), strict=True))
-    if len(folders) < len(given) // 2:
+    """Return the arguments LABEL FOLDER LABEL FOLDER ... as a dict; end the program if they are not such pairs."""
+    folders = dict(zip(given[::2], map(Path, given[1::2]), strict=False))
+    if 2 * len(folders) != len(given):
         parser.error("LABEL FOLDER: give each folder a label of its own")
     return folders

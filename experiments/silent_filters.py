@@ -1,21 +1,21 @@
-"""How many filters of trained networks are silent: after the ReLU they give 0, wherever they look.
+"""Count the silent filters of trained networks: after the ReLU they give 0 at every position of every test image.
 
     python experiments/silent_filters.py --title "LeNet on MNIST" --epoch 10 --data-path DIR \\
         --output silent_lenet_mnist "true labels" models/mnist/lenet "corrupted" models/mnist/noise_100/lenet
 
-A silent filter no longer learns. Most of them have a projection that is not positive, so a layer that falls silent
-looks biased. Each folder holds one subfolder a seed, as train.py writes them with --seed; the images are those of
-the test set. The table, in Markdown, goes to <output>.md.
+A silent filter no longer learns. Most silent filters have a projection <= 0, so a layer with many of them looks
+biased. Each folder has one subfolder per seed, as train.py writes them with --seed. The table is <output>.md.
 """
 
 import argparse
 import datetime
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -24,20 +24,28 @@ import models
 from core.text import say
 from experiments.over_seeds import expected_bias, with_spread
 from experiments.reading import ResultError, labelled_folders, seeds_in
-from experiments.tables import made_by
+from experiments.tables import made_by, markdown
 from utils import correlation, projections, snapshots
-from utils.options import number
+from utils.arguments import Number
 from utils.runs.provenance import provenance
 from utils.snapshots.files import atomic_write, make_writable
+from utils.snapshots.weights import load_weights
+
+#: Of one network: layer -> whether each filter is silent, and whether its projection is <= 0; (N,) bool.
+Measured = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--title", required=True, help="which network this is")
-    parser.add_argument("--epoch", type=number(int, 1), required=True, metavar="N", help="epochs trained")
-    parser.add_argument("--data-path", default="./datasets", metavar="DIR", help="where the datasets are")
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="of the table, without suffix")
-    parser.add_argument("groups", nargs="+", metavar="LABEL FOLDER", help="each group's name and folder of seeds")
+    parser.add_argument("--title", required=True, help="name of the network")
+    parser.add_argument("--epoch", type=Number(int, 1), required=True, metavar="N", help="epochs trained")
+    parser.add_argument("--data-path", default="./datasets", metavar="DIR", help="folder of the datasets")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="path of the table, without suffix"
+    )
+    parser.add_argument(
+        "groups", nargs="+", metavar="LABEL FOLDER", help="label of each group and the folder of its seeds"
+    )
     args = parser.parse_args(argv)
     args.groups = labelled_folders(parser, args.groups)
     if not args.output.name:
@@ -62,7 +70,7 @@ def main(argv=None) -> int:
         trained = [
             snapshots.load_record(path).get("provenance", {}) for paths in states.values() for path in paths
         ]
-        now = provenance("silent_filters.py", args, torch.device("cpu"))
+        now = provenance("silent_filters.py", vars(args), torch.device("cpu"))
         made = [
             f"Trained: {made_by(trained)}",
             f"Measured on {datetime.date.today():%Y-%m-%d}: {made_by([now])}",
@@ -80,86 +88,82 @@ def main(argv=None) -> int:
 
 
 def states_of(folder: Path, epochs: int) -> list[Path]:
-    """The training states after so many epochs, of all seeds in a folder."""
+    """Return the training states after so many epochs, one per seed in a folder."""
     found = []
     for seed in seeds_in(folder):
         states = list(seed.glob(f"*_{epochs - 1}.tar"))
         if len(states) != 1:
-            raise ResultError(f"{seed} has no training state after {epochs} epochs, or several")
+            raise ResultError(f"{seed} has {len(states)} training states after {epochs} epochs, not one")
         found += states
     return found
 
 
 @torch.inference_mode()
-def measure(path: Path, data_path: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Layer -> whether each filter is silent, and whether its projection is not positive; (N,) bool."""
+def measure(path: Path, data_path: str) -> Measured:
+    """Find the silent filters of a training state, on the test set of its dataset."""
     state = snapshots.load(path)
     config = state.get("config")
     if not config:
         raise ResultError(f"{path} does not record how it was trained")
     names = ("subsample_classes", "class_sample_seed", "upscale", "upscale_padding", "unnormalize")
-    images = data.load_test(config["dataset"], data_path, 500, **{name: config.get(name) for name in names})
+    asked = data.Images(config["dataset"], data_path, **{name: config.get(name) for name in names})
+    images = data.load(asked, 500, test_only=True)
     net = models.build(config["arch"], images.num_classes, images.in_channels, images.image_size)
-    snapshots.load_weights(net, state["model_state_dict"], path, config["arch"])
+    load_weights(net, state["model_state_dict"], path, config["arch"])
     net.eval()
     segments, layers = models.segments(net), models.layers(net)
-    after = {}  # the ReLU's segment -> the layer whose output it is
+    layer_of_relu = {}  # number of the segment -> the layer whose output the ReLU gets
     for layer in layers:
-        start = next((i for i, segment in enumerate(segments) if segment is layer.module), None)
-        relu = None
-        if start is not None:
-            relu = next((i for i in range(start, len(segments)) if isinstance(segments[i], nn.ReLU)), None)
-        if relu is None or relu in after:
+        start = next((i for i, segment in enumerate(segments) if segment is layer.module), len(segments))
+        relu = next((i for i in range(start, len(segments)) if isinstance(segments[i], nn.ReLU)), None)
+        if relu is None or relu in layer_of_relu:
             raise ResultError(f"{config['arch']}: {layer.name} is not followed by a ReLU of its own")
-        after[relu] = layer
+        layer_of_relu[relu] = layer.name
     active = {layer.name: torch.zeros(len(layer.module.weight), dtype=torch.bool) for layer in layers}
     for x, _ in images.test:
-        for index, segment in enumerate(segments):
+        for i, segment in enumerate(segments):
             x = segment(x)
-            if index in after:
-                active[after[index].name] |= (x > 0).flatten(2).any(2).any(0)
+            if i in layer_of_relu:
+                active[layer_of_relu[i]] |= (x > 0).flatten(2).any(2).any(0)
     return {layer.name: (~active[layer.name], projections.project(layer.module.weight) <= 0) for layer in layers}
 
 
-def table(groups) -> str:
-    """In Markdown. groups: label -> of each seed what `measure` gives."""
-    lines = [
-        "| layer | filters | " + " | ".join(groups) + " |",
-        "| --- | --: |" + " --- |" * len(groups),
-    ]
-    first = next(iter(groups.values()))[0]
-    for name, (of_first, _) in first.items():
+def table(groups: Mapping[str, Sequence[Measured]]) -> str:
+    """Return the table in Markdown. groups: label -> what `measure` returns, one per seed."""
+    rows = []
+    for name, (of_first, _) in next(iter(groups.values()))[0].items():
         cells = []
         for runs in groups.values():
-            is_silent, negative = (torch.cat([run[name][which] for run in runs]) for which in (0, 1))
-            shares = (percent(negative[of_kind]) for of_kind in (is_silent, ~is_silent))
-            cells.append(", ".join(str(int(run[name][0].sum())) for run in runs) + "; " + " / ".join(shares))
-        lines.append(f"| {name} | {len(of_first)} | {' | '.join(cells)} |")
+            silent, non_positive = (torch.cat([run[name][which] for run in runs]) for which in (0, 1))
+            counts = ", ".join(str(int(run[name][0].sum())) for run in runs)
+            cells.append(f"{counts}; {percent(non_positive[silent])} / {percent(non_positive[~silent])}")
+        rows.append([name, str(len(of_first)), *cells])
     for label, of_all in (("of all filters", True), ("of those that are not silent", False)):
         biases = [[bias(run, of_all) for run in runs] for runs in groups.values()]
         cells = ["-" if None in of_seeds else with_spread(of_seeds, ".3f") for of_seeds in biases]
-        lines.append(f"| **mean bias** {label} | | {' | '.join(cells)} |")
+        rows.append([f"**mean bias** {label}", "", *cells])
         chances = [[chance(run, of_all) for run in runs] for runs in groups.values()]
         cells = ["-" if None in of_seeds else f"{statistics.fmean(of_seeds):.3f}" for of_seeds in chances]
-        lines.append(f"| by chance | | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(["by chance", "", *cells])
+    return markdown(["layer", "filters", *groups], "lr" + "l" * len(groups), rows)
 
 
-def chance(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float | None:
-    """What `bias` would be on average if signs were fair coins."""
+def chance(run: Measured, of_all: bool) -> float | None:
+    """Return what `bias` is on average if signs are fair coins."""
     filters = [len(silent) if of_all else int((~silent).sum()) for silent, _ in run.values()]
     expected = [expected_bias(count) for count in filters if count]
     return statistics.fmean(expected) if expected else None
 
 
-def bias(run: dict[str, tuple[torch.Tensor, torch.Tensor]], of_all: bool) -> float | None:
-    """The mean |mass - 1/2| of the layers of a network, with or without silent filters; None: of no filter."""
-    chosen = [negative if of_all else negative[~silent] for silent, negative in run.values()]
+def bias(run: Measured, of_all: bool) -> float | None:
+    """Return the mean |mass - 1/2| over layers, of all filters or of those that are not silent."""
+    chosen = [non_positive if of_all else non_positive[~silent] for silent, non_positive in run.values()]
     masses = [flags.double().mean().item() for flags in chosen if len(flags)]
     return statistics.fmean(correlation.bias(masses)) if masses else None
 
 
-def percent(flags: torch.Tensor) -> str:
+def percent(flags: Tensor) -> str:
+    """Return the share of true flags, for a table."""
     return f"{100 * flags.double().mean():.0f} %" if len(flags) else "-"
 
 

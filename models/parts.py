@@ -1,4 +1,4 @@
-"""The parts of a network: segments that are run one after another, and the layers that are measured."""
+"""The parts of a network: segments that run one after another, and the layers that are measured."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from models.registry import ModelError
 
 
 class Function(nn.Module):
-    """A function without parameters as a segment."""
+    """A function without parameters, as a segment."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -19,119 +19,91 @@ class Function(nn.Module):
         return self.function(x)
 
 
-def _mean(x: Tensor) -> Tensor:
-    return x.mean([2, 3])
-
-
-def _features(net: Any) -> list[nn.Module]:
-    return [net.features, net.avgpool, nn.Flatten(), net.classifier]
-
-
-def _resnet(net: Any) -> list[nn.Module]:
-    stem = [net.conv1, net.bn1, net.relu, net.maxpool]
-    return [*stem, net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten(), net.fc]
-
-
-def _densenet(net: Any) -> list[nn.Module]:
-    return [net.features, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), net.classifier]
-
-
-def _mobilenet_v2(net: Any) -> list[nn.Module]:
-    return [net.features, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), net.classifier]
-
-
-def _regnet(net: Any) -> list[nn.Module]:
-    return [net.stem, net.trunk_output, net.avgpool, nn.Flatten(), net.fc]
-
-
-def _shufflenet(net: Any) -> list[nn.Module]:
-    return [net.conv1, net.maxpool, net.stage2, net.stage3, net.stage4, net.conv5, Function(_mean), net.fc]
-
-
-def _inception(net: Any) -> list[nn.Module]:
-    """GoogLeNet and Inception v3 run what they are made of in the order that it is registered in."""
-    if net.aux_logits:
-        return [net]
-    *trunk, avgpool, dropout, fc = net.children()
-    return [Function(net._transform_input), *trunk, avgpool, nn.Flatten(), dropout, fc]
-
-
-#: What the forward methods of torchvision's classes do, by the name of the class: torchvision need not be imported
-#: to know one. A class that is derived from one of these may do something else, and is not among them.
-_TORCHVISION: dict[str, Callable[[Any], list[nn.Module]]] = {
-    "torchvision.models.alexnet.AlexNet": _features,
-    "torchvision.models.convnext.ConvNeXt": lambda net: [net.features, net.avgpool, net.classifier],
-    "torchvision.models.densenet.DenseNet": _densenet,
-    "torchvision.models.efficientnet.EfficientNet": _features,
-    "torchvision.models.googlenet.GoogLeNet": _inception,
-    "torchvision.models.inception.Inception3": _inception,
-    "torchvision.models.mnasnet.MNASNet": lambda net: [net.layers, Function(_mean), net.classifier],
-    "torchvision.models.mobilenetv2.MobileNetV2": _mobilenet_v2,
-    "torchvision.models.mobilenetv3.MobileNetV3": _features,
-    "torchvision.models.regnet.RegNet": _regnet,
-    "torchvision.models.resnet.ResNet": _resnet,
-    "torchvision.models.shufflenetv2.ShuffleNetV2": _shufflenet,
-    "torchvision.models.squeezenet.SqueezeNet": lambda net: [net.features, net.classifier, nn.Flatten()],
-    "torchvision.models.vgg.VGG": _features,
+#: What the forward methods of torchvision's classes run, in order: submodules, or functions in capitals (below).
+_TORCHVISION = {
+    "AlexNet": "features avgpool FLATTEN classifier",
+    "ConvNeXt": "features avgpool classifier",
+    "DenseNet": "features RELU POOL FLATTEN classifier",
+    "EfficientNet": "features avgpool FLATTEN classifier",
+    "MNASNet": "layers MEAN classifier",
+    "MobileNetV2": "features POOL FLATTEN classifier",
+    "MobileNetV3": "features avgpool FLATTEN classifier",
+    "RegNet": "stem trunk_output avgpool FLATTEN fc",
+    "ResNet": "conv1 bn1 relu maxpool layer1 layer2 layer3 layer4 avgpool FLATTEN fc",
+    "ShuffleNetV2": "conv1 maxpool stage2 stage3 stage4 conv5 MEAN fc",
+    "SqueezeNet": "features classifier FLATTEN",
+    "VGG": "features avgpool FLATTEN classifier",
+}
+_FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
+    "FLATTEN": nn.Flatten,
+    "MEAN": lambda: Function(lambda x: x.mean([2, 3])),
+    "POOL": lambda: nn.AdaptiveAvgPool2d((1, 1)),
+    "RELU": nn.ReLU,
 }
 
 
 def segments(net: nn.Module) -> list[nn.Module]:
-    """The network cut into modules that, run one after another, are the network.
+    """Cut a network into modules that, run one after another, compute the same as the network.
 
-    A network of this package says by a method `segments` what they are; torchvision's are known here. Any other
-    is one segment, and so is one that uses the same weights in several.
-
-    Raises:
-        ModelError: the method `segments` does not give modules.
+    An nn.Sequential is cut into its modules, torchvision's networks as listed above. A network may have a method
+    `segments` that returns them. Any other network is one segment, and so is one that uses the same weights in
+    several segments.
     """
     own = getattr(net, "segments", None)
-    if own is not None and not isinstance(own, nn.Module):  # which a part of the network may be called too
-        given = own() if callable(own) else own
-        parts = list(given) if isinstance(given, Iterable) else []
-        if not parts or not all(isinstance(part, nn.Module) for part in parts):
-            raise ModelError("the method `segments` of the network does not return a list of modules")
+    if own is not None and not isinstance(own, nn.Module):  # a submodule may have this name
+        parts = own()
     else:
-        chain = _TORCHVISION.get(f"{type(net).__module__}.{type(net).__qualname__}")
-        parts = [net] if chain is None else list(_links(chain(net)))
+        parts = list(_flatten(_torchvision_chain(net)))
     parameters = [id(parameter) for part in parts for parameter in part.parameters()]
     return parts if len(set(parameters)) == len(parameters) else [net]
 
 
-def _links(chain: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The modules of a chain, with those that are chains themselves taken apart."""
+def _torchvision_chain(net: Any) -> list[nn.Module]:
+    """Return the modules that one of torchvision's networks runs; [net] for any other network."""
+    kind = type(net).__name__
+    if not type(net).__module__.startswith("torchvision.models."):  # classes derived from torchvision's are others
+        return [net]
+    if kind in ("GoogLeNet", "Inception3") and not net.aux_logits:  # they run their modules in order
+        *trunk, avgpool, dropout, fc = net.children()
+        return [Function(net._transform_input), *trunk, avgpool, nn.Flatten(), dropout, fc]
+    names = _TORCHVISION.get(kind, "").split()
+    return [_FUNCTIONS[name]() if name in _FUNCTIONS else net.get_submodule(name) for name in names] or [net]
+
+
+def _flatten(chain: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the modules of a chain. Those inside an nn.Sequential are yielded one by one."""
     for module in chain:
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-            yield from _links(module)
+            yield from _flatten(module)
         else:
             yield module
 
 
 class Layer(NamedTuple):
-    """A layer whose filters are measured, and where it stands."""
+    """A layer whose filters are measured, and its place in the network."""
 
     name: str  #: name of the module in the network, such as "features.0"
     module: nn.Module  #: nn.Conv2d or nn.Linear
-    stage: int  #: how often the resolution was lowered before or within its segment, the first convolution aside
+    stage: int  #: number of segments so far that lower the resolution, not counting the first convolution
     block: int  #: position within the stage, from 0
 
 
 def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
-    """The convolutional layers in network order, without 1x1 convolutions.
+    """Return the convolutional layers in network order, without 1x1 convolutions.
 
-    A stage begins with each segment that lowers the resolution, except for the first convolution of the network.
-    So the stage of a layer of LeNet, AlexNet or VGG is the number of max-pooling layers before it, and ResNet's
-    stem is stage 0, its `layer1` to `layer4` are 1 to 4. The fully connected layers are in a stage of their own.
-    In a block of branches the layers of one branch come after those of the other. Layers that share their weights
-    are one, the first of them.
+    Each segment that lowers the resolution starts a new stage, except the first convolution of the network. So the
+    stage of a layer of LeNet, AlexNet or VGG is the number of max-pooling layers before it. In a ResNet the stem
+    is stage 0, and `layer1` to `layer4` are stages 1 to 4. The fully connected layers have a stage of their own.
+    In a block with branches, all layers of one branch come before those of the next. Layers that share their
+    weights are listed once, as the first of them.
 
     Args:
-        with_linear: also the fully connected layers. Linear layers in one block with a convolution (ConvNeXt) see
-            each position of the image by itself: they are 1x1 convolutions in other words.
+        with_linear: include the fully connected layers. Linear layers in a block with a convolution (ConvNeXt) are
+            not included: they are applied to each pixel, as 1x1 convolutions.
     """
     names = {id(module): name for name, module in net.named_modules()}
     parts = segments(net)
-    if len(parts) == 1:  # nothing is known of what runs after what, but the order of registration
+    if len(parts) == 1:  # the order of execution is unknown: take that of registration
         kinds = (nn.Conv2d, nn.Linear)
         parts = [one for one in net.modules() if isinstance(one, kinds) or next(one.children(), None) is None]
     found: list[Layer] = []
@@ -145,8 +117,7 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
             is_linear = with_linear and not convolutional and isinstance(module, nn.Linear)
             if not is_linear and not (isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)):
                 continue
-            weight = getattr(module, "weight", None)
-            if weight is not None and any(weight is layer.module.weight for layer in found):
+            if any(module.weight is layer.module.weight for layer in found):
                 continue
             if is_linear and found and isinstance(found[-1].module, nn.Conv2d) and found[-1].stage == stage:
                 stage += 1
@@ -164,8 +135,25 @@ def _lowers_resolution(module: nn.Module) -> bool:
 
 
 def check_own_weights(found: Iterable[Layer]) -> None:
-    """Raise ModelError where the weights of a layer are computed from others, as by pruning or weight norm."""
+    """Raise ModelError if the weights of a layer are computed from other tensors, as by pruning or weight norm."""
     for layer in found:
-        own = dict(layer.module.named_parameters(recurse=False))
-        if "weight" not in own or (layer.module.bias is not None and "bias" not in own):
-            raise ModelError(f"{layer.name} is parametrized: it has no weights of its own to measure")
+        tensors = (layer.module.weight, layer.module.bias)
+        if not all(tensor is None or isinstance(tensor, nn.Parameter) for tensor in tensors):
+            raise ModelError(
+                f"{layer.name} is pruned or parametrized, so it has no weights of its own to measure: "
+                "make them permanent first (prune.remove, parametrize.remove_parametrizations)"
+            )
+
+
+def own_names(names: Iterable[str]) -> dict[str, str]:
+    """Map the names of a network's weights to the names without the prefixes of DataParallel.
+
+    DataParallel may wrap the whole network (`module.fc.weight`) or the convolutional part of AlexNet and VGG
+    (`features.module.0.weight`).
+    """
+    own = {name: name for name in names}
+    for outer in ("", "features."):
+        inside = [name for name, short in own.items() if short.startswith(outer)]
+        if all(own[name].startswith(f"{outer}module.") for name in inside):
+            own |= {name: outer + own[name].removeprefix(f"{outer}module.") for name in inside}
+    return own

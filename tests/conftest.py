@@ -1,10 +1,10 @@
-"""Every test runs in a folder of its own, on one thread: the tests run side by side.
+"""Each test runs in a folder of its own, on one thread, because the tests run side by side.
 
-A GPU is for the tests marked `cuda` alone, with `-m cuda`: where PyTorch sees one, a process that has trained
-cannot be forked into ranks that train, which the tests of several processes do.
+Only the tests marked `cuda` use a GPU, with `-m cuda`: a process that sees a GPU and has trained cannot be forked
+into ranks that train, as the tests of several processes do.
 
-`--torture` makes the attacks on the programs long. What a test has attacked, and how often, it tells the fixture
-`count`; the sums stand at the end of such a run.
+`--torture` also runs the tests marked `long`, and the long versions of the attacks on the programs. The fixture
+`count` counts what was attacked; the sums are printed at the end.
 """
 
 import os
@@ -51,12 +51,17 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)  # first: else one process waits for it
+def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)  # first, or one process would wait for it
+    reasons = {}
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="there is no GPU, or no `-m cuda`"))
+        reasons["cuda"] = "there is no GPU, or no `-m cuda`"
+    if not config.getoption("--torture") and not config.option.markexpr:
+        reasons["long"] = "only with --torture"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.idx import read_idx
+from data.idx import read_mini
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"  #: values measured with the authors' code
@@ -30,6 +30,11 @@ def shell(program: str, *options: object, **kwargs) -> subprocess.CompletedProce
 def files_below(folder: Path) -> set[str]:
     """The paths of all files below a folder, relative to it."""
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def snapshots_below(folder: Path) -> set[str]:
+    """The paths of all snapshots below a folder, relative to it."""
+    return {path for path in files_below(folder) if path.endswith((".pt", ".tar"))}
 
 
 def state_of_files(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -65,8 +70,10 @@ def write_datasets(folder: Path, images: int = 300) -> None:
         raw = folder / dataset / "raw"
         raw.mkdir(parents=True)
         for part in ("train", "t10k"):
-            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-                values = read_idx(ROOT / "data/fashion_mnist_mini" / f"{part}-{kind}.gz")[:images]
+            source, _ = read_mini(ROOT, part == "train")
+            arrays = {"images-idx3-ubyte": source.images.squeeze(1).numpy(), "labels-idx1-ubyte": source.labels}
+            for kind, array in arrays.items():
+                values = array[:images].astype(np.uint8)
                 head = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
                 (raw / f"{part}-{kind}").write_bytes(head + values.tobytes())
     batches = folder / "cifar-10-batches-bin"

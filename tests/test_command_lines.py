@@ -49,7 +49,7 @@ WRONG_VALUES = {
         "--data-path": NOT_A_FOLDER,
         "--subsample-classes": f"{NOT_WHOLE} 11 {10**30}",
         "--class-sample-seed": f"{NOT_WHOLE} {2**32}",
-        "--noise": f"{NOT_A_NUMBER} 1.1 -0.5 -2 20 1e-300",
+        "--noise": f"{NOT_A_NUMBER} 1.1 -0.5 -2 20",
         "--noise-seed": f"{NOT_WHOLE} {2**32}",
         "--split": f"{NOT_A_NUMBER} 1 -0.1 10",
         "--split-seed": f"{NOT_WHOLE} {2**32}",
@@ -60,8 +60,8 @@ WRONG_VALUES = {
         "--batch-size": f"{NOT_WHOLE} 0 {2**31} {10**40}",
         "--optimizer": "'' adamw SGD",
         "--lr": f"{NOT_A_NUMBER} 0 -0.1 1e39",
-        "--lr-step": f"{NOT_WHOLE} 0 3",
-        "--lr-decay": f"{NOT_A_NUMBER} 0 -1 1e39 0.1",
+        "--lr-step": f"{NOT_WHOLE} 3",
+        "--lr-decay": f"{NOT_A_NUMBER} -1 1e39 0.1",
         "--weight-decay": f"{NOT_A_NUMBER} -1 1e39",
         "--momentum": f"{NOT_A_NUMBER} -1 1e39",
         "--seed": f"{NOT_WHOLE} {2**32}",
@@ -163,7 +163,6 @@ ROWS = [
     Row("train", "--start-epoch 25 --resume-from lenet_init_0.pt", "--start-epoch 25", "snapshot"),
     Row("train", "--evaluate --resume-from latest", "--resume-from latest"),
     Row("train", "--evaluate-train --resume-from latest", "--resume-from latest"),
-    Row("train", "--arch alexnet --pretrained --upscale --resume-from lenet_2.pt", "--pretrained", "snapshot"),
     Row("compute", "--pretrained", "--pretrained"),
     Row("compute", "--arch vgg19_orig --pretrained", "--pretrained"),
     Row("compute", "--arch vgg11 --pretrained --load-from lenet_2.tar", "--pretrained"),
@@ -189,8 +188,8 @@ ROWS = [
     Row("train", "--dataset imagenet --data-path nowhere", "--data-path", "network data"),
     Row("train", "--dataset imagenet --data-path folder", "--data-path", "network data"),
     Row("compute", "--dataset cifar100 --subsample-classes 101", "--subsample-classes 101"),
-    Row("train", "--tf32", "--tf32 is about a GPU", "network data"),
-    Row("reinit", f"{TRAINED} --tf32", "--tf32 is about a GPU", "snapshot"),
+    Row("train", "--tf32", "--tf32", "network data"),
+    Row("reinit", f"{TRAINED} --tf32", "--tf32", "snapshot"),
     Row("compute", "--dataset mnist --subsample-classes 11 --load-from lenet_2.tar", "--subsample-classes 11"),
     Row("reinit", f"{TRAINED} --subsample-classes 11", "--subsample-classes 11", "snapshot"),
     Row("reinit", f"--arch vgg11 {TRAINED}", "--upscale", "snapshot network"),
@@ -216,7 +215,6 @@ ROWS = [
     Row("compute", "--seed 2 --load-from recorded.tar", "--seed 2", "snapshot network"),
     Row("compute", "--load-from lenet_2.tar mlp_3.pt", "mlp_3.pt", "snapshot network"),
     Row("compute", "--load-from lenet_2.tar --init-from mlp_3.pt", "mlp_3.pt", "snapshot network"),
-    Row("compute", "--load-from lenet_2.tar --init-from recorded.tar --seed 2", "--seed 2", "snapshot network"),
     Row("reinit", f"--arch resnet18 {TRAINED}", "conv1.weight is missing",
         "snapshot network data"),
     Row("reinit", f"{TRAINED} --subsample-classes 3", "classifier.6.weight", "snapshot network data"),
@@ -282,7 +280,6 @@ def what_is_read(monkeypatch) -> set[str]:
         monkeypatch.setattr(module, function, watched)
 
     watch(data, "load", "data")
-    watch(data, "load_test", "data")
     watch(snapshots, "load", "snapshot")
     watch(models, "build", "network")
     return read
@@ -299,11 +296,11 @@ def test_wrong_use_is_named_before_anything_is_read_or_written(
     if options and options[-1].startswith("list:"):
         (tmp_path / "inits.txt").write_text(options[-1].removeprefix("list:") + "\n")
         options[-1] = str(tmp_path / "inits.txt")
-    before = set(Path().rglob("*"))
+    before = files_below(Path())
     line = refused(PROGRAMS[row.program], capsys, *LENET.split(), *options)
     assert row.named in line
     assert what_is_read <= set(row.reads.split())
-    assert set(Path().rglob("*")) == before
+    assert files_below(Path()) == before
     count("bad command lines caught")
 
 
@@ -366,8 +363,6 @@ RESUMED = "--resume-from lenet_2.tar"
         ("train", f"{RESUMED} --epochs 4 --split 0.9 --lr 0.5", "--lr"),
         ("train", f"{RESUMED} --epochs 4 --split 0.9 --lr 0.5 --override", ""),
         ("train", "--resume-from lenet_2.pt --epochs 1 --split 0.9 --override", "--override"),
-        ("train", "--resume-from lenet_2.pt --epochs 11 --start-epoch 10 --split 0.9 --kill-plateaus",
-         "--kill-plateaus"),
         ("train", f"{RESUMED} --evaluate --epochs 4 --augmentation", "--epochs --augmentation"),
         ("train", f"{RESUMED} --eval-regularization-loss --weight-decay 0.5 --split 0.1", "--split"),
         ("compute", "--seed 1 --with-linear --normalize --init-from lenet_2.tar --plots .", ""),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import REFERENCE, ROOT, files_below, refused, results, run_main, shell
+from programs import REFERENCE, ROOT, files_below, refused, results, run_main
 
 import compute_projections
 import models
@@ -153,17 +153,12 @@ def test_multilayer_perceptrons(arch, tmp_path):
     assert content["net"]["mass"] == 1
 
 
-@pytest.mark.parametrize("upscaling", [None, "upscale", "upscale_padding"])
-def test_input_size_of_a_perceptron_is_recorded_or_read_off_its_weights(upscaling, tmp_path):
+@pytest.mark.parametrize("upscaling", ["upscale", "upscale_padding"])
+def test_input_size_of_a_perceptron_is_recorded(upscaling, tmp_path):
     weights = network("mlp", in_channels=1, image_size=(224, 224))
-    if upscaling:
-        config = {"upscale": False, "upscale_padding": False, upscaling: True}
-        path = snapshot(tmp_path / "mlp_2.tar", 2, weights, arch="mlp", **config)
-    else:
-        path = write(weights, tmp_path / "mlp_3.pt")
+    path = snapshot(tmp_path / "mlp_2.tar", 2, weights, arch="mlp", **{upscaling: True})
     assert run("--arch", "mlp", "--dataset", "mnist", "--with-linear", "--load-from", path) == 0
-    content = results(f"results/mnist/mlp/{path.stem}.json")
-    assert layers_of(content)[0]["projections"][0] == -0.5 * 224 * 224
+    assert layers_of(results("results/mnist/mlp/mlp_2.json"))[0]["projections"][0] == -0.5 * 224 * 224
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -215,117 +210,6 @@ def test_distance_from_a_zero_initialization_is_null(tmp_path):
     for layer in layers_of(results("results/mnist/lenet/lenet_2.json")):
         assert layer["l2_dist"] is None
         assert layer["l_inf_dist"] is None
-
-
-def test_classes_of_bare_weights_are_those_of_the_training_states_beside_them(capsys):
-    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
-    assert shell("train.py", *options, "--subsample-classes", 2, "--epochs", 1).returncode == 0
-    folder = Path("models/fashion_mnist_mini_2/lenet/1")
-    assert run(*options, "--load-from", folder, "--init-from", folder / "lenet_init_0.pt") == 0
-    names = {path.name for path in Path("results/fashion_mnist_mini_2/lenet/1").iterdir()}
-    assert names == {"lenet_init_0.json", "lenet_0.json", "lenet_1.json"}
-    (folder / "lenet_0.tar").unlink()
-    assert run(*options, "--load-from", folder) == 2
-    assert "--subsample-classes gives the number of classes" in capsys.readouterr().err
-
-
-def test_distance_from_another_initialization_is_warned_about(capsys):
-    here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
-    for seed in ("1", "2"):
-        assert train.main([*here, "--seed", seed, "--epochs", "2", "--snapshot-every", "1"]) == 0
-    mine, other = (Path(f"models/fashion_mnist_mini/lenet/{seed}") for seed in (1, 2))
-    asked = (*here, "--load-from", mine, "--init-from")
-    assert run(*asked, mine / "lenet_init_0.pt") == 0
-    assert "warning" not in capsys.readouterr().err
-    assert run(*asked, other / "lenet_init_0.pt") == 0
-    told = capsys.readouterr().err
-    assert (
-        f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_0.tar'} was trained from (and so on for 2" in told
-    )
-    assert "lenet_init_0.json held results with other initial weights, which are replaced (and so on for 3" in told
-    assert run(*asked, mine / "lenet_0.tar") == 0  # a distance from there
-    assert "trained from" not in capsys.readouterr().err
-
-
-def test_final_weights_that_another_run_left_are_warned_about(tmp_path, capsys):
-    trained = (*MINI, "--seed", 1, "--subsample-classes", 2, "--snapshot-every", 1)
-    assert run_main(train, *trained, "--epochs", 2) == 0
-    folder = Path("models/fashion_mnist_mini_2/lenet/1")
-    shutil.copy(folder / "lenet_2.pt", folder / "lenet_best_2.pt")
-    capsys.readouterr()
-    for given in ([folder], [folder / "lenet_1.tar", folder / "lenet_best_2.pt"]):
-        assert run(*MINI, "--load-from", *given) == 0
-        assert "warning" not in capsys.readouterr().err
-
-    (folder / "lenet_1.tar").unlink()
-    shutil.move(folder / "lenet_best_2.pt", "elsewhere_2.pt")
-    more = ("--epochs", 3, "--lr", 0.02, "--override", "--resume-from", folder / "lenet_0.tar")
-    assert run_main(train, *trained, *more) == 0
-    last, final = folder / "lenet_1.tar", folder / "lenet_2.pt"
-    for index, given in enumerate(([folder], [final], ["elsewhere_2.pt", last, final])):
-        capsys.readouterr()
-        options = ("--subsample-classes", 2, "--results", tmp_path / f"{index}")
-        assert run(*MINI, *options, "--load-from", *given) == 0
-        told = f"warning: {final} holds other weights than {last}, after as many epochs"
-        assert told in capsys.readouterr().err.splitlines()
-
-
-def test_bare_weights_beside_training_states_are_of_their_run(capsys):
-    """Their noise, seed and dataset, wherever the folder lies, and who trained them."""
-    here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
-    noisy = ("--seed", "1", "--noise", "0.2", "--noise-seed", "1")
-    assert train.main([*here, *noisy, "--epochs", "1", "--snapshot-every", "1"]) == 0
-    shutil.copytree("models/fashion_mnist_mini/noise_20/lenet/1", "copied")
-    assert run(*here, "--seed", 1, "--load-from", "copied") == 0
-    assert {str(path) for path in Path("results").rglob("*.json")} == {
-        f"results/fashion_mnist_mini/noise_20/lenet/1/{name}.json"
-        for name in ("lenet_init_0", "lenet_0", "lenet_1")
-    }
-    final = results("results/fashion_mnist_mini/noise_20/lenet/1/lenet_1.json")
-    assert final["trained_by"]["arguments"]["noise"] == 0.2
-    capsys.readouterr()
-    for options in ((*here, "--seed", 2), ("--arch", "lenet", "--dataset", "mnist")):
-        for name in ("lenet_0.tar", "lenet_1.pt", "lenet_init_0.pt"):
-            line = refused(compute_projections, capsys, *options, "--load-from", f"copied/{name}")
-            assert f": copied/{name} was trained with --" in line
-
-
-def test_initialization_may_be_of_any_run(capsys):
-    """Of another seed or dataset: what a network was fine-tuned from, or a control."""
-    here = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
-    for seed in ("1", "2"):
-        assert train.main([*here, "--seed", seed, "--epochs", "1"]) == 0
-    mine, other = (Path(f"models/fashion_mnist_mini/lenet/{seed}") for seed in (1, 2))
-    for initialization in ("lenet_init_0.pt", "lenet_1.pt"):
-        asked = ("--seed", 1, "--load-from", mine / "lenet_1.pt", "--init-from", other / initialization)
-        assert run(*here, *asked) == 0
-    assert (
-        f"{other / 'lenet_init_0.pt'} is not what {mine / 'lenet_1.pt'} was trained from"
-        in capsys.readouterr().err
-    )
-    assert (
-        run(*LENET, "--load-from", REFERENCE / "lenet_2.tar", "--init-from", mine / "lenet_1.pt") == 0
-    )  # on MNIST
-
-
-def test_training_states_of_another_architecture_say_nothing_of_bare_weights(capsys):
-    here = ("--dataset", "fashion_mnist_mini", "--seed", "1", "--epochs", "1", "--models-path", "m")
-    assert train.main(["--arch", "mlp_bn", *here]) == 0
-    network = models.build("mlp", 10, 1, (28, 28))
-    torch.save(network.state_dict(), "m/fashion_mnist_mini/mlp_bn/1/mlp_init_0.pt")
-    options = ("--arch", "mlp", "--dataset", "fashion_mnist_mini", "--seed", 1, "--with-linear")
-    assert run(*options, "--load-from", "m/fashion_mnist_mini/mlp_bn/1/mlp_init_0.pt") == 0
-
-
-def test_damaged_initialization_leaves_nothing_behind(capsys):
-    """Damaged where it is not measured: its fingerprint is that of all of it."""
-    content = bytearray((REFERENCE / "lenet_init_0.pt").read_bytes())
-    linear = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)["classifier.0.weight"].numpy().tobytes()
-    content[content.index(linear)] ^= 1
-    Path("lenet_init_0.pt").write_bytes(content)
-    options = ("--load-from", REFERENCE / "lenet_2.tar", "--init-from", "lenet_init_0.pt")
-    line = refused(compute_projections, capsys, *LENET, *options)
-    assert "classifier.0.weight does not match its checksum" in line
 
 
 def test_random_initialization_is_that_of_its_seed():
@@ -464,13 +348,6 @@ def test_number_of_classes_is_recorded(given, tmp_path, capsys):
     assert "classes: 3 (recorded)" in capsys.readouterr().out
 
 
-def test_number_of_classes_is_given_where_it_is_not_recorded(tmp_path, capsys):
-    path = write(network("lenet", 3, in_channels=1), tmp_path / "lenet_5.pt")
-    assert run(*LENET, "--load-from", path, "--subsample-classes", 3) == 0
-    assert results("results/mnist_3/lenet/lenet_5.json")["epoch"] == "5"
-    assert "classes: 3 (--subsample-classes)" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("given", ["both", "the .pt", "both, from two folders"])
 def test_final_weights_beside_a_training_state_of_the_same_name(given, tmp_path):
     tar = snapshot(tmp_path / ("a" if "two" in given else "") / "lenet_3.tar", 3)
@@ -478,12 +355,6 @@ def test_final_weights_beside_a_training_state_of_the_same_name(given, tmp_path)
     assert run(*LENET, "--load-from", *([pt] if given == "the .pt" else [pt, tar])) == 0
     assert results("results/mnist/lenet/lenet_3.pt.json")["epoch"] == "3"
     assert Path("results/mnist/lenet/lenet_3.json").exists() == (given != "the .pt")
-
-
-def test_load_from_may_be_given_repeatedly(tmp_path):
-    one, other, last = (snapshot(tmp_path / f"lenet_{epoch}.tar", epoch) for epoch in range(3))
-    assert run(*LENET, "--load-from", one, other, "--load-from", last) == 0
-    assert files_below(Path("results")) == {f"mnist/lenet/lenet_{epoch}.json" for epoch in range(3)}
 
 
 def test_noisy_and_clean_snapshots_of_one_name_stay_apart(tmp_path):
@@ -507,11 +378,6 @@ def test_epoch_follows_from_the_name_of_bare_weights(name, epoch, tmp_path):
     path = write(torch.load(INITIAL, weights_only=True), tmp_path / name)
     assert run(*LENET, "--load-from", path) == 0
     assert results(f"results/mnist/lenet/{path.stem}.json")["epoch"] == epoch
-
-
-def test_epoch_of_a_training_state_is_its_own(tmp_path):
-    assert run(*LENET, "--load-from", snapshot(tmp_path / "renamed_40.tar", 2)) == 0
-    assert results("results/mnist/lenet/renamed_40.json")["epoch"] == "3"
 
 
 # ---- figures ----
@@ -545,11 +411,6 @@ def test_figure_of_one_filter_layers_and_dead_layers(tmp_path):
         snapshot(tmp_path / f"lenet_{epoch}.tar", epoch, weights)
     assert run(*LENET, "--normalize", "--load-from", tmp_path, "--plots", "plots") == 0
     assert len(files_below(Path("plots"))) == 6
-
-
-def test_no_figures_unless_asked():
-    assert run(*LENET, "--load-from", TRAINED) == 0
-    assert {name.split("/")[0] for name in files_below(Path("."))} == {"results", "log"}
 
 
 # ---- what goes wrong ----
@@ -600,17 +461,6 @@ def test_damaged_snapshots_among_many_are_reported_at_the_end(tmp_path, capsys):
     assert "ERROR" in log.read_text()
 
 
-def test_nothing_but_damaged_snapshots(tmp_path, capsys):
-    for epoch in (0, 1):
-        (tmp_path / f"lenet_{epoch}.tar").write_bytes(TRAINED.read_bytes()[:1000])
-    before = files_below(tmp_path)
-    assert run(*LENET, "--load-from", tmp_path) == 1
-    error = capsys.readouterr().err
-    assert "lenet_0.tar" in error
-    assert "lenet_1.tar" in error
-    assert files_below(tmp_path) == before
-
-
 def test_damage_to_what_is_not_measured_does_not_matter(tmp_path):
     weights = torch.load(TRAINED, weights_only=True)["model_state_dict"]
     path = snapshot(tmp_path / "lenet_2.tar", 2)
@@ -619,22 +469,6 @@ def test_damage_to_what_is_not_measured_does_not_matter(tmp_path):
     assert run(*LENET, "--load-from", path) == 0
     assert run(*LENET, "--load-from", path, "--with-linear", "--results", "linear") == 2
     assert not Path("linear").exists()
-
-
-def test_existing_results_are_replaced_whole(tmp_path):
-    file = Path("results/mnist/lenet/lenet_2.json")
-    file.parent.mkdir(parents=True)
-    file.write_text("old " * 100_000)
-    assert run(*LENET, "--load-from", TRAINED) == 0
-    assert results(file)["arch"] == "lenet"
-    assert files_below(file.parent) == {"lenet_2.json"}
-
-
-def test_program_runs_from_the_shell():
-    done = shell("compute_projections.py", *LENET, "--load-from", TRAINED)
-    assert done.returncode == 0
-    assert done.stderr == ""
-    assert "results: results/mnist/lenet/lenet_2.json" in done.stdout
 
 
 @pytest.mark.parametrize("options", [("--help",), (), ("--arch", "lenet"), (*LENET, "--load-from", str(TRAINED))])
@@ -652,35 +486,26 @@ finally:
     assert done.stdout.splitlines()[-1].strip() == "imported:"
 
 
-@pytest.mark.parametrize("config", [{"num_classes": "ten"}, {"in_channels": -1}])
-def test_nonsense_in_a_configuration_is_one_line(config, tmp_path, capsys):
-    assert run(*LENET, "--load-from", snapshot(tmp_path / "lenet_2.tar", 2, **config)) == 2
-    assert "lenet_2.tar is no snapshot" in capsys.readouterr().err
-
-
 def test_run_of_train_is_measured_from_its_folder():
-    training = (
-        "--arch",
-        "lenet",
-        "--dataset",
-        "fashion_mnist_mini",
-        "--seed",
-        1,
-        "--epochs",
-        2,
-        "--snapshot-every",
-        1,
-    )
-    assert shell("train.py", *training, "--models-path", "snapshots", "--lr", 0.01).returncode == 0
-    folder = Path("snapshots/fashion_mnist_mini/lenet/1")
-    options = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
-    assert run(*options, "--load-from", folder, "--init-from", folder / "lenet_init_0.pt") == 0
-    measured = Path("results/fashion_mnist_mini/lenet/1")
+    noisy = (*MINI, "--seed", 1, "--noise", 0.2, "--noise-seed", 1)
+    assert run_main(train, *noisy, "--epochs", 2, "--snapshot-every", 1, "--lr", 0.01) == 0
+    shutil.copytree("models/fashion_mnist_mini/noise_20/lenet/1", "copied")
+    asked = (*MINI, "--seed", 1, "--load-from", "copied", "--init-from", "copied/lenet_init_0.pt")
+    assert run(*asked) == 0
+    measured = Path("results/fashion_mnist_mini/noise_20/lenet/1")
     epochs = {"lenet_init_0": "0", "lenet_0": "1", "lenet_1": "2", "lenet_2": "2"}
     assert {path.stem: results(path)["epoch"] for path in measured.iterdir()} == epochs
     start, end = (results(measured / f"{name}.json") for name in ("lenet_init_0", "lenet_2"))
     assert {layer["l2_dist"] for layer in layers_of(start)} == {0.0}
     assert all(layer["l2_dist"] > 0 for layer in layers_of(end))
+    assert end["trained_by"]["arguments"]["noise"] == 0.2
+
+
+def test_initialization_may_be_of_any_run():
+    """Weights that a network was fine-tuned from, or a control."""
+    assert run_main(train, *MINI, "--seed", 2, "--epochs", 0) == 0
+    initial = "models/fashion_mnist_mini/lenet/2/lenet_init_0.pt"
+    assert run(*LENET, "--seed", 1, "--load-from", TRAINED, "--init-from", initial) == 0
 
 
 def test_a_snapshot_that_is_named_twice_is_measured_once(capsys):
@@ -690,22 +515,6 @@ def test_a_snapshot_that_is_named_twice_is_measured_once(capsys):
     assert "lenet on mnist: runs/" in capsys.readouterr().out
 
 
-def test_initialization_of_another_number_of_classes_is_refused(capsys):
-    """Whether or not a training state beside it tells how many, or the layers that differ are measured."""
-    here = ("--seed", "1", "--epochs", "1")
-    for folder, more in (("ten", ()), ("two", ("--subsample-classes", "2"))):
-        assert train.main([*MINI, *here, *more, "--models-path", folder]) == 0
-    ten, two = (Path(one) / "lenet/1" for one in ("ten/fashion_mnist_mini", "two/fashion_mnist_mini_2"))
-    shutil.copy(two / "lenet_init_0.pt", "lenet_init_0.pt")
-    capsys.readouterr()
-    for initial in (two / "lenet_init_0.pt", two / "lenet_0.tar", "lenet_init_0.pt"):
-        for more in ((), ("--with-linear",)):
-            options = (*MINI, "--load-from", ten, "--init-from", initial)
-            line = refused(compute_projections, capsys, *options, *more)
-            assert str(initial) in line
-            assert "classifier.6.weight is 2x84, not 10x84" in line
-
-
 def test_initialization_that_is_not_finite_is_named(capsys):
     weights = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)
     weights["features.5.weight"][0] = float("inf")
@@ -713,33 +522,3 @@ def test_initialization_that_is_not_finite_is_named(capsys):
     options = ("--load-from", REFERENCE / "lenet_2.tar", "--init-from", "lenet_init_0.pt")
     line = refused(compute_projections, capsys, *LENET, *options)
     assert "error: lenet_init_0.pt cannot be used: features.5.weight holds NaN" in line
-
-
-@pytest.mark.parametrize("initial", ["lenet_2.tar", "lenet_3.pt", "lenet_init_0.pt"])
-def test_whatever_network_is_given_as_initialization_it_is_told_whether_it_is_one(initial, capsys):
-    def trained(seed, folder):
-        options = (*MINI, "--subsample-classes", "2", "--snapshot-every", "1")
-        assert train.main([*options, "--seed", str(seed), "--epochs", "3", "--models-path", folder]) == 0
-        capsys.readouterr()
-        return Path(folder, "fashion_mnist_mini_2/lenet", str(seed))
-
-    mine, other = trained(1, "mine"), trained(2, "other")
-    options = (*MINI, "--load-from", mine / "lenet_2.tar", "--init-from")
-    assert run(*options, other / initial) == 0
-    assert f"{other / initial} is not what {mine / 'lenet_2.tar'} was trained from" in capsys.readouterr().err
-    assert run(*options, mine / initial) == 0
-    assert ("was trained from" in capsys.readouterr().err) == (initial == "lenet_3.pt")
-
-
-def test_snapshots_of_different_names_are_both_measured_though_one_is_a_link():
-    shutil.copy(REFERENCE / "lenet_2.tar", "lenet_0.tar")
-    Path("lenet_best.tar").symlink_to("lenet_0.tar")
-    assert run(*LENET, "--load-from", "lenet_0.tar", "lenet_best.tar") == 0
-    assert {path.name for path in Path("results/mnist/lenet").iterdir()} == {"lenet_0.json", "lenet_best.json"}
-
-
-def test_whatever_can_be_trained_with_can_be_measured():
-    options = (*MINI, "--subsample-classes", "2", "--epochs", "1")
-    assert train.main([*options, "--seed", "1", "--lr-step", "100", "--lr-decay", "1e20"]) == 0
-    snapshot = "models/fashion_mnist_mini_2/lenet/1/lenet_0.tar"
-    assert run(*MINI, "--load-from", snapshot) == 0

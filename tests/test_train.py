@@ -10,16 +10,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, command, files_below, refused, run_main, same, shell, weights, write_datasets
+from programs import (
+    REFERENCE,
+    command,
+    files_below,
+    refused,
+    run_main,
+    same,
+    shell,
+    snapshots_below,
+    weights,
+    write_datasets,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import compute_projections
+import data
 import models
 import train
 from data.registry import ImageError
 from utils import snapshots
-from utils.training import optimizers
+from utils.training import optimizers, recording
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 #: Two classes, so that an epoch takes a fraction of a second.
@@ -42,7 +54,7 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
 def test_run_leaves_the_snapshots_asked_for(capsys):
     assert run(*QUICK, "--epochs", 6, "--snapshot-every", 3, "--snapshot-all-until", 2) == 0
     # Every epoch before epoch 2, then after every third epoch; the last one is after the sixth.
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == {
+    assert snapshots_below(QUICK_FOLDER) == {
         "lenet_init_0.pt",
         *(f"lenet_{epoch}.tar" for epoch in (0, 1, 2, 5)),
         "lenet_6.pt",
@@ -61,7 +73,7 @@ def test_run_leaves_the_snapshots_asked_for(capsys):
 
 def test_by_default_only_the_last_epoch_is_snapshotted():
     assert run(*QUICK, "--epochs", 2) == 0
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_1.tar", "lenet_2.pt"}
+    assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt", "lenet_1.tar", "lenet_2.pt"}
 
 
 def test_training_state_has_the_legacy_keys_and_more():
@@ -81,7 +93,7 @@ def test_training_state_has_the_legacy_keys_and_more():
     schedule.load_state_dict(ours["scheduler_state_dict"])
     assert optimizer.param_groups[0]["lr"] == 0.02 * 0.5
     assert (schedule.step_size, schedule.gamma, schedule.last_epoch) == (1, 0.5, 1)
-    assert ours["format"] == 5
+    assert ours["format"] == snapshots.FORMAT
     assert ours["class_names"] == ["T-shirt/top", "Trouser"]
     assert ours["config"]["seed"] == 1
     assert ours["config"]["num_classes"] == 2
@@ -90,7 +102,7 @@ def test_training_state_has_the_legacy_keys_and_more():
 def test_zero_epochs_write_the_initialization_of_the_reference():
     # MNIST's images are not here, but its network is: one channel, ten classes.
     assert run(*LENET, "--seed", 1, "--epochs", 0) == 0
-    assert files_below(Path("models")) == {"fashion_mnist_mini/lenet/1/lenet_init_0.pt"}
+    assert snapshots_below(Path("models")) == {"fashion_mnist_mini/lenet/1/lenet_init_0.pt"}
     ours = weights("models/fashion_mnist_mini/lenet/1/lenet_init_0.pt")
     assert same(ours, weights(REFERENCE / "lenet_init_0.pt"))
 
@@ -106,7 +118,7 @@ def test_zero_epochs_write_the_initialization_of_the_reference():
 )
 def test_folders_tell_dataset_classes_noise_architecture_and_seed(options, folder):
     assert run(*LENET, "--epochs", 0, *options) == 0
-    assert files_below(Path("models")) == {f"{folder}/lenet_init_0.pt"}
+    assert snapshots_below(Path("models")) == {f"{folder}/lenet_init_0.pt"}
     assert len(list(Path("log", folder).iterdir())) == 1
 
 
@@ -272,22 +284,16 @@ def test_options_of_training_alone_have_no_bearing_on_an_evaluation(capsys):
         output = capsys.readouterr()
         assert re.findall(r"^test set: .*$", output.out, re.M) == test_set
         assert "batch_size 50," in output.out
-        assert sorted(output.err.splitlines()) == [
-            "warning: --augmentation has no effect without training",
-            "warning: --optimizer has no effect without training",
-        ]
-    # Of the final weights another split may be evaluated, also one by its seed alone, with a warning.
-    assert run(*LENET, "--resume-from", QUICK_FOLDER / "lenet_1.pt", "--evaluate", "--split-seed", 3) == 0
-    assert "was trained with --split-seed 1, and is evaluated with 3" in capsys.readouterr().err
-    state = torch.load(QUICK_FOLDER / "lenet_0.tar", weights_only=True)
-    del state["class_names"]
-    torch.save(state, QUICK_FOLDER / "lenet_0.tar")
-    assert run(*LENET, "--resume-from", QUICK_FOLDER / "lenet_1.pt", "--evaluate") == 0
+        warned = re.findall(r"^warning: (\S+) has no effect", output.err, re.M)
+        assert sorted(warned) == ["--augmentation", "--optimizer"]
+        # Another split would have training images among those for validation.
+        other_split = (*LENET, "--resume-from", QUICK_FOLDER / name, "--evaluate", "--split-seed", 3)
+        assert "--split-seed 3" in refused(train, capsys, *other_split)
 
 
 def test_evaluating_weights_that_say_nothing_of_their_images_is_warned_about(capsys):
     assert run(*LENET, "--resume-from", REFERENCE / "lenet_init_0.pt", "--evaluate") == 0
-    assert "lenet_init_0.pt does not say how its images were prepared" in capsys.readouterr().err
+    assert "lenet_init_0.pt says nothing of its run" in capsys.readouterr().err
     assert run(*LENET, "--resume-from", REFERENCE / "lenet_init_0.pt", "--eval-regularization-loss") == 0
     assert "prepared" not in capsys.readouterr().err
 
@@ -298,9 +304,7 @@ def test_curves_that_tensorboard_no_longer_shows_are_warned_about(capsys):
     assert run(*QUICK, "--epochs", 1, "--lr", 0.01, "--models-path", "second", "--tb-logdir", "elsewhere") == 0
     assert "warning" not in capsys.readouterr().err
     assert run(*QUICK, "--epochs", 1, "--lr", 0.01, "--models-path", "second") == 0
-    assert "TensorBoard shows no more of the earlier run in tensorboard/fashion_mnist_mini_2/lenet/1" in (
-        capsys.readouterr().err
-    )
+    assert "tensorboard/fashion_mnist_mini_2/lenet/1: TensorBoard no longer shows" in (capsys.readouterr().err)
     assert [value for _, value in scalars("tensorboard/fashion_mnist_mini_2/lenet/1")["lr"]] == [
         pytest.approx(0.01)
     ]
@@ -325,8 +329,8 @@ def test_optimizer_state_takes_the_layout_of_the_network(tmp_path):
     path = QUICK_FOLDER / "lenet_0.tar"
     snapshot = snapshots.load(path)
     net = models.build("lenet", 2, 1)  # contiguous, as on a GPU
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
-    optimizers.restore(optimizer, None, path, snapshot, override=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    optimizers.restore(optimizer, path, snapshot, override=False)
     expected = snapshot["optimizer_state_dict"]["state"]
     strides_changed = 0
     for number, parameter in enumerate(net.parameters()):
@@ -351,7 +355,7 @@ def test_evaluation_reports_the_validation_split_too(capsys):
     assert "validation split: loss" in output.out
     assert "test set: loss" in output.out
     assert "random initial weights" in output.err
-    assert files_below(Path("models")) == set()
+    assert snapshots_below(Path("models")) == set()
 
 
 def test_with_a_validation_split_it_watches_training_and_the_test_set_comes_last(capsys):
@@ -422,48 +426,6 @@ def test_one_command_again_and_again_goes_on_where_it_was(capsys):
     assert [step for step, _ in curves["loss/train"]] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--noise-seed", 5),
-        ("--split-seed", 5),
-        ("--split-seed", 5, "--split", 0.1),
-        ("--optimizer", "adam", "--momentum", 0.8),
-        ("--workers", 2),
-    ],
-    ids=str,
-)
-def test_option_without_effect_does_not_keep_a_run_from_going_on(options, capsys):
-    command = (*QUICK, *options, "--resume-from", "latest")
-    assert run(*command, "--epochs", 1) == 0
-    assert run(*command, "--epochs", 2) == 0
-    output = capsys.readouterr()
-    assert re.findall(r"^epoch (\d+)", output.out, re.M) == ["0", "1"]
-    assert "no snapshot of this run yet" in output.out
-    assert "trained with" not in output.err
-
-
-def test_epoch_that_is_done_again_is_marked_as_such_in_the_log(capsys):
-    options = (*QUICK, "--epochs", 4, "--snapshot-every", 2, "--resume-from", "latest")
-    assert run(*options) == 0
-    for name in ("lenet_3.tar", "lenet_4.pt"):  # as if it had been killed in epoch 3
-        (QUICK_FOLDER / name).unlink()
-    assert run(*QUICK, "--lr", 0.01, "--epochs", 1, "--models-path", "another run") == 0
-    capsys.readouterr()
-    assert run(*options) == 0
-    assert re.findall(r"^epoch .*?:", capsys.readouterr().out, re.M) == [
-        "epoch 2 (3/4), again:",
-        "epoch 3 (4/4), again:",
-    ]
-
-
-def test_override_continues_the_latest_snapshot_with_another_batch_size():
-    assert run(*QUICK, "--epochs", 1) == 0
-    options = ("--epochs", 2, "--resume-from", "latest", "--override", "--batch-size", 64)
-    assert run(*QUICK, *options) == 0
-    assert torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)["config"]["batch_size"] == 64
-
-
 def test_resumed_run_with_batch_norm_on_a_folder_of_images_equals_the_uninterrupted_one():
     """A residual network, augmented images decoded by two, no and one worker."""
     from PIL import Image
@@ -498,53 +460,6 @@ def test_latest_passes_over_a_damaged_snapshot(capsys):
     assert "lenet_2.tar is damaged" in output.err
     assert "weights from models/fashion_mnist_mini_2/lenet/1/lenet_1.tar" in output.out
     assert same(weights(QUICK_FOLDER / "lenet_3.pt"), expected)
-
-
-def test_training_state_of_a_later_version_is_neither_overwritten_nor_passed_over(capsys):
-    options = (*QUICK, "--snapshot-every", 1)
-    assert run(*options, "--epochs", 2) == 0
-    for epoch in (0, 1):
-        path = QUICK_FOLDER / f"lenet_{epoch}.tar"
-        torch.save({**torch.load(path, weights_only=True), "format": snapshots.FORMAT + 1}, path)
-    before = {path: path.read_bytes() for path in QUICK_FOLDER.iterdir()}
-    capsys.readouterr()
-    for more in (
-        ("--epochs", 3, "--resume-from", "latest"),
-        ("--epochs", 2),
-        ("--resume-from", QUICK_FOLDER / "lenet_1.tar", "--epochs", 3),
-        ("--resume-from", QUICK_FOLDER / "lenet_2.pt", "--evaluate"),
-    ):
-        assert run(*options, *more) == 2
-        assert f"is of format {snapshots.FORMAT + 1}" in capsys.readouterr().err
-    assert run_main(compute_projections, *LENET, "--load-from", QUICK_FOLDER / "lenet_2.pt") == 2
-    assert f"is of format {snapshots.FORMAT + 1}" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in QUICK_FOLDER.iterdir()} == before
-
-
-def test_latest_without_a_seed_keeps_the_seed_that_was_drawn(capsys):
-    options = (*LENET, "--subsample-classes", 2, "--snapshot-every", 1, "--resume-from", "latest", "--shuffle")
-    assert run(*options, "--epochs", 1) == 0
-    drawn = int(re.search(r"--seed was not given: drawn (\d+)", capsys.readouterr().out)[1])
-    assert run(*options, "--epochs", 2) == 0
-    folder = Path("models/fashion_mnist_mini_2/lenet")
-    assert torch.load(folder / "lenet_1.tar", weights_only=True)["config"]["seed"] == drawn
-    assert run(*options[:-3], "--shuffle", "--seed", drawn, "--epochs", 2) == 0
-    assert same(weights(folder / "lenet_2.pt"), weights(folder / str(drawn) / "lenet_2.pt"))
-
-
-def test_latest_without_a_seed_begins_anew_when_it_was_stopped_before_its_first_snapshot():
-    options = (*LENET, "--subsample-classes", 2, "--resume-from", "latest")
-    assert run(*options, "--epochs", 0) == 0  # what a run leaves that is killed in its first epoch
-    assert run(*options, "--epochs", 1) == 0
-
-
-def test_finished_run_without_its_final_file_writes_it():
-    options = (*QUICK, "--epochs", 2, "--resume-from", "latest")
-    assert run(*options) == 0
-    expected = weights(QUICK_FOLDER / "lenet_2.pt")
-    (QUICK_FOLDER / "lenet_2.pt").unlink()
-    assert run(*options) == 0
-    assert same(weights(QUICK_FOLDER / "lenet_2.pt"), expected)
 
 
 def test_snapshot_of_more_epochs_than_asked_for_is_finished_and_leaves_no_file(capsys):
@@ -587,34 +502,9 @@ def test_legacy_training_state_continues_with_its_own_optimizer(capsys):
     assert not Path("models/fashion_mnist_mini/lenet/1/lenet_init_0.pt").exists()
 
 
-def test_evaluating_final_weights_prepares_images_as_their_run_did(capsys):
-    assert run(*QUICK, "--unnormalize", "--epochs", 1, "--lr", 0.02) == 0
-    trained = re.findall(r"^test set: .*", capsys.readouterr().out, re.M)
-    for name in ("lenet_0.tar", "lenet_1.pt"):
-        assert run(*LENET, "--resume-from", QUICK_FOLDER / name, "--evaluate") == 0
-        assert re.findall(r"^test set: .*", capsys.readouterr().out, re.M) == trained
-    assert run(*LENET, "--resume-from", QUICK_FOLDER / "lenet_1.pt", "--evaluate-train", "--noise", 1) == 0
-    assert "lenet_1.pt was trained with --noise 0.0, and is evaluated with 1.0" in capsys.readouterr().err
-
-
 def test_counting_epochs_from_elsewhere_without_weights_is_warned_about(capsys):
     assert run(*QUICK, "--start-epoch", 1, "--epochs", 2) == 0
     assert "--start-epoch 1: the network is new" in capsys.readouterr().err
-
-
-def test_what_a_run_was_trained_from_is_recorded_and_kept_when_it_goes_on():
-    def recorded(epoch):
-        return torch.load(QUICK_FOLDER / f"lenet_{epoch}.tar", weights_only=True)["initial_fingerprint"]
-
-    assert run(*QUICK, "--epochs", 1, "--snapshot-every", 1) == 0
-    assert run(*QUICK, "--epochs", 2, "--resume-from", "latest") == 0
-    initial = snapshots.load(QUICK_FOLDER / "lenet_init_0.pt")
-    assert recorded(0) == recorded(1) == snapshots.fingerprint(initial["model_state_dict"])
-    others = snapshots.load(REFERENCE / "lenet_init_0.pt")["model_state_dict"]
-    assert recorded(0) != snapshots.fingerprint(others)
-    assert run(*LENET, "--seed", 1, "--epochs", 1, "--resume-from", REFERENCE / "lenet_init_0.pt") == 0
-    state = torch.load("models/fashion_mnist_mini/lenet/1/lenet_0.tar", weights_only=True)
-    assert state["initial_fingerprint"] == snapshots.fingerprint(others)
 
 
 def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):
@@ -628,7 +518,7 @@ def test_bare_weights_start_at_start_epoch_with_a_new_optimizer(capsys):
 @contextlib.contextmanager
 def failing_evaluation(monkeypatch, epoch: int, what: str | None = None):
     """In the block the evaluation after an epoch fails: on a set of images, or the first one."""
-    train_epoch, evaluate, trained = train.train_epoch, train.evaluate, []
+    train_epoch, evaluate, trained = train.train_epoch, recording.evaluate, []
 
     def count_epoch(step, net, batches, number):
         trained.append(number)
@@ -641,7 +531,7 @@ def failing_evaluation(monkeypatch, epoch: int, what: str | None = None):
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_epoch", count_epoch)
-        patch.setattr(train, "evaluate", fail)
+        patch.setattr(recording, "evaluate", fail)
         yield
 
 
@@ -702,15 +592,15 @@ def test_plateau_is_seen_after_an_evaluation_that_failed(monkeypatch, capsys):
         assert run(*options) == 1
     assert run(*options, "--resume-from", "latest") == 3
     assert "plateau: top-1" in capsys.readouterr().err
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_0.tar"}
+    assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt", "lenet_0.tar"}
 
 
 def test_plateau_leaves_the_snapshots_that_were_there(capsys):
     options = (*QUICK, "--lr", 1e-12, "--snapshot-every", 1, "--epochs", 3)
     assert run(*options) == 0
-    before = {path.name for path in QUICK_FOLDER.iterdir()}
+    before = snapshots_below(QUICK_FOLDER)
     assert run(*options, "--kill-plateaus") == 3
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == before
+    assert snapshots_below(QUICK_FOLDER) == before
 
 
 def test_snapshot_whose_outputs_are_not_finite_goes_when_it_is_measured_at_last(monkeypatch, capsys):
@@ -726,64 +616,11 @@ def test_snapshot_whose_outputs_are_not_finite_goes_when_it_is_measured_at_last(
     assert not (QUICK_FOLDER / "lenet_1.tar").exists()
 
 
-def test_damaged_final_weights_are_written_again(capsys):
-    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
-    assert run(*options) == 0
-    final = QUICK_FOLDER / "lenet_1.pt"
-    whole = weights(final)
-    final.write_bytes(final.read_bytes()[:1000])
-    assert run(*options) == 0
-    assert "training is finished" not in capsys.readouterr().out
-    assert same(weights(final), whole)
-
-
-@pytest.mark.parametrize("suffix", ["pt", "tar"])
-def test_run_that_started_from_weights_goes_on_as_it_is_told(suffix, capsys):
-    options = (*LENET, "--seed", 1, "--snapshot-every", 1, "--lr", 0.05)
-    begins = ("--resume-from", REFERENCE / "lenet_2.tar")
-    if suffix == "pt":
-        begins = ("--resume-from", REFERENCE / "lenet_init_0.pt", "--start-epoch", 3)
-    folder = Path("fashion_mnist_mini/lenet/1")
-    assert run(*options, *begins, "--epochs", 4) == 0
-    capsys.readouterr()
-    state = f"models/{folder}/lenet_3.tar"
-    line = refused(train, capsys, *options, "--resume-from", "latest", "--epochs", 5)  # no option says what it is
-    assert f"{state} is of another run (started from weights " in line
-    assert f"continue it with --resume-from {state}" in line
-    assert run(*options, "--resume-from", state, "--epochs", 5) == 0
-    assert run(*options, *begins, "--epochs", 5, "--models-path", "whole") == 0
-    assert same(weights("models" / folder / "lenet_5.pt"), weights("whole" / folder / "lenet_5.pt"))
-
-
-def test_final_weights_of_another_run_are_neither_overwritten_nor_taken_for_its_own(capsys):
-    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
-    assert run(*options) == 0
-    capsys.readouterr()
-    final = QUICK_FOLDER / "lenet_1.pt"
-    torch.save({name: weight + 1 for name, weight in weights(final).items()}, final)
-    line = refused(train, capsys, *options)
-    assert (
-        f"{final} holds other weights than {QUICK_FOLDER}/lenet_0.tar, and would be overwritten: remove it" in line
-    )
-
-
-def test_no_epochs_and_weights_to_start_from_exclude_one_another(capsys):
-    line = refused(train, capsys, *LENET, "--epochs", 0, "--resume-from", REFERENCE / "lenet_init_0.pt")
-    assert line.startswith("train.py: error: --epochs 0: writes the initialization")
-
-
-def test_epochs_of_another_run_of_these_options_are_not_done_again(capsys):
-    options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
-    assert run(*options, "--models-path", "some") == 0
-    assert run(*options, "--models-path", "others") == 0
-    assert ", again:" not in capsys.readouterr().out
-
-
 def test_plateau_stops_the_run_with_no_further_snapshot(capsys):
     # A learning rate too small to change a single prediction.
     options = ("--lr", 1e-12, "--kill-plateaus", "--snapshot-every", 1, "--epochs", 5)
     assert run(*QUICK, *options) == 3
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt", "lenet_0.tar"}
+    assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt", "lenet_0.tar"}
     assert "plateau" in capsys.readouterr().err
 
 
@@ -797,7 +634,7 @@ def test_plateau_is_seen_across_an_interruption(capsys):
 
 def test_loss_that_is_not_finite_stops_the_run_before_a_snapshot(capsys):
     assert run(*QUICK, "--lr", 1e20, "--snapshot-every", 1, "--train-acc") == 1
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt"}
+    assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt"}
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"the loss is (nan|inf) in epoch 0, batch \d+", line)
 
@@ -807,7 +644,7 @@ def test_weights_that_break_in_the_last_step_of_an_epoch_are_named(capsys):
     assert run(*QUICK, "--batch-size", 10000, "--lr", 1e30, "--snapshot-every", 1) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "the last batch of epoch 0 broke the weights" in line
-    assert {path.name for path in QUICK_FOLDER.iterdir()} == {"lenet_init_0.pt"}
+    assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt"}
 
 
 def test_run_goes_on_when_the_reader_of_its_output_goes_away():
@@ -829,10 +666,10 @@ def test_console_that_has_no_letter_of_a_path_has_every_line_all_the_same():
 
 def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
     """Weights that are sound until the fourth batch, which has an infinite image."""
-    original = train.load_data
+    original = data.load
 
-    def load_with_infinite_image(args, device):
-        dataset = original(args, device)
+    def load_with_infinite_image(*args, **kwargs):
+        dataset = original(*args, **kwargs)
         finish = dataset.train.finish
         made = []
 
@@ -844,7 +681,7 @@ def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
         dataset.train.batches_at_once = 1
         return dataset
 
-    monkeypatch.setattr(train, "load_data", load_with_infinite_image)
+    monkeypatch.setattr(data, "load", load_with_infinite_image)
     assert run(*QUICK, "--epochs", 1) == 1
     assert "in epoch 0, batch 3 (both counted from 0)" in capsys.readouterr().err
 
@@ -864,11 +701,10 @@ def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status
     assert errors == f"train.py: {word}\n"
-    paths = list(QUICK_FOLDER.iterdir())
-    assert len(paths) >= 3
-    for path in paths:
-        assert path.suffix in (".tar", ".pt")
-        snapshots.load(path)
+    assert files_below(QUICK_FOLDER) - snapshots_below(QUICK_FOLDER) <= {"run.json", ".lock"}
+    assert len(snapshots_below(QUICK_FOLDER)) >= 3
+    for name in snapshots_below(QUICK_FOLDER):
+        snapshots.load(QUICK_FOLDER / name)
 
 
 @pytest.mark.parametrize("becomes", [None, RuntimeError("while a class was made")])

@@ -12,37 +12,39 @@ from core.errors import UsageError
 from core.text import first_line
 from utils.process import distributed
 
+#: Freed blocks of memory up to this size are reused: the most that glibc allows, with room for its bookkeeping.
+REUSED_BLOCK_BYTES = 32 * 2**20 - 2**16
+
 
 class DeviceError(UsageError):
-    """The device that was asked for is not there."""
+    """The requested device cannot be used."""
 
 
 def choose(cuda: bool) -> torch.device:
-    """The GPU where asked for, else the CPU; each of several processes on a machine has a GPU of its own.
-
-    Raises:
-        DeviceError: there is no GPU that PyTorch can use, or there are not enough.
-    """
+    """Return the GPU of this process, or the CPU without `cuda`. Raise DeviceError if there are too few GPUs."""
     if not cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        built = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
-        raise DeviceError(f"--cuda: there is no GPU that PyTorch can use (PyTorch {torch.__version__} {built})")
+        reason = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
+        raise DeviceError(f"--cuda: there is no GPU that PyTorch can use (PyTorch {torch.__version__} {reason})")
     if distributed.WORLD_SIZE == 1:
         return torch.device("cuda")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
-        raise DeviceError(f"--cuda: torchrun started {processes} processes where there are {gpus} GPUs")
+        raise DeviceError(f"--cuda: torchrun started {processes} processes, but there are only {gpus} GPUs")
     return torch.device("cuda", distributed.LOCAL_RANK)
 
 
 def take(device: torch.device) -> None:
-    """Make a GPU that was chosen the one that this process computes on; of no effect on the CPU.
+    """Prepare this process for computing: make a GPU its current device, or reuse freed memory on the CPU.
 
     Raises:
-        DeviceError: it cannot be used: another process has it to itself, say, or PyTorch is not built for it.
+        DeviceError: the GPU cannot be used.
     """
     if device.type != "cuda":
+        # glibc returns freed memory to the system until a larger block has been freed once (mallopt(3),
+        # M_MMAP_THRESHOLD): each training step of LeNet would take 3,000 page faults (benchmarks/NOTES.md).
+        torch.empty(REUSED_BLOCK_BYTES, dtype=torch.uint8)
         return
     try:
         if device.index is not None:
@@ -54,17 +56,17 @@ def take(device: torch.device) -> None:
 
 
 def is_out_of_gpu_memory(error: Exception) -> bool:
-    """Whether an error says that a GPU has no memory left."""
-    # A GPU with no room for as much as CUDA itself, or its libraries, raises one of the others.
+    """Return whether an error means that a GPU has no memory left."""
+    # If there is no room for CUDA itself or for one of its libraries, PyTorch raises other errors.
     others = (
         "CUDA error: out of memory|Cuda failure.*out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
-        "|unable to find an engine to execute this computation"  # cuDNN, with no room for any
+        "|unable to find an engine to execute this computation"  # cuDNN without room for any engine
     )
     return isinstance(error, torch.OutOfMemoryError) or re.search(others, str(error)) is not None
 
 
 def describe(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the number of CPU threads and the processor's name."""
+    """Return the GPU's name, or the number of CPU threads and the processor's name."""
     if device.type == "cuda":
         return f"GPU {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
@@ -73,7 +75,7 @@ def describe(device: torch.device) -> str:
 
 @functools.cache
 def processor() -> str:
-    """The name of the processor, as far as the operating system tells it."""
+    """Return the processor's name, as far as the operating system knows it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         for line in file:
             if line.startswith("model name"):

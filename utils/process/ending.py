@@ -1,4 +1,4 @@
-"""How a program ends: what stops it is told in one line on standard error, and by the exit status."""
+"""How a program ends: with one line on standard error that says why, and an exit status."""
 
 import contextlib
 import functools
@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -22,75 +21,109 @@ from utils.process.devices import is_out_of_gpu_memory
 from utils.process.logging import close_log, last_words
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+#: What to print, and the exit status, if a signal ends the program.
+_SIGNALS = {
+    KeyboardInterrupt: ("interrupted", 128 + signal.SIGINT),
+    signals.Terminated: ("terminated", 128 + signal.SIGTERM),
+}
 
 
-#: By the exception of a signal: what is said, and the exit status.
-_ENDED = {KeyboardInterrupt: ("interrupted", INTERRUPTED), signals.Terminated: ("terminated", TERMINATED)}
+def _says(pattern: str, kind: type[Exception] = Exception) -> Callable[[Exception], bool]:
+    """Return a condition: the error is of this kind and its message matches the pattern."""
+    return lambda error: isinstance(error, kind) and re.search(pattern, str(error)) is not None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_from_compiler(error: Exception) -> bool:
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    return isinstance(error, torch.distributed.DistError) or _says("NCCL|/gloo/", RuntimeError)(error)
+
+
+#: Errors of PyTorch and the operating system: condition and message. The first condition that holds counts.
+_EXPLANATIONS = (
+    (is_out_of_gpu_memory, "out of GPU memory: give a smaller --batch-size"),
+    (_is_out_of_memory, "out of memory: give a smaller --batch-size"),
+    (_says("Too many open files"), "{error}: raise the limit (ulimit -n), or give fewer --workers"),
+    (_says("", OSError), "{error}"),
+    (_is_from_compiler, "--compile: {error}: repair the compiler, make space in TMPDIR, or omit --compile"),
+    # The compiled code checks the strides of its tensors.
+    (_says(r"torch\.ops\.", AssertionError), "--compile: compiled wrongly by PyTorch ({error}): omit --compile"),
+    (_says("deterministic implementation|Deterministic behavior was enabled"), "--deterministic: {error}"),
+    (_says("Expected to have finished reduction"), "torchrun: the network has unused parameters; use one process"),
+    (_says(r"DataLoader worker \(pid"), "a data worker was killed, out of memory? ({error}): use fewer --workers"),
+    (_is_lost_connection, "lost the connection to the other processes of this run; has one ended? ({error})"),
+)
+
+
+def _explain(error: BaseException) -> str | None:
+    """Explain an error of PyTorch or the operating system; None if it is unknown."""
+    text = first_line(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return next((message.format(error=text) for applies, message in _EXPLANATIONS if applies(error)), None)
 
 
 def exit_status(main: Callable[..., int]) -> Callable[..., int]:
-    """Turn what stops a program into one line on standard error and an exit status (see README)."""
+    """Decorate a main function: print one line about a known error that ends it, and return an exit status."""
 
     @functools.wraps(main)
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        before = {}
-        signals.forget()
-        if in_main_thread:
-            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signals.handler)
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell has it ignored
-                before[signal.SIGINT] = signal.signal(signal.SIGINT, signals.handler)
-        if in_main_thread and distributed.WORLD_SIZE > 1:
-            # Python's handlers would have their turn only when waiting for another process is over.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with contextlib.suppress(AttributeError):  # there is none
-            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be more than it can say
         if distributed.RANK > 0:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
-        try:
-            status = main(argv)
-        except BaseException as error:
-            # A signal's exception may come out as another one, of which it is the cause.
-            asked = signals.asked_to_end() or type(error)
-            if asked in _ENDED:
-                _say_no_more()
-                word, status = _ENDED[asked]
-                last_words(f"{name}: {word}")
-                return status
-            if not isinstance(error, Exception):
-                raise
-            status, reason = _explain(error)
-            if reason is None:
-                raise
-            _say_no_more()
-            says_why, status = distributed.fail(status)
-            if says_why:
-                rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
-                last_words(f"{name}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
-            if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
-                _leave(status)  # at once: NCCL may wait for ranks that are gone
-        finally:
-            close_log()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        with contextlib.suppress(AttributeError):  # stdout is closed, or a notebook's
+            sys.stdout.reconfigure(errors="backslashreplace")  # for file names that its encoding does not cover
+        # While a rank waits for another one, Python's signal handlers do not run: the default ones end it at once.
+        with signals.as_exceptions(enabled=distributed.WORLD_SIZE == 1):
+            try:
+                status = main(argv)
+            except BaseException as error:
+                status = _report(error, name)
+                if status is None:
+                    raise
+                if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
+                    _exit_now(status)  # before the error's tensors are freed: NCCL may wait for ended ranks
+            finally:
+                close_log()
         if distributed.WORLD_SIZE > 1:
-            gc.collect()  # data workers end, and their temporary files
-            _leave(status)
+            gc.collect()  # ends data workers and removes their temporary files
+            _exit_now(status)
         return status
 
     return guarded
 
 
-def _leave(status: int) -> NoReturn:
-    """End one of several processes at once, when all of its work is done or it has failed.
+def _report(error: BaseException, program: str) -> int | None:
+    """Print why the program ends and return its exit status; None if the error is unknown."""
+    kind = signals.received() or type(error)  # libraries may replace a signal's exception by one of their own
+    if kind in _SIGNALS:
+        reason, status = _SIGNALS[kind]
+    elif isinstance(error, OneLineError):
+        reason, status = str(error), error.status
+    else:
+        reason, status = _explain(error), FAILED
+    if reason is None:
+        return None
+    sys.unraisablehook = lambda unraisable: None  # "Exception ignored in ..." at exit, of data workers for example
+    if kind in _SIGNALS:
+        last_words(f"{program}: {reason}")
+        return status
+    prints, status = distributed.announce_failure(status)
+    if prints:
+        rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
+        last_words(f"{program}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
+    return status
 
-    While Python ends, a thread of gloo that wants to run some of it aborts the process, now and then; and NCCL
-    complains at length of its end.
-    """
-    close_log()
+
+def _exit_now(status: int) -> NoReturn:
+    """End a rank without Python's shutdown, in which gloo may abort the process and NCCL prints many lines."""
     for child in multiprocessing.active_children():  # data workers
         child.terminate()
     for stream in (sys.stdout, sys.stderr):
@@ -99,71 +132,14 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _say_no_more() -> None:
-    """What objects complain of while they are torn down, data workers for one, is of no interest any more."""
-    sys.unraisablehook = lambda unraisable: None
-
-
 @contextlib.contextmanager
-def memory_for(what: str, otherwise: str = "a machine with more is needed"):
-    """Say what did not fit, where too little memory ends the block; outside such blocks it was a batch.
-
-    Args:
-        what: is made or moved to the device in the block.
-        otherwise: what to do about it, beside not using the GPU.
-
-    Raises:
-        RunError: it did not fit.
-    """
+def memory_for(what: str, advice: str = "use a machine with more memory"):
+    """Raise a RunError that names what does not fit, and gives advice, if memory runs out in the block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_gpu_memory(error):
-            raise RunError(f"out of GPU memory: {what} does not fit: run without --cuda, or {otherwise}") from None
+            raise RunError(f"out of GPU memory: {what} does not fit: run without --cuda, or {advice}") from None
         if _is_out_of_memory(error):
-            raise RunError(f"out of memory: {what} does not fit: {otherwise}") from None
+            raise RunError(f"out of memory: {what} does not fit: {advice}") from None
         raise
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-
-
-def _explain(error: Exception) -> tuple[int, str | None]:
-    """The exit status that an error ends a program with, and what to say of it; None: nobody expected it."""
-    if isinstance(error, OneLineError):
-        return error.status, str(error)
-    lost = None if is_out_of_gpu_memory(error) else distributed.connection_lost(error)
-    if lost is not None:
-        return FAILED, f"the processes of this run cannot go on together: is one gone? ({lost})"
-    if isinstance(error, (OSError, RuntimeError)) and "Too many open files" in str(error):
-        return (
-            FAILED,
-            f"{first_line(error)}: raise the limit (ulimit -n), or give fewer --workers",
-        )
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return FAILED, f"{where}{error.strerror or error}"
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        full = ": there is no room for temporary files (TMPDIR)" if "No space left on device" in str(error) else ""
-        return FAILED, f"--compile: {first_line(error)}{full}: give no --compile, or mend the compiler"
-    if isinstance(error, AssertionError) and "torch.ops." in str(error):  # of strides, in what was compiled
-        return FAILED, f"--compile: compiled wrongly by PyTorch ({first_line(error)}): give no --compile"
-    if re.search("deterministic implementation|Deterministic behavior was enabled", str(error)):
-        return FAILED, f"--deterministic: {first_line(error)}"
-    if "Expected to have finished reduction" in str(error):
-        return FAILED, "torchrun: parameters of the network have no bearing on its output, which is not supported"
-    return FAILED, _out_of_memory(error) if isinstance(error, (MemoryError, RuntimeError)) else None
-
-
-def _out_of_memory(error: Exception) -> str | None:
-    """What to say of an error that came of too little memory; None of any other."""
-    if is_out_of_gpu_memory(error):
-        return "out of GPU memory: give a smaller --batch-size"
-    if _is_out_of_memory(error):
-        return "out of memory: give a smaller --batch-size"
-    if "DataLoader worker" in str(error):
-        return (
-            f"a data worker was killed, perhaps for want of memory ({str(error).splitlines()[0]}): fewer --workers"
-        )
-    return None

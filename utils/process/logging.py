@@ -1,10 +1,9 @@
-"""What a program says: on the console as it is, in the log file with time stamps."""
+"""Output of a program: lines on the console, the same lines with time stamps in a log file, and progress bars."""
 
 import contextlib
 import datetime
-import glob
+import itertools
 import logging
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ LOGGER = "hyperplanes"
 
 
 class _File(logging.FileHandler):
-    """The log file. Where it cannot be written any more the console still has every line, and the run goes on."""
+    """The log file. If its disk is full, the run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -30,7 +29,7 @@ class _File(logging.FileHandler):
 
 
 class _Console(logging.Handler):
-    """Lines on standard output, or on standard error from warnings on, without tearing a progress bar."""
+    """Standard output for information, standard error for warnings and errors. Progress bars stay intact."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
@@ -39,89 +38,57 @@ class _Console(logging.Handler):
         say(line, sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
 
 
-def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
-    """A logger that writes to the console and to `<folder>/<date>-<time>_<name>`.
-
-    Two programs that start within the same second get files of their own (`<date>-<time>-2_<name>`). Of several
-    processes rank 0 alone has a log: the logger of the others says nothing, and there is no file.
-
-    Returns:
-        the logger and the path of the file.
-
-    Raises:
-        OSError: the folder or the file cannot be made.
-    """
-    logger = logging.getLogger(LOGGER)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addFilter(_make_printable)
-    if distributed.RANK > 0:
-        logger.addHandler(logging.NullHandler())
-        return logger, folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    now = f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    copy = 1
-    while True:
-        path = folder / (f"{now}_{name}" if copy == 1 else f"{now}-{copy}_{name}")
-        try:
-            path.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            copy += 1
-    close_log(logger)
-    to_file = _File(path, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(to_file)
-    logger.addHandler(_Console())
-    return logger, path
-
-
-def epochs_logged(folder: Path, name: str, configuration: str, snapshots: Path) -> set[int]:
-    """The epochs that earlier processes of a run have logged, from their log files.
-
-    Args:
-        folder: of the log files.
-        name: of them, as for `open_log`.
-        configuration: the line that the processes of the run have in common.
-        snapshots: the folder of the run's snapshots, which a log names as well.
-    """
-    found = set()
-    for path in folder.glob(f"*_{glob.escape(name)}"):
-        with contextlib.suppress(OSError):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if f" INFO {configuration}\n" in text and f" {snapshots}/" in text:
-                found.update(int(epoch) for epoch in re.findall(r" INFO epoch (\d+) \(", text))
-    return found
-
-
 def _make_printable(record: logging.LogRecord) -> bool:
     record.msg, record.args = printable(record.getMessage()), None
     return True
 
 
-def close_log(logger: logging.Logger | None = None) -> None:
-    """Close the log file; does nothing where none is open."""
-    logger = logger or logging.getLogger(LOGGER)
+def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
+    """Open a log that writes to the console and to a file. Return the logger and the path of the file.
+
+    The path is `<folder>/<date>-<time>_<name>`; if that exists, `<date>-<time>-2_<name>`, and so on. Ranks other
+    than 0 write nothing.
+    """
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.INFO if distributed.RANK == 0 else logging.CRITICAL + 1)
+    logger.propagate = False
+    logger.addFilter(_make_printable)
+    if distributed.RANK > 0:
+        return logger, folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    now = f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    for number in itertools.count(1):
+        path = folder / (f"{now}_{name}" if number == 1 else f"{now}-{number}_{name}")
+        with contextlib.suppress(FileExistsError):
+            file = _File(path, mode="x", encoding="utf-8")
+            break
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    close_log()
+    logger.addHandler(file)
+    logger.addHandler(_Console())
+    return logger, path
+
+
+def close_log() -> None:
+    """Close the log file. Does nothing if no log is open."""
+    logger = logging.getLogger(LOGGER)
     for handler in [handler for handler in logger.handlers if isinstance(handler, (_Console, _File))]:
         logger.removeHandler(handler)
         handler.close()
 
 
 def last_words(line: str) -> None:
-    """Say on standard error, and in the log file where one is open, why the program stops."""
-    line = printable(" ".join(line.splitlines()))  # a line, whatever names of files or parameters are in it
+    """Write why the program stops to standard error, and to the log file if one is open."""
+    line = " ".join(line.splitlines())  # one line, even if a file name contains line breaks
     logger = logging.getLogger(LOGGER)
     if any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.error(line)
     else:
-        say(line, sys.stderr)
+        say(printable(line), sys.stderr)
 
 
 def progress(iterable: Iterable, **options) -> Iterator:
-    """The items, with a progress bar on standard error that is there only on a terminal, and goes when it is done.
-
-    Between two items a signal that got lost is found: see `utils.process.signals`.
-    """
+    """Iterate with a progress bar on standard error, if that is a terminal. Check for signals at each item."""
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     disable = not on_terminal or distributed.RANK > 0
     for item in tqdm(iterable, disable=disable, leave=False, dynamic_ncols=True, **options):

@@ -1,18 +1,21 @@
-"""Where a run's files go: <folder>/<dataset>/<noise>/<arch>/<seed>/."""
+"""Where the files of a run go: <base>/<dataset>/<noise>/<arch>/<name>/<seed>/."""
 
-import argparse
+import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from utils.arguments import Settings
+
 
 def noise_folder(noise: float) -> str | None:
-    """The part of the path that tells noisy data from clean: `noise_20` for a ratio of 0.2.
+    """Return the folder that tells noisy data from clean data.
 
-    `pixel_shuffle` for -1, None for 0.
-    Exact: 0.29 is `noise_29` and 0.005 is `noise_0.5`, although 100 * 0.29 < 29 in floating point.
+    `noise_20` for a ratio of 0.2, `pixel_shuffle` for -1, None for 0. The percentage is exact: 0.29 gives
+    `noise_29` although 100 * 0.29 < 29 in floating point, and 0.005 gives `noise_0.5`.
     """
     if noise == 0:
         return None
@@ -21,8 +24,8 @@ def noise_folder(noise: float) -> str | None:
     return f"noise_{(100 * Decimal(repr(float(noise)))).normalize():f}"
 
 
-def noise_of_snapshot(path: Path, config: dict[str, Any]) -> str | None:
-    """`noise_folder` of the run that a snapshot is from: as its configuration records it, else from its path."""
+def noise_of_snapshot(path: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the `noise_folder` of the run of a snapshot: from its configuration, else from its path."""
     if isinstance(config.get("noise"), (int, float)):
         return noise_folder(config["noise"])
     is_noise = re.compile(r"noise_\d+(\.\d+)?|pixel_shuffle").fullmatch
@@ -30,43 +33,46 @@ def noise_of_snapshot(path: Path, config: dict[str, Any]) -> str | None:
 
 
 def dataset_folder(dataset: str, subsample_classes: int = 0) -> str:
-    """The dataset's name, with the number of classes where they were subsampled: `cifar10_3`."""
+    """Return the dataset's name, followed by the number of classes if they are subsampled: `cifar10_3`."""
     return f"{dataset}_{subsample_classes}" if subsample_classes else dataset
 
 
-def run_folder(
-    base: str | Path,
-    dataset: str,
-    arch: str,
-    seed: int | None,
-    subsample_classes: int = 0,
-    noise: str | None = None,
-) -> Path:
-    """The folder below `base` for a run. `noise` as `noise_folder` gives it; no folder for a seed that is None."""
-    parts = [dataset_folder(dataset, subsample_classes), noise, arch, None if seed is None else str(seed)]
+def run_folder(base: str | Path, settings: Settings, noise: str | None, seed: int | None) -> Path:
+    """Return the folder of a run below `base`.
+
+    Args:
+        settings: with dataset, subsample_classes, arch and name.
+        noise: as `noise_folder` returns it.
+        seed: None: there is no folder for the seed.
+    """
+    dataset = dataset_folder(settings.dataset, settings.subsample_classes)
+    parts = [dataset, noise, settings.arch, settings.name, None if seed is None else str(seed)]
     return Path(base, *(part for part in parts if part is not None))
 
 
+@dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """Where the files of a training run go.
+    """The files of a training run."""
 
-    Args:
-        args: of train.py.
-    """
+    arch: str
+    folder: Path  #: of the snapshots
+    board_folder: Path  #: of TensorBoard
+    log_folder: Path
+    initial: Path  #: the initial weights
+    final: Path  #: the final weights
 
-    def __init__(self, args: argparse.Namespace):
-        self.seed = args.seed if "seed" in args.given else None
-        noise = noise_folder(args.noise)
-
-        def folder(base: str | Path) -> Path:
-            return run_folder(base, args.dataset, args.arch, self.seed, args.subsample_classes, noise)
-
-        self.folder, self.board_folder, self.log_folder = map(folder, (args.models_path, args.tb_logdir, "./log"))
-        stem = f"{args.arch}_pretrained" if args.pretrained else args.arch
-        self.initial = self.folder / (f"{stem}_0.pt" if args.pretrained else f"{stem}_init_0.pt")
-        self.final = self.folder / f"{stem}_{args.epochs}.pt"
-        self.arch = args.arch
+    @classmethod
+    def of(cls, settings: Settings) -> "RunFiles":
+        """Return the files of the run that the settings of train.py describe."""
+        seed = settings.seed if "seed" in settings.given else None
+        noise = noise_folder(settings.noise)
+        bases = (settings.models_path, settings.tb_logdir, "./log")
+        folder, board_folder, log_folder = (run_folder(base, settings, noise, seed) for base in bases)
+        stem = f"{settings.arch}_pretrained" if settings.pretrained else settings.arch
+        initial = f"{stem}_0.pt" if settings.pretrained else f"{stem}_init_0.pt"
+        final = f"{stem}_{settings.epochs}.pt"
+        return cls(settings.arch, folder, board_folder, log_folder, folder / initial, folder / final)
 
     def training_state(self, epoch: int) -> Path:
-        """Of the state after the 0-based epoch."""
+        """Return the path of the training state after the 0-based epoch."""
         return self.folder / f"{self.arch}_{epoch}.tar"

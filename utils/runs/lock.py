@@ -1,4 +1,4 @@
-"""One run at a time in a folder, by a lock of the operating system: a process that died holds none."""
+"""One run at a time in a folder, by a lock of the operating system."""
 
 import contextlib
 import errno
@@ -7,55 +7,46 @@ import os
 import socket
 from pathlib import Path
 
-NAME = ".lock"
-
 
 class FolderLock:
-    """The right to write into a folder, held from `hold` to the end of a `with` block.
+    """The right to write into a folder, from `hold` to the end of a `with` block.
 
-    The lock is one on the file `.lock` in the folder, which says who holds it. That and the folders made for it go
-    when the block ends, the folders where nothing else is in them. What a killed process leaves of it holds nobody
-    up, and goes when the next one ends.
+    It is a lock on the file `.lock` in the folder, which names the process and host that hold it. A killed process
+    holds no lock; the file that it leaves behind is used by the next run.
     """
 
     def __init__(self):
         self.path: Path | None = None
         self._file: int | None = None
-        self._made: list[Path] = []
 
     def hold(self, folder: Path) -> str | None:
-        """Lock a folder, which is created; a lock on another one is released, one on the same is kept.
+        """Lock a folder, which is created if it is missing. A lock on another folder is released first.
 
         Returns:
-            None; or who else holds the lock, as "process 123 on host gpu7".
+            None; or the holder, if another process holds the lock: "process 123 on host gpu7".
 
         Raises:
-            OSError: the folder or the file in it cannot be made; ENOLCK: the file system has no locks.
+            OSError: the folder or the file cannot be created. ENOLCK: the file system has no locks.
         """
-        path = folder / NAME
+        path = folder / ".lock"
         if self.path == path:
             return None
         self.release()
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        while True:
-            file = self._open(path)
-            self._made = missing
-            try:
-                # Not flock: data workers would inherit that, and hold it for a while when this process is killed.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                holder = os.pread(file, 1000, 0).decode(errors="replace").strip()
-                os.close(file)
-                self._remove_folders()
-                return holder or "another process"
-            except OSError as error:
-                os.close(file)
-                path.unlink(missing_ok=True)
-                self._remove_folders()
-                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path)) from error
-            if self._is_still_there(file, path):
-                break
-            os.close(file)  # the one who held it has just removed it: it locks nobody else out
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # Not flock: data workers would inherit that lock, and they may outlive a killed run for a while.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip()
+            os.close(file)
+            return holder or "another process"
+        except OSError as error:
+            os.close(file)
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path)) from error
+        if os.fstat(file).st_nlink == 0:  # its holder has just removed the file: lock the one that others see
+            os.close(file)
+            return self.hold(folder)
         self.path, self._file = path, file
         try:
             os.ftruncate(file, 0)
@@ -65,39 +56,14 @@ class FolderLock:
             raise
         return None
 
-    @staticmethod
-    def _open(path: Path) -> int:
-        """Open the file, and create it and its folders where they are missing."""
-        for attempts_left in reversed(range(100)):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except (FileNotFoundError, FileExistsError):  # another process took the empty folders away meanwhile
-                if not attempts_left:
-                    raise
-
-    @staticmethod
-    def _is_still_there(file: int, path: Path) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file), os.stat(path))
-        except FileNotFoundError:
-            return False
-
     def release(self) -> None:
-        """Let go of the lock, and leave nothing of it; does nothing where it is not held."""
+        """Remove the file and release the lock, if it is held."""
         if self.path is None:
             return
         with contextlib.suppress(OSError):
             self.path.unlink()
         os.close(self._file)
-        self._remove_folders()
         self.path = self._file = None
-
-    def _remove_folders(self) -> None:
-        with contextlib.suppress(OSError):  # the first that is not empty
-            for folder in self._made:
-                folder.rmdir()
-        self._made = []
 
     def __enter__(self) -> "FolderLock":
         return self

@@ -1,11 +1,16 @@
-"""Files by `torch.save`, read without trusting them: nothing in them is executed, and checksums are compared.
+"""Read files written by `torch.save` without trusting them.
 
-Such a file is a zip archive with a CRC-32 of every record, which `torch.load` does not check. Here each tensor
-that is used is checked. Files are loaded with `weights_only=True`, and what they hold is plain: tensors, numbers,
-strings, None, and dicts, lists and tuples of them. A file that needs more is refused.
+Nothing in a file is executed, and every tensor that is used is compared with its checksum.
+
+`torch.save` writes a zip archive with a CRC-32 for each record, which `torch.load` does not check. Files are
+loaded with `weights_only=True`. Their content is plain: tensors, numbers, strings, None, and dicts, lists and
+tuples of these. A file that needs more is refused.
 """
 
+import contextlib
+import hashlib
 import io
+import os
 import pickle
 import pickletools
 import re
@@ -25,61 +30,79 @@ from core.text import first_line, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
+OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, byte order, content, names of the storages
 
-#: What the pickle of a snapshot may name. PyTorch allows more: functions that run no code of the file's, but with
-#: which it can fill the memory (bytearray) or hide what the tensors are.
+#: The functions and classes that the pickle of a snapshot may name. PyTorch allows more: they run no code of the
+#: file, but some can fill the memory (bytearray) or hide what the tensors are.
 is_allowed = re.compile(
     r"collections (OrderedDict|Counter)|torch \w+Storage|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
 ).fullmatch
-OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, kind of machine, content, names of the storages
-#: Numbers in a tensor that repeats fewer ones: those take no room in a file, and much in memory.
-LARGEST_REPEATED = 2**30
-DEEPEST, MOST = 16, 200_000  #: levels and values in a snapshot: far more than in any that was trained
+is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch
+
+#: Largest number of elements of a tensor that repeats fewer stored ones: it is small on disk and large in memory.
+MAX_EXPANDED_NUMEL = 2**30
+MAX_DEPTH, MAX_VALUES = 16, 200_000  #: nesting and number of values in a snapshot: far more than any has
+MAX_REPLACEMENTS = 100  #: how often a file may be replaced while it is read
 
 
 class SnapshotError(UsageError):
-    """A file that is no snapshot, is damaged, or belongs to another network; the message names it in one line."""
+    """A file is no snapshot, is damaged, or belongs to another network. The message, one line, names the file."""
 
     def __init__(self, message: str):
-        super().__init__(printable(" ".join(message.splitlines())))  # whatever names there are in the file
+        super().__init__(
+            printable(" ".join(message.splitlines()))
+        )  # names in the file may hold control characters
+
+
+class _ReplacedError(Exception):
+    """Another file has taken the name of the one that is being read."""
 
 
 def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
-    """What a file by `torch.save` holds, zip archive or old non-zip file, on the CPU.
+    """Read a file written by `torch.save`, zip archive or old non-zip file, to the CPU.
 
-    A zip archive is memory-mapped: tensors are views of it, of which only what is used is read from the disk.
+    A zip archive is memory-mapped: its tensors are views of it, and only those that are used are read from disk.
 
     Returns:
-        the content, and a function of one of its tensors and the tensor's name that compares it with the checksum
-        in the file, and raises SnapshotError where they differ; None for an old file, which has no checksums.
+        the content; and a function `check(tensor, name)` that compares a tensor of the content with its checksum
+        and raises SnapshotError if they differ. An old file has no checksums: None.
 
     Raises:
-        SnapshotError: the file does not exist, cannot be read, is damaged, or would have to run code.
+        SnapshotError: the file is missing, cannot be read, is damaged, or needs to run code.
     """
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might be read for ever
-            raise SnapshotError(f"{path} is not a file")
-        with open(path, "rb") as file:
-            return _read(path, file)
-    except OSError as error:
-        raise SnapshotError(f"{path}: {error.strerror or error}") from None
+    for _ in range(MAX_REPLACEMENTS):
+        with contextlib.suppress(_ReplacedError), _open(path) as file:
+            if _is_archive(path, file):
+                return _read_archive(path, file)
+            for _ in range(OLD_PICKLES):
+                _check_pickle(path, file)
+            file.seek(0)
+            return _load(path, file), None
+    raise SnapshotError(f"{path} cannot be read: it is being replaced again and again")
 
 
-def _read(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None] | None]:
-    first_bytes = file.read(len(OLD_MAGIC))
-    file.seek(0)
-    if first_bytes.startswith(ZIP_MAGIC):
-        archive = _Archive(path, file)
-        return _plain(path, archive.content), archive.check
-    if first_bytes != OLD_MAGIC:
-        raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
-    for _ in range(OLD_PICKLES):
-        _check_pickle(path, file)
-    return _plain(path, _torch_load(path, file, map_location="cpu")), None
+def checksum(path: Path) -> str | None:
+    """Return a checksum of the tensors in a file written by `torch.save`: 16 hexadecimal digits.
+
+    It is computed from the CRC-32 and size of each tensor in the directory of the zip archive; no tensor is read.
+    The same tensors, saved in the same order, have the same checksum. An old non-zip file has none: None.
+
+    Raises:
+        SnapshotError: the file is missing, is not by `torch.save`, or its directory is damaged.
+    """
+    with _open(path) as file:
+        if not _is_archive(path, file):
+            return None
+        tensors = {}
+        with zipfile.ZipFile(file) as archive:
+            for record in archive.infolist():
+                if match := is_tensor_record(record.filename):
+                    tensors[int(match[1])] = (record.CRC, record.file_size)
+        return hashlib.sha256(repr(sorted(tensors.items())).encode()).hexdigest()[:16]
 
 
 def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dicts, lists and tuples, each with the keys that lead to it."""
+    """Yield all tensors in nested dicts, lists and tuples, each with the keys that lead to it: "a.b.0"."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, dict):
@@ -90,158 +113,152 @@ def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors_in(item, f"{name}.{index}")
 
 
-def _plain(path: Path, content: Any) -> Any:
-    """What a pickle gave, built anew of dicts, lists, tuples, dense tensors, numbers, strings and None alone.
-
-    What it made of them besides (attributes, cycles, values that unfold to more than a memory holds) does not get
-    past this.
-
-    Raises:
-        SnapshotError: it holds something else.
-    """
-    values = 0
-
-    def no_snapshot(what: str) -> SnapshotError:
-        return SnapshotError(f"{path} is no snapshot: it holds {what}")
-
-    def plain(value: Any, depth: int) -> Any:
-        nonlocal values
-        values += 1
-        if depth > DEEPEST or values > MOST:
-            raise no_snapshot("more in one another than a snapshot does")
-        if value is None or isinstance(value, (bool, float, str)):
-            return value
-        if isinstance(value, int):
-            if value.bit_length() > 64:
-                raise no_snapshot("a number of more than 64 bits")
-            return value
-        if isinstance(value, dict):  # its own methods: those of an OrderedDict can be covered by attributes
-            return {plain(key, DEEPEST): plain(item, depth + 1) for key, item in dict.items(value)}
-        if isinstance(value, (list, tuple)):
-            return type(value)(plain(item, depth + 1) for item in value)
-        if not isinstance(value, Tensor):
-            raise no_snapshot(f"a {type(value).__name__}")
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise no_snapshot("a tensor that is not dense")
-        if value.numel() > max(LARGEST_REPEATED, value.untyped_storage().nbytes()):
-            raise no_snapshot("a tensor of more numbers than there are in the file")
-        return value.detach()
-
-    return plain(content, 0)
-
-
-def _check_pickle(path: Path, file: BinaryIO) -> None:
-    """Read a pickle, without doing what it says, and raise SnapshotError where it names what no snapshot needs."""
+@contextlib.contextmanager
+def _open(path: Path):
+    """Open a file to read. Errors in the block become a SnapshotError that names the file."""
     try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "GLOBAL" and not is_allowed(argument):
-                name = argument.replace(" ", ".")
-                raise SnapshotError(
-                    f"{path} is refused: loading it would run code that no snapshot needs ({name})"
-                )
-    except SnapshotError:
+        if path.exists() and not path.is_file():  # reading a pipe or a device might not end
+            raise SnapshotError(f"{path} is not a file")
+        with open(path, "rb") as file:
+            yield file
+    except (SnapshotError, MemoryError, _ReplacedError):
         raise
-    except Exception as error:  # garbage can make it raise anything
-        raise SnapshotError(f"{path} is no snapshot, or it is damaged: {error}") from None
+    except OSError as error:
+        raise SnapshotError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # garbage can make zipfile, pickletools and PyTorch raise anything
+        reason = first_line(error)[:200]
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch's message is several paragraphs of advice
+            reason = "it holds more than tensors and numbers"
+        what = "is damaged" if isinstance(error, zipfile.BadZipFile) else "is no snapshot, or it is damaged"
+        raise SnapshotError(f"{path} {what}: {reason}") from None
 
 
-def _torch_load(path: Path, file: BinaryIO, **options) -> Any:
-    """torch.load without code execution; whatever a broken file makes it raise becomes a SnapshotError.
+def _is_archive(path: Path, file: BinaryIO) -> bool:
+    """Return whether an open file is a zip archive by `torch.save`, not an old non-zip file."""
+    first_bytes = file.read(len(OLD_MAGIC))
+    file.seek(0)
+    if not first_bytes.startswith(ZIP_MAGIC) and first_bytes != OLD_MAGIC:
+        raise SnapshotError(f"{path} is no snapshot: torch.save did not write it, or its beginning is damaged")
+    return first_bytes != OLD_MAGIC
 
-    PyTorch opens a file by its name, and more than once. By that of the descriptor it is this one each time, even
-    where a run that goes on puts another one in its place.
-    """
-    name = f"/proc/self/fd/{file.fileno()}"
+
+def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None]]:
+    records = _check_records(path, file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what PyTorch thinks of the file: what matters is said here
-            return torch.load(name, weights_only=True, **options)
-    except pickle.UnpicklingError as error:
-        # torch's message is several paragraphs of advice, with the name of what it would not call in between.
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        if forbidden:
-            raise SnapshotError(f"{path} is refused: loading it would run code ({forbidden[1]})") from None
-        raise SnapshotError(
-            f"{path} is no snapshot, or it is damaged: it holds more than tensors and numbers"
-        ) from None
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # garbage can make the unpickler raise anything
-        reason = first_line(error).replace(name, str(path))[:200]
-        raise SnapshotError(f"{path} is no snapshot, or it is damaged: {reason}") from None
+        content = _load(path, path, mmap=True)
+    finally:
+        # PyTorch opens the file by its name, and more than once. A run that goes on may have replaced it.
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise _ReplacedError
+    # The memory address of the file's beginning: the first tensor in memory is the first in the file.
+    addresses = [tensor.untyped_storage().data_ptr() for _, tensor in tensors_in(content)]
+    start = min(filter(None, addresses), default=0) - min(records, default=0)
 
-
-class _Archive:
-    """A zip archive by torch.save, memory-mapped: its content, and the checksum of each tensor's record."""
-
-    def __init__(self, path: Path, file: BinaryIO):
-        self.path = path
-        try:
-            with zipfile.ZipFile(file) as archive:
-                records = archive.infolist()
-                names = [record.filename.lower() for record in records]  # PyTorch finds them in either case
-                if len({name.split("/")[0] for name in names}) != 1 or len(set(names)) != len(names):
-                    raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
-                # PyTorch and zipfile would read different records.
-                if min(record.header_offset for record in records):
-                    raise SnapshotError(f"{path} is damaged: there is something before its first record")
-                is_tensor = re.compile(r"[^/]+/data/\d+").fullmatch
-                self.records, end = {}, 0
-                for record in sorted(records, key=lambda record: record.header_offset):
-                    offset = self._offset(archive, record)
-                    if record.header_offset < end:  # bytes of one would pass for another's
-                        raise SnapshotError(f"{path} is damaged: {record.filename} begins within another record")
-                    end = offset + record.compress_size
-                    if is_tensor(record.filename) and record.file_size:
-                        self.records[offset] = record
-                for record in records:
-                    if record.compress_type != zipfile.ZIP_STORED:
-                        raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
-                    if not is_tensor(record.filename):
-                        content = archive.read(record)  # checks its CRC-32: the pickle, byte order, format numbers
-                        if record.filename.lower().endswith("/data.pkl"):
-                            _check_pickle(path, io.BytesIO(content))
-        except SnapshotError:
-            raise
-        except (zipfile.BadZipFile, struct.error, EOFError, ValueError, RuntimeError) as error:
-            raise SnapshotError(f"{path} is damaged or truncated: {error}") from None
-
-        # torch.load hands every tensor's memory to map_location, and keeps it where it is.
-        storages = []
-
-        def note_storage(storage, location):
-            storages.append(storage)
-            return storage
-
-        self.content = _torch_load(path, file, map_location=note_storage, mmap=True)
-        starts = [storage.data_ptr() for storage in storages if storage.nbytes()]
-        # Where the file begins in memory: its first tensor's record is the first that was mapped.
-        self.start = min(starts) - min(self.records) if starts and self.records else 0
-
-    @staticmethod
-    def _offset(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> int:
-        """Where in the file a record's bytes begin; checks that what is said of it there is in order."""
-        archive.open(record).close()
-        archive.fp.seek(record.header_offset)
-        crc, *name_and_extra = struct.unpack("<14xI8xHH", archive.fp.read(30))
-        offset = record.header_offset + 30 + sum(name_and_extra)
-        if record.flag_bits & 8:  # the checksum follows the bytes
-            archive.fp.seek(offset + record.compress_size)
-            mark, crc = struct.unpack("<4sI", archive.fp.read(8))
-            if mark != b"PK\x07\x08":
-                raise zipfile.BadZipFile(f"no checksum follows {record.filename}")
-        if crc != record.CRC:  # the end of the file, where all checksums are listed, is of another file
-            raise zipfile.BadZipFile(f"{record.filename} has two different checksums")
-        return offset
-
-    def check(self, tensor: Tensor, name: str) -> None:
-        """Compare the memory behind a tensor with the checksum of its record."""
+    def check(tensor: Tensor, name: str) -> None:
         storage = tensor.untyped_storage()
         if not storage.nbytes():
             return
-        record = self.records.get(storage.data_ptr() - self.start)
+        record = records.get(storage.data_ptr() - start)
         if record is None or record.file_size != storage.nbytes():
-            raise SnapshotError(f"{self.path} is damaged: {name} lies outside of its record")
-        content = torch.empty(0, dtype=torch.uint8).set_(storage)
-        if zlib.crc32(content.numpy()) != record.CRC:
-            raise SnapshotError(f"{self.path} is damaged: {name} does not match its checksum")
+            raise SnapshotError(f"{path} is damaged: {name} lies outside of its record")
+        if zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) != record.CRC:
+            raise SnapshotError(f"{path} is damaged: {name} does not match its checksum")
+
+    return content, check
+
+
+def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
+    """Check the structure of a zip archive, and the checksums of all records that are not tensors.
+
+    Returns:
+        the records of the tensors that are not empty, each by the position of its first byte in the file.
+    """
+    tensors = {}
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        names = {record.filename.lower() for record in records}  # PyTorch ignores the case
+        if len({name.split("/")[0] for name in names}) != 1 or len(names) != len(records):
+            raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
+        if min(record.header_offset for record in records):  # PyTorch and zipfile would read different records
+            raise SnapshotError(f"{path} is damaged: there is something before its first record")
+        for record in records:
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
+            archive.open(record).close()  # checks that the name beside the record is the one in the directory
+            position = _find_content(file, record)
+            if not is_tensor_record(record.filename):
+                content = archive.read(record)  # checks its CRC-32
+                if record.filename.lower().endswith("/data.pkl"):
+                    _check_pickle(path, io.BytesIO(content))
+            elif record.file_size and tensors.setdefault(position, record) is not record:
+                raise SnapshotError(f"{path} is damaged: {record.filename} lies within another record")
+    return tensors
+
+
+def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
+    """Return the position of a record's first byte in the file.
+
+    Raises:
+        BadZipFile: the checksum beside the record is not the one in the directory at the end of the file. The
+            two are of different files, as after a copy that was interrupted.
+    """
+    file.seek(record.header_offset)
+    crc, name_length, extra_length = struct.unpack("<14xI8xHH", file.read(30))
+    position = record.header_offset + 30 + name_length + extra_length
+    if record.flag_bits & 8:  # the checksum follows the content
+        file.seek(position + record.compress_size)
+        (crc,) = struct.unpack("<4xI", file.read(8))
+    if crc != record.CRC:
+        raise zipfile.BadZipFile(f"{record.filename} has two different checksums")
+    return position
+
+
+def _check_pickle(path: Path, file: BinaryIO) -> None:
+    """Raise SnapshotError if a pickle names a function or class that no snapshot needs. Nothing is executed."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL" and not is_allowed(argument):
+            name = argument.replace(" ", ".")
+            raise SnapshotError(f"{path} is refused: loading it would run code that no snapshot needs ({name})")
+
+
+def _load(path: Path, file: Path | BinaryIO, **options) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's doubts about the file: our errors say what matters
+        return _plain(path, torch.load(file, map_location="cpu", weights_only=True, **options))
+
+
+def _plain(path: Path, content: Any) -> Any:
+    """Copy dicts, lists and tuples of dense tensors, numbers, strings and None.
+
+    Attributes of objects, cycles, and values that unfold to more than a memory holds do not get past this.
+
+    Raises:
+        SnapshotError: the content holds anything else.
+    """
+    count = 0
+
+    def refuse(what: str) -> SnapshotError:
+        return SnapshotError(f"{path} is no snapshot: it holds {what}")
+
+    def plain(value: Any, depth: int) -> Any:
+        nonlocal count
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise refuse("more nested or more numerous values than a snapshot does")
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise refuse("a number of more than 64 bits")
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, dict):  # dict.items: attributes of an OrderedDict can hide its own
+            return {plain(key, MAX_DEPTH): plain(item, depth + 1) for key, item in dict.items(value)}
+        if isinstance(value, (list, tuple)):
+            return type(value)(plain(item, depth + 1) for item in value)
+        if not isinstance(value, Tensor):
+            raise refuse(f"a {type(value).__name__}")
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise refuse("a tensor that is not dense")
+        if value.numel() > max(MAX_EXPANDED_NUMEL, value.untyped_storage().nbytes()):
+            raise refuse("a tensor of more numbers than there are in the file")
+        return value.detach()
+
+    return plain(content, 0)

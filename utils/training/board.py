@@ -1,117 +1,82 @@
-"""TensorBoard: one folder a run, one step an epoch."""
+"""TensorBoard logs of a training run: one folder a run, one step an epoch."""
 
-import io
-import os
-import socket
-import time
+import contextlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core.errors import RunError
+
 
 class Board:
-    """The curves of a training run. Step e is the network after e epochs; 0 is the initialization.
+    """Write the metrics of a training run for TensorBoard. Step e is the network after e epochs.
 
-    PyTorch's SummaryWriter writes from a thread of its own, where a full disk ends in a traceback. A few points an
-    epoch need no thread: here an error is the caller's, and what was added is in the file when `add` returns.
+    Each method returns when its data is on disk: a killed process loses nothing that it has logged.
 
     Args:
-        folder: where the event file goes. Created.
-        first_step: what an earlier, interrupted process has written from this step on is superseded.
-        config: recorded as text and as hyperparameters.
-        metrics: the tags of the final metrics that the hyperparameters are compared by.
+        first_step: TensorBoard hides what an earlier, interrupted process logged from this step on.
+        config: the run's configuration; logged as text and as hyperparameters.
+        metrics: tags of the final metrics that TensorBoard shows beside the hyperparameters.
 
     Raises:
-        OSError: from this and from `add` and `finish`: what the operating system says about disk, folder or file.
+        RunError: the file cannot be written. All methods raise it.
     """
 
     def __init__(self, folder: Path, first_step: int, config: dict[str, Any], metrics: Sequence[str]):
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import hparams, text
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
 
-        folder.mkdir(parents=True, exist_ok=True)
-        # A reader takes a run's files in the order of their names.
-        self.path = folder / f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 (closed by __exit__)
-        self._unwritten = io.BytesIO()
-        self._records = RecordWriter(self._unwritten)
-
-        self._add_event(file_version="brain.Event:2")
-        self._add_event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        self.folder = folder
+        threading.excepthook = _report_thread_error
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
-        configuration = text("configuration", f"| option | value |\n| --- | --- |\n{rows}")
-        self._add_event(step=first_step, summary=configuration)
         known = {
-            name: str(value) if isinstance(value, bool) else value  # else it is shown as 1.0000
+            name: str(value) if isinstance(value, bool) else value  # TensorBoard shows True as 1.0000
             for name, value in config.items()
             if value is not None
         }
+        # Not add_hparams: it writes into a subfolder, which TensorBoard shows as another run.
         experiment, start, self._end = hparams(known, dict.fromkeys(metrics))
-        self._add_event(summary=experiment)
-        self._add_event(summary=start)
-        self._write()
+        with self._flushed():
+            self._writer = SummaryWriter(str(folder), purge_step=first_step)
+            self._writer.add_text("configuration", f"| option | value |\n| --- | --- |\n{rows}", first_step)
+            self._writer.file_writer.add_summary(experiment)
+            self._writer.file_writer.add_summary(start)
 
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """Add a point to several curves, by their tags, and let a reader see them."""
-        from torch.utils.tensorboard.summary import scalar
-
-        for tag, value in values.items():
-            self._add_event(step=step, summary=scalar(tag, value))
-        self._write()
-
-    def add_histograms(self, step: int, values: dict[str, Sequence[float]]) -> None:
-        """Add the distribution of several sets of numbers, by their tags; they are written with the next `add`."""
-        from torch.utils.tensorboard.summary import histogram
-
-        for tag, numbers in values.items():
-            self._add_event(step=step, summary=histogram(tag, np.asarray(numbers), bins=50))
+    def add(self, step: int, values: dict[str, float | Sequence[float]]) -> None:
+        """Add a point to a curve for each number, and a histogram for each sequence of numbers, by their tags."""
+        with self._flushed():
+            for tag, value in values.items():
+                if isinstance(value, Sequence):
+                    self._writer.add_histogram(tag, np.asarray(value), step, bins=50)
+                else:
+                    self._writer.add_scalar(tag, value, step)
 
     def finish(self) -> None:
         """Mark the run as finished."""
-        self._add_event(summary=self._end)
-        self._write()
+        with self._flushed():
+            self._writer.file_writer.add_summary(self._end)
 
-    def _add_event(self, **content) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
-
-    def _write(self) -> None:
-        os.stat(self.path)  # an error where the folder was removed, of which an open file knows nothing
-        rest = self._unwritten.getvalue()
+    @contextlib.contextmanager
+    def _flushed(self):
+        """Flush at the end of the block, and raise errors as a RunError that names the folder."""
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:  # a full disk does not say which file
-            error.filename = str(self.path)
-            raise
-        self._unwritten.seek(0)
-        self._unwritten.truncate()
+            yield
+            self._writer.flush()
+        except OSError as error:
+            raise RunError(f"{self.folder}: {error.strerror or error}") from None
 
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a failed writer raises its error again; all data is flushed already
+            self._writer.close()
 
 
-class NoBoard(Board):
-    """Takes the same calls and writes nothing: of several processes only one has a board."""
-
-    def __init__(self, *arguments):
-        pass
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        pass
-
-    def add_histograms(self, step: int, values: dict[str, Sequence[float]]) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def __exit__(self, *exception) -> None:
-        pass
+def _report_thread_error(args, report=threading.excepthook) -> None:
+    """Report an error in a thread, but not one in SummaryWriter's: `flush` raises it in the main thread."""
+    if type(args.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+        report(args)

@@ -1,4 +1,4 @@
-"""What makes a step of training faster than it is written: the compiler, and CUDA graphs."""
+"""Faster training steps: PyTorch's compiler and CUDA graphs."""
 
 import logging
 import warnings
@@ -11,107 +11,96 @@ from core.errors import RunError
 from core.text import first_line
 from utils.process.devices import is_out_of_gpu_memory
 
-Result = tuple[Tensor, Tensor]  #: loss, and number of correct images, on the device
-Step = Callable[[Tensor, Tensor, int], Result]  #: takes images, labels and the size of the batch on all ranks
+Result = tuple[Tensor, Tensor]  #: loss and number of correct images, on the device
+Step = Callable[[Tensor, Tensor, int], Result]  #: of images, labels and the size of the batch on all ranks
 
 
 def compile_forward(forward: nn.Module) -> Callable[[Tensor, Tensor], Result]:
-    """Compile a forward pass, and the backward pass with it. Dropout draws what it draws without."""
+    """Compile a forward pass and its backward pass. Dropout draws the same numbers as without compiling."""
     import torch._dynamo.config
     import torch._inductor.config
 
-    # Under torchrun Dynamo would divide the network by DDP's buckets of gradients, which then travel while others
-    # are computed. So divided ResNet-18 failed on a GPU (see benchmarks/NOTES.md).
+    # Do not split the network at DDP's gradient buckets: ResNet-18 failed on a GPU (see benchmarks/NOTES.md).
     torch._dynamo.config.optimize_ddp = False
     torch._inductor.config.fallback_random = True
-    torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()  # no choice by timing
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where there is none
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # whether to use them is --tf32's choice
-    logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # of DDP's own profiling
-    # Not dynamic: the last batch of an epoch, which is smaller, is compiled by itself.
+    # Otherwise the compiler chooses kernels by timing them.
+    torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # the user decides with --tf32
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
+    logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)  # DDP's own profiling
+    # Not dynamic: the smaller last batch of an epoch is compiled separately.
     compiled = torch.compile(forward, dynamic=False)
 
     def compute(images: Tensor, labels: Tensor) -> Result:
-        # PyTorch compiles no backward pass of a share without images.
+        # PyTorch cannot compile the backward pass of an empty share of a batch.
         return compiled(images, labels) if len(images) else forward(images, labels)
 
     return compute
 
 
 class GraphedStep:
-    """A step of training on a GPU that is one CUDA graph: one launch, where small networks wait for hundreds.
+    """A training step as one CUDA graph: one launch, where a small network otherwise needs hundreds.
 
-    The first steps are taken without: libraries choose their algorithms in them. The graph is of the size of the
-    first batch; the last one of an epoch, which is smaller, is computed without. The learning rate is part of a
-    graph: with another one it is made anew, for which the host waits.
-
-    Args:
-        step: what is recorded.
-        optimizer: the one that takes it.
+    The first steps run without the graph, because libraries choose their algorithms in them. The graph is for the
+    size of the first batch; the smaller last batch of an epoch runs without it. The learning rate is part of the
+    graph: when it changes, the step is captured again, and the host waits.
     """
 
-    FIRST_STEPS = 3
+    FIRST_STEPS = 3  #: full batches before the capture
 
     def __init__(self, step: Step, optimizer: torch.optim.Optimizer):
         self.step, self.optimizer = step, optimizer
         self.stream = torch.cuda.Stream()
-        self.size: int | None = None
-        self.steps_of_size = 0
+        self.size: int | None = None  #: of the first batch
+        self.full_batches = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, batch_size: int) -> Result:
-        """Take a step; the next one overwrites what is returned."""
-        if self.size is None:
-            self.size = len(images)
-        self.steps_of_size += len(images) == self.size
-        if len(images) != self.size or self.steps_of_size <= self.FIRST_STEPS:
-            return self._step_without(images, labels, batch_size)
-        if self.graph is None or self.learning_rates != self._learning_rates():
+        """Take one step. The next step overwrites the tensors that are returned."""
+        self.size = self.size or len(images)
+        self.full_batches += len(images) == self.size
+        if len(images) != self.size or self.full_batches <= self.FIRST_STEPS:
+            return self._step_without_graph(images, labels, batch_size)
+        if self.graph is None or self.captured_lr != self.optimizer.param_groups[0]["lr"]:
             self._capture(images, labels, batch_size)
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()
         return self.result
 
-    def _learning_rates(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def _step_without(self, images: Tensor, labels: Tensor, batch_size: int) -> Result:
-        # On the stream of the graph: the autograd engine holds on to the stream that it first saw.
+    def _step_without_graph(self, images: Tensor, labels: Tensor, batch_size: int) -> Result:
+        # On the graph's stream, because autograd keeps using the stream of the first backward pass.
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             result = self.step(images, labels, batch_size)
         torch.cuda.current_stream().wait_stream(self.stream)
         if self.graph is not None:
-            self.optimizer.zero_grad()  # the graph has gradients of its own
+            self.optimizer.zero_grad()  # the graph has its own gradients
         return result
 
     def _capture(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
-        """Record a step, which does not compute it.
-
-        Raises:
-            RunError: it cannot be recorded, as where the network has the host wait for a value.
-        """
-        # What the other graph and the first steps have left is freed before this graph takes its memory.
+        """Capture the step without running it. Raise RunError if the network makes the host wait for a value."""
+        # Free the memory of earlier steps before the graph allocates its own.
         self.graph = self.result = None
         self.optimizer.zero_grad()
-        self.images, self.labels, self.learning_rates = images.clone(), labels.clone(), self._learning_rates()
-        groups = [group for group in self.optimizer.param_groups if "capturable" in group]
+        self.images, self.labels = images.clone(), labels.clone()
+        (group,) = self.optimizer.param_groups
+        self.captured_lr = group["lr"]
         graph = torch.cuda.CUDAGraph()
-        for group in groups:  # Adam asks for it, although its fused step is capturable anyway
+        if "capturable" in group:  # Adam insists on this flag, although its fused step can be captured without
             group["capturable"] = True
         try:
-            # Other threads, which pin the memory of coming batches, do what they like meanwhile.
+            # thread_local: other threads may pin the memory of the next batches meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = self.step(self.images, self.labels, batch_size)
         except RuntimeError as error:
-            reason = error  # the first one: with it the end of the recording fails too
-            while isinstance(reason.__context__, RuntimeError):
-                reason = reason.__context__
-            if is_out_of_gpu_memory(reason):
-                raise reason from None
-            raise RunError(f"--compile: the training step cannot be a CUDA graph: {first_line(reason)}") from None
+            # A failed step makes the end of the capture fail too: report the first error.
+            while isinstance(error.__context__, RuntimeError):
+                error = error.__context__
+            if is_out_of_gpu_memory(error):
+                raise error from None
+            raise RunError(f"--compile: the training step cannot be a CUDA graph: {first_line(error)}") from None
         finally:
-            for group in groups:
+            if "capturable" in group:
                 group["capturable"] = False
         self.graph = graph

@@ -1,0 +1,122 @@
+"""Look up architectures by name, build them, and check that they take the images."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import registry, zoo
+from models.registry import ModelError
+from models.zoo import other_names
+
+
+def names() -> list[str]:
+    """Return the names of the architectures of the papers, and of those added to them, in alphabetical order."""
+    return sorted(registry._builders)
+
+
+def check(arch: str, pretrained: bool = False) -> None:
+    """Raise ModelError if there is no such architecture, or no ImageNet weights for it."""
+    if arch in zoo.OUR_NAMES:
+        raise ModelError(f"--arch {arch}: it is called {zoo.OUR_NAMES[arch]} here")
+    if arch not in registry._builders:
+        if arch not in other_names():
+            raise ModelError(
+                f"--arch {arch}: no such architecture; choose one of {', '.join(names())}; "
+                f"or of torchvision's {', '.join(other_names())}"
+            )
+    elif pretrained and arch not in zoo.TORCHVISION_NAMES:
+        raise ModelError(
+            f"--pretrained: there are no ImageNet weights for {arch}; "
+            f"choose one of {', '.join(zoo.TORCHVISION_NAMES)} or another network of torchvision"
+        )
+
+
+def build(
+    arch: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    pretrained: bool = False,
+    must_fit: bool = True,
+) -> nn.Module:
+    """Build a network.
+
+    The initialization draws from torch's global generator: call `torch.manual_seed(seed)` before.
+
+    Args:
+        arch: one of `names()` or `other_names()`.
+        num_classes: number of outputs.
+        in_channels: channels of the images. If the original network takes another number, its first convolution is
+            replaced by one with Kaiming-normal weights (fan_out, ReLU).
+        image_size: (height, width) of the images in pixels. The multilayer perceptrons need it.
+        pretrained: load torchvision's ImageNet weights, downloaded to TORCH_HOME if they are not there. If
+            num_classes is not 1,000 the last layer is new.
+        must_fit: check that images of image_size become logits.
+
+    Raises:
+        ModelError: no such architecture; images too small for it; its output is not logits; ImageNet weights that
+            do not exist, cannot be downloaded or are damaged.
+    """
+    check(arch, pretrained)
+    if must_fit and image_size is not None:
+        _try_an_image(arch, num_classes, in_channels, image_size)
+    builder = registry._builders.get(arch, zoo.torchvision_net)
+    options = {"pretrained": True} if pretrained else {}
+    return builder(arch, num_classes, in_channels, image_size, **options)
+
+
+def structure(arch: str, *arguments: Any, **options: Any) -> nn.Module:
+    """Build a network, as `build` does, on the meta device: its weights have no values and take no memory.
+
+    A network that needs values while it is built is on the CPU instead.
+    """
+    return _on_meta_device(lambda: build(arch, *arguments, **options))
+
+
+def _try_an_image(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> None:
+    """Raise ModelError if an image is too small for a network, or does not become logits (1, num_classes)."""
+
+    def run() -> Any:
+        net = build(arch, num_classes, in_channels, image_size, must_fit=False).eval()
+        with torch.no_grad():
+            return net(torch.zeros(1, in_channels, *image_size))
+
+    try:
+        output = _on_meta_device(run)
+    except RuntimeError as error:
+        if re.search(r"size is too small|greater than actual input size", str(error)):
+            height, width = image_size
+            raise ModelError(
+                f"--arch {arch}: images of {height}x{width} pixels are too small for it: "
+                "--upscale or --upscale-padding makes them 224x224"
+            ) from None
+        raise
+    if not isinstance(output, Tensor) or output.shape != (1, num_classes):
+        found = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ModelError(
+            f"--arch {arch}: its output for one image is {found}, not logits of shape [1, {num_classes}]"
+        )
+
+
+def has_batch_norm(arch: str) -> bool:
+    """Return whether an architecture has batch norm layers."""
+    net = structure(arch, 10, 3, (224, 224), must_fit=False)
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+
+
+def _on_meta_device(function: Callable[[], Any]) -> Any:
+    """Call a function with the meta device as default device; if it needs values, again on the CPU.
+
+    The state of torch's global generator does not change.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return function()
+        except (RuntimeError, TypeError) as error:
+            if not re.search(r"\bmeta\b", str(error), re.IGNORECASE):
+                raise
+        return function()

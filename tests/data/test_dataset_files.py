@@ -1,0 +1,178 @@
+"""Files of MNIST, Fashion-MNIST and CIFAR: they are read exactly, and damaged or missing files are refused."""
+
+import gzip
+import hashlib
+import pickle
+import random
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from damage import mutate
+from sample_datasets import load, load_mini, mini_arrays, pixels, whole, write_cifar, write_idx, write_mnist
+
+import data
+from data import idx
+
+
+def holds(dataset, parts):
+    """Check that a dataset loaded with `unnormalize` holds the arrays (images, labels) of both parts."""
+    for loader, (images, labels) in zip((dataset.train, dataset.test), parts, strict=True):
+        found, found_labels = pixels(loader)
+        assert found.shape == images.shape
+        assert (found == images).all()
+        assert (found_labels == labels).all()
+
+
+def test_dataset_in_the_repository_is_read_exactly():
+    dataset = load_mini(unnormalize=True)
+    assert (dataset.num_classes, dataset.in_channels, dataset.image_size) == (10, 1, (28, 28))
+    assert dataset.class_names[0] == "T-shirt/top"
+    assert dataset.val is None
+    assert dataset.notes == []
+    parts = [mini_arrays(part) for part in ("train", "t10k")]
+    holds(dataset, [(images[:, None], labels) for images, labels in parts])
+    assert [len(labels) for _, labels in parts] == [dataset.train.num_images, 1000]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_idx_files_are_read_exactly(tmp_path, name, folder):
+    parts = write_mnist(tmp_path, folder)
+    dataset = load(name, tmp_path, 16, unnormalize=True)
+    holds(dataset, parts)
+    assert (dataset.class_names == load_mini().class_names) == (name == "fashion_mnist")
+
+
+def test_binary_files_of_cifar_are_read_exactly(tmp_path):
+    parts = write_cifar(tmp_path), write_cifar(tmp_path, classes=100, n=20)
+    cifar10, cifar100 = (load(f"cifar{classes}", tmp_path, 16, unnormalize=True) for classes in (10, 100))
+    holds(cifar10, parts[0])
+    holds(cifar100, parts[1])
+    assert cifar10.class_names == "airplane automobile bird cat deer dog frog horse ship truck".split()
+    assert cifar100.num_classes == 100
+    assert cifar100.class_names[::33] == ["apple", "forest", "raccoon", "worm"]
+    assert cifar100.class_names == sorted(set(cifar100.class_names))
+
+
+def with_first_label_10(content, position):
+    return content[:position] + b"\x0a" + content[position + 1 :]
+
+
+DAMAGES = {
+    "missing": lambda content: None,
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "gzipped": gzip.compress,
+    "no images": lambda content: b"\0\0\x08\x03" + struct.pack(">3I", 0, 28, 28),
+    "label 10": lambda content: with_first_label_10(content, 8 if len(content) < 3073 else 0),
+    "fewer images than the others": lambda content: content[:-3073],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "file"),
+    [
+        *(("mnist", damage, "t10k-labels-idx1-ubyte") for damage in DAMAGES),
+        *(("cifar10", damage, "data_batch_3.bin") for damage in DAMAGES),
+        *(("mnist", damage, "train-images-idx3-ubyte") for damage in ("missing", "truncated", "no images")),
+    ],
+)
+def test_damaged_or_missing_file_is_an_error_that_names_it(tmp_path, name, damage, file):
+    write = {"mnist": write_mnist, "cifar10": write_cifar}[name]
+    write(tmp_path)
+    (path,) = tmp_path.rglob(file)
+    content = DAMAGES[damage](path.read_bytes())
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(data.DataError) as error:
+        load(name, tmp_path, 10)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_files_of_cifar_hold_the_same_as_the_binary_ones(tmp_path, monkeypatch):
+    """The checksums that torchvision compares are made to fit."""
+    parts = write_cifar(tmp_path / "binary")
+    folder = tmp_path / "pickled" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    names = [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"]
+    for files, (images, labels) in zip(names, parts, strict=True):
+        for number, file in enumerate(files):
+            here = slice(number * 8, number * 8 + 8)
+            rows = {"data": images[here].reshape(8, -1), "labels": labels[here].tolist()}
+            (folder / file).write_bytes(pickle.dumps(rows, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
+    sums = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    cifar = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [[file, sums[file]] for file in names[0]])
+    monkeypatch.setattr(cifar, "test_list", [[file, sums[file]] for file in names[1]])
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
+    binary, pickled = (load("cifar10", tmp_path / version, 16) for version in ("binary", "pickled"))
+    assert pickled.class_names == binary.class_names
+    for part in ("train", "test"):
+        for ours, theirs in zip(whole(getattr(pickled, part)), whole(getattr(binary, part)), strict=True):
+            assert ours.equal(theirs)
+    (folder / "data_batch_4").write_bytes(b"damaged")
+    with pytest.raises(data.DataError, match="--data-path"):
+        load("cifar10", tmp_path / "pickled", 16)
+
+
+def test_missing_dataset_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda root, download: write_mnist(Path(root)))
+    root = tmp_path / "new" / "datasets"
+    assert load("mnist", root, 10).train.num_images == 40
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Error downloading\nmore"), OSError(28, "No space left on device")]
+)
+def test_failed_download_leaves_nothing_and_is_an_error_that_names_the_folder(tmp_path, monkeypatch, error):
+    def download(root, download):
+        write_idx(Path(root) / "MNIST" / "raw" / "train-images-idx3-ubyte", np.zeros((3, 28, 28)))
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", download)
+    with pytest.raises(data.DataError) as raised:
+        load("mnist", tmp_path / "datasets", 10)
+    assert str(tmp_path / "datasets") in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_file_of_the_bundled_dataset_is_refused_or_read_exactly(monkeypatch, torture, count):
+    """Its files are gzipped and have a checksum, so that damage to pixels is noticed too."""
+    original = [idx.read_mini(Path(), train)[0] for train in (True, False)]
+    shutil.copytree(idx.MINI, "mini")
+    monkeypatch.setattr(idx, "MINI", Path("mini"))
+    files = sorted(Path("mini").glob("*.gz"))
+    refused = 0
+    for seed in range(300 if torture else 20):
+        chance = random.Random(f"mini {seed}")
+        file, other = chance.sample(files, 2)
+        content = file.read_bytes()
+        file.write_bytes(mutate(chance, content, other.read_bytes()))
+        where, message = f"{file.name}, seed {seed}", None
+        try:
+            found, _ = idx.read_mini(Path(), file.name.startswith("train"))
+        except data.DataError as error:
+            message = str(error)
+        except Exception as error:
+            raise AssertionError(where) from error
+        if message is None:
+            right = original[file.name.startswith("t10k")]
+            assert found.images.equal(right.images), where
+            assert (found.labels == right.labels).all(), where
+        else:
+            refused += 1
+            assert str(file) in message, where
+            assert len(message.splitlines()) == 1, where
+        file.write_bytes(content)
+    assert refused
+    count("dataset files damaged", refused)

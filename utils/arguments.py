@@ -1,0 +1,154 @@
+"""How a command line is read: kinds of values, the parser, and the settings that it gives."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.process import distributed
+from utils.process.ending import WRONG_USE
+from utils.process.logging import last_words
+
+LONGEST_NAME_BYTES = 200  #: of a log file: file systems allow 255, and the date takes some
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """An int or a finite float in a range. Called with text it converts it, as an argparse type."""
+
+    kind: type
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    zero_is_off: bool = False  #: 0 stands for None
+
+    def __call__(self, text: str) -> int | float | None:
+        try:
+            value = self.kind(text)
+        except ValueError:
+            wanted = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+        if value == 0 and self.zero_is_off:
+            return None
+        problem = self._problem(value)
+        if problem:
+            raise argparse.ArgumentTypeError(f"{text} {problem}")
+        return value
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether a recorded value is one that the command line would take."""
+        kinds = (int, float) if self.kind is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and not self._problem(value)
+
+    def _problem(self, value: float) -> str:
+        rules = {
+            "a finite number": abs(value) < float("inf"),
+            f"{self.least} or more": self.least is None or value >= self.least,
+            f"{self.most} or less": self.most is None or value <= self.most,
+            f"more than {self.above}": self.above is None or value > self.above,
+            f"less than {self.below}": self.below is None or value < self.below,
+        }
+        return next((f"is not {rule}" for rule, holds in rules.items() if not holds), "")
+
+
+def not_empty(text: str) -> str:
+    """Refuse the empty text of an unset shell variable: as a path it would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
+
+
+def input_path(text: str) -> Path:
+    """Convert the path of something to read."""
+    return Path(not_empty(text))
+
+
+def name_of_file(text: str) -> str:
+    """Check the name of a file or folder, without a path."""
+    if not text or "/" in text or text in (".", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
+    if len(os.fsencode(text)) > LONGEST_NAME_BYTES:
+        raise argparse.ArgumentTypeError(f"the name has more than {LONGEST_NAME_BYTES} bytes")
+    return text
+
+
+def name_of_runs(text: str) -> str:
+    """Check a name for runs. A number would look like the folder of a seed."""
+    if text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is a number: it would look like the folder of a seed")
+    return name_of_file(text)
+
+
+def folder(text: str) -> Path:
+    """Convert the path of a folder that exists or can be made."""
+    path = Path(not_empty(text))
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise argparse.ArgumentTypeError(f"{part} is a link to a place that does not exist")
+        if part.exists() and not part.is_dir():
+            raise argparse.ArgumentTypeError(f"{part} is not a folder")
+    return path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Settings(Mapping):
+    """The options in effect, by name and as attributes. They do not change: `replace` gives a changed copy."""
+
+    program: str
+    by_name: dict[str, Any]
+    given: frozenset[str]  #: names of the options on the command line
+
+    def __getitem__(self, name: str) -> Any:
+        return self.by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["by_name"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def replace(self, **changes: Any) -> "Settings":
+        """Return a copy with other values; what was given on the command line stays the same."""
+        return dataclasses.replace(self, by_name={**self.by_name, **changes})
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line.
+
+    The manual is the docstring of the program: its first line stands before the options, the rest after them.
+    """
+
+    def __init__(self, program: str, manual: str | None):
+        description, _, rest = (manual or "").partition("\n")
+        super().__init__(
+            f"{program}.py",
+            description=description,
+            epilog=rest.strip("\n"),
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.program = program
+
+    def parse(self, argv: list[str] | None = None) -> Settings:
+        """Parse a command line (default: the one of this process)."""
+        argv = sys.argv[1:] if argv is None else argv
+        values = vars(self.parse_args(argv))
+        unset: list = []  # a list, because repeatable options extend a copy of their default
+        marked = argparse.Namespace(**dict.fromkeys(values, unset))
+        given = {name for name, value in vars(self.parse_args(argv, marked)).items() if value is not unset}
+        return Settings(self.program, values, frozenset(given))
+
+    def error(self, message: str):
+        if distributed.LOCAL_RANK == 0:
+            last_words(f"{self.prog}: error: {message}")
+        self.exit(WRONG_USE)

@@ -1,0 +1,346 @@
+"""How a training run begins: from scratch, from weights, or with a snapshot of its own."""
+
+import dataclasses
+import errno
+import glob
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import data
+import models
+from core import seeds
+from core.errors import UsageError
+from core.text import say
+from utils import options, snapshots
+from utils.arguments import Settings
+from utils.options import CONFIGURATION, DEFAULTS, IDENTITY, OVERRIDABLE, TRAINING, Role, check_recorded, flag
+from utils.process import distributed
+from utils.runs import record
+from utils.runs.folders import RunFiles
+from utils.runs.lock import FolderLock
+from utils.runs.record import Record, Snapshot, difference, read_snapshot
+from utils.snapshots import SnapshotError
+from utils.snapshots.names import parse_snapshot_name, training_states
+from utils.snapshots.weights import fingerprint
+
+REPLACED_BY_OVERRIDE = {name for name, row in CONFIGURATION.items() if row.role & OVERRIDABLE}
+DRAWN_SEEDS = [name for name, row in CONFIGURATION.items() if row.drawn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of train.py: what is asked for, where its files are, and where it begins."""
+
+    settings: Settings  #: completed by what the snapshot records, and by drawn seeds
+    training: bool  #: False: it only evaluates
+    files: RunFiles
+    snapshot: Snapshot | None = None  #: that the run starts from; None: its own initialization
+    record: Record | None = None  #: of the run that goes on; None: a new run
+    first_epoch: int = 0  #: counted from 0
+    started_from: str | None = None  #: the weights of other runs that training started from, in words
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether training goes on with the optimizer of a training state."""
+        return self.snapshot is not None and self.snapshot.is_state
+
+
+def begin(settings: Settings, lock: FolderLock) -> Run | None:
+    """Find where a run begins. Return None, and say so, if training is finished.
+
+    Args:
+        settings: as parsed from the command line.
+        lock: holds the run's folder from here on, if something is trained.
+
+    Raises:
+        UsageError: options contradict each other or the snapshot, or another run is in the folder.
+        SnapshotError: the snapshot is damaged.
+    """
+    training = options.mode(settings) in options.WRITING
+    latest = settings.resume_from == "latest"
+    warnings: list[str] = []
+    snapshot = begun = None
+    if training and latest:  # before looking for it: another process might be about to write it
+        warnings += hold_folder(RunFiles.of(settings).folder, lock, settings.arch)
+    if latest:
+        snapshot, begun, damaged = _find_latest(settings, training)
+        warnings += damaged
+    elif settings.resume_from is not None:
+        snapshot = read_snapshot(Path(settings.resume_from), settings.arch)
+    run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, begun)
+    warnings += [*run.warnings, *check_arguments(run)]
+    if training and (run.goes_on or begun is not None) and _is_finished(run):
+        return None
+    if training:  # again: the snapshot may have led to another folder
+        warnings += hold_folder(run.files.folder, lock, settings.arch)
+    elif snapshot is not None and snapshot.record is None and not settings.eval_regularization_loss:
+        warnings.append(f"{snapshot.path} says nothing of its run: the options say how its images are prepared")
+    settings, notes = run.settings, list(run.notes)
+    for name in DRAWN_SEEDS:
+        needed = not CONFIGURATION[name].effect(settings) and (training or snapshot is None or name != "seed")
+        if needed and settings[name] is None:
+            settings = settings.replace(**{name: seeds.draw()})
+            notes.append(f"{flag(name)} was not given: drawn {settings[name]}")
+    return dataclasses.replace(run, settings=settings, notes=tuple(notes), warnings=tuple(dict.fromkeys(warnings)))
+
+
+def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, Record | None, list[str]]:
+    """Find the newest intact training state of this run; else its record; and warnings about damaged ones."""
+    folder, arch = RunFiles.of(settings).folder, settings.arch
+    warnings = []
+    for path in reversed(training_states(folder, arch).values()):
+        try:
+            snapshot = read_snapshot(path, arch)
+        except SnapshotError as error:
+            warnings.append(f"passed over: {error}")
+            continue
+        if snapshot.record is None:
+            raise UsageError(f"{path} records no run that could go on: {_advice(settings)}")
+        differing = _difference(settings, snapshot.record)
+        if differing:
+            raise UsageError(f"{path} is of another run ({differing}): {_advice(settings)}")
+        return snapshot, None, warnings
+    if not training:
+        raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
+    recorded = record.read(folder, arch)
+    if recorded is None or _difference(settings, recorded):
+        return None, None, warnings
+    started_from = recorded.config.get("started_from") or ""
+    if started_from.startswith("weights"):
+        raise UsageError(
+            f"--resume-from latest: the run in {folder} started from {started_from}, and has no training state "
+            "yet: give --resume-from with these weights again"
+        )
+    return None, recorded, warnings
+
+
+def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
+    """Return the run that begins with a snapshot, of its own or of another run."""
+    path, first_epoch = snapshot.path, settings.start_epoch
+    if snapshot.is_state:
+        first_epoch = snapshot.content["epoch"] + 1
+        given = "start_epoch" in settings.given and settings.resume_from != "latest"
+        if given and settings.start_epoch != first_epoch:
+            raise UsageError(f"--start-epoch {settings.start_epoch}: {path} continues with epoch {first_epoch}")
+    goes_on = snapshot.record is not None and (snapshot.is_state or not training)
+    recorded = snapshot.record if goes_on else None
+    config = recorded.config if recorded else record.legacy_configuration(path, snapshot.content)
+    started_from = config.get("started_from")
+    if training and recorded is None:
+        weights = snapshots.checksum(path) or fingerprint(snapshot.weights)  # an old non-zip file has no checksum
+        started_from = f"weights {weights} at epoch {first_epoch}"
+    settings, warnings = adopt(settings, config, path, training)
+    files, warnings = RunFiles.of(settings), (*warnings, *snapshot.warnings)
+    return Run(settings, training, files, snapshot, recorded, first_epoch, started_from, (), warnings)
+
+
+def _start_anew(settings: Settings, training: bool, begun: Record | None) -> Run:
+    """Return the run that begins with its own initialization. A record of this run gives it its drawn seeds."""
+    files, start_epoch = RunFiles.of(settings), settings.start_epoch
+    notes, warnings, started_from = (), (), None
+    if begun is not None:
+        settings, _ = adopt(settings, begun.config, files.folder, training)
+    if settings.resume_from == "latest":
+        notes = ("there is no training state of this run yet: it starts from scratch",)
+    if start_epoch and training:
+        started_from = f"its own initialization at epoch {start_epoch}"
+        warnings = (f"--start-epoch {start_epoch}: the network is new, and its snapshots count these epochs",)
+    return Run(settings, training, files, None, None, start_epoch, started_from, notes, warnings)
+
+
+def _difference(settings: Settings, recorded: Record) -> str:
+    """Say where a record differs from the run that the settings describe; "" if it is that run."""
+    ignore = {name for name in DRAWN_SEEDS if name not in settings.given}
+    if settings.override:
+        ignore |= REPLACED_BY_OVERRIDE
+    return difference(options.configuration(settings), recorded.config, ignore)
+
+
+def _advice(settings: Settings) -> str:
+    how = "give it the options of that run" if settings.resume_from == "latest" else "use --resume-from latest"
+    return f"{how}, or choose another --name, --seed or --models-path, or remove it"
+
+
+def adopt(
+    settings: Settings,
+    config: Mapping[str, Any],
+    path: Path,
+    training: bool = False,
+    roles: Role = IDENTITY | OVERRIDABLE,
+) -> tuple[Settings, list[str]]:
+    """Complete the settings by the configuration of the run that a snapshot is from.
+
+    Args:
+        path: of the snapshot, for messages.
+        training: whether the run goes on; False: its network is measured.
+        roles: of the options that are completed.
+
+    Returns:
+        the settings, and warnings about options on the command line that do not count.
+
+    Raises:
+        UsageError: an option on the command line contradicts the configuration.
+    """
+    if "num_classes" in config:  # a run of ours: an option that is not recorded did not exist
+        config = {**DEFAULTS, **config}
+    rows = {name: row for name, row in CONFIGURATION.items() if row.role & roles and name in settings}
+    recorded = {name: config[name] for name in rows if name in config}
+    merged = {**settings, **{name: value for name, value in recorded.items() if name not in settings.given}}
+    warnings, changes = [], {}
+    for name, value in recorded.items():
+        row, given = CONFIGURATION[name], name in settings.given
+        if row.effect(merged) or (row.modes == TRAINING and not training):
+            continue
+        if settings.get("override") and row.role & OVERRIDABLE and (given or not row.role & IDENTITY):
+            continue  # as on the command line, or its default
+        if given and not training and not row.role & Role.NETWORK:
+            if settings[name] != value and not row.role & OVERRIDABLE:
+                warnings.append(f"{path} was trained with {flag(name)} {value}, not {settings[name]}")
+            continue
+        if row.role & IDENTITY:
+            check_recorded(settings, name, value, path)
+        elif given and settings[name] != value:
+            told = f"{flag(name)} {settings[name]} has no effect: {path} was trained with {value}"
+            warnings.append(f"{told}; --override replaces it")
+        changes[name] = value
+    settings = settings.replace(**changes)
+    if "seed" in changes and config.get("seed_given"):  # then it is part of the paths of this run too
+        settings = dataclasses.replace(settings, given=settings.given | {"seed"})
+    return settings, warnings
+
+
+def check_arguments(run: Run) -> list[str]:
+    """Refuse contradictions. Return warnings about options that were given and have no effect."""
+    settings = run.settings
+    models.check(settings.arch, settings.pretrained)
+    if settings.stratified and not settings.split:
+        raise UsageError("--stratified: there is no split; give --split")
+    for given, missing in (("lr_step", "lr_decay"), ("lr_decay", "lr_step")):
+        if settings[given] is not None and settings[missing] is None and missing not in settings.given:
+            raise UsageError(f"{flag(given)}: give {flag(missing)} too")
+    from_weights = run.snapshot is not None and not run.goes_on
+    if from_weights and "pretrained" in settings.given and "_pretrained_" not in run.snapshot.path.name:
+        raise UsageError(f"--pretrained: contradicts --resume-from {run.snapshot.path}")
+    if settings.sync_bn and run.training and distributed.WORLD_SIZE > 1 and not settings.cuda:
+        raise UsageError("--sync-bn: PyTorch has it only on GPUs; give --cuda too")
+    if run.training and not run.goes_on and run.first_epoch > settings.epochs:
+        raise UsageError(f"--start-epoch {run.first_epoch}: there are {settings.epochs} epochs (--epochs)")
+    options.check_computation(settings)
+    without_effect = options.find_without_effect(settings)
+    if distributed.WORLD_SIZE == 1:
+        without_effect.setdefault("sync_bn", "in one process: batch norm is over the whole batch there")
+    if run.training and run.first_epoch >= options.PLATEAU_EPOCHS:
+        without_effect["kill_plateaus"] = f"after the first {options.PLATEAU_EPOCHS} epochs"
+    if from_weights:
+        without_effect["override"] = f"with {run.snapshot.path}, which holds weights alone"
+    return options.warn_without_effect(settings, without_effect)
+
+
+def _is_finished(run: Run) -> bool:
+    """Return whether nothing is left to do, and print why."""
+    epochs, final = run.settings.epochs, run.files.final
+    reason = f"the final weights {final} exist"
+    if run.goes_on:
+        if run.first_epoch < epochs or "unmeasured" in run.snapshot.content:
+            return False
+        reason = f"{run.snapshot.path} is after {run.first_epoch} epochs, --epochs is {epochs}"
+    if run.first_epoch <= epochs:
+        recorded = record.read(run.files.folder, run.settings.arch)
+        if final == run.files.initial or (run.record and recorded and run.record.difference(recorded)):
+            return False
+        try:
+            snapshots.load(final)
+            checksum = snapshots.checksum(final)
+        except SnapshotError:  # it is not there, or damaged: it is written
+            return False
+        if recorded is None or recorded.weights.get(final.name) != checksum:
+            raise UsageError(f"{final} is not what this run wrote, and would be overwritten: remove it")
+    say(f"training is finished: {reason}", sys.stdout)
+    return True
+
+
+def hold_folder(folder: Path, lock: FolderLock, arch: str) -> list[str]:
+    """Lock the folder of a run's snapshots, and remove half-written files that a killed process left there.
+
+    Return a warning if the file system has no locks. Raise UsageError if another process holds the folder.
+    """
+    try:
+        holder = lock.hold(folder)
+    except OSError as error:
+        if error.errno != errno.ENOLCK:
+            raise
+        return [f"{folder} is on a file system without locks: a second run in it would not be noticed"]
+    if holder is not None:
+        raise UsageError(f"{folder} is in use by another run: {holder}")
+    for name in (f".{glob.escape(arch)}_*.tmp", f".{record.FILE}.*tmp"):
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)
+    return []
+
+
+def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Record:
+    """Return what a run is, now that its images are known. `made_by` is the provenance of this process."""
+    config = {
+        **options.configuration(run.settings),
+        "num_classes": dataset.num_classes,
+        "in_channels": dataset.in_channels,
+        "seed_given": "seed" in run.settings.given,
+        "started_from": run.started_from,
+    }
+    images = dataset.train_fingerprint
+    if run.record is None:
+        from_file = run.snapshot is not None and not run.goes_on and run.first_epoch == 0
+        initial = snapshots.checksum(run.snapshot.path) if from_file else None
+        return Record(config, dataset.class_names, images, initial, made_by)
+    before = run.record
+    changed = {name: config[name] for name in REPLACED_BY_OVERRIDE if before.config.get(name) != config[name]}
+    if before.difference_of_images(images):
+        changed["train_fingerprint"] = images
+    overrides = [*before.overrides, {"epoch": run.first_epoch, **changed}] if changed else before.overrides
+    changes = {"config": config, "train_fingerprint": images, "overrides": overrides, "provenance": made_by}
+    return dataclasses.replace(
+        before, **changes, id=before.id or secrets.token_hex(8)
+    )  # earlier versions had no id
+
+
+def refuse_to_overwrite(run: Run, mine: Record) -> Record:
+    """Refuse a run that would overwrite the snapshots of another one, or be mixed with them.
+
+    A run that has written neither a training state nor final weights has nothing to lose.
+
+    Args:
+        mine: the record of the run that is about to begin.
+
+    Returns:
+        the record, completed by what is recorded in the folder of this very run.
+    """
+    folder, arch = run.files.folder, run.settings.arch
+    there = record.read(folder, arch)
+    states = training_states(folder, arch)
+    later = [path for epoch, path in states.items() if epoch >= run.first_epoch]
+    finals = [
+        path for path in folder.glob("*.pt") if (name := parse_snapshot_name(path, arch)) and name.number > 0
+    ]
+    written = [*finals, *states.values()]
+    if not written:
+        return mine
+    if there is None and run.goes_on and run.snapshot.path.parent.resolve() == folder.resolve() and not later:
+        return mine  # a run of the authors' program goes on where it was
+    if there is None:
+        raise UsageError(f"{written[-1]} is of a run that recorded no configuration: {_advice(run.settings)}")
+    differing = (run.record or mine).difference(there)
+    if differing:
+        raise UsageError(
+            f"{written[-1]} is of another run ({differing}), and would be overwritten: {_advice(run.settings)}"
+        )
+    later += [path for path in finals if path == run.files.final]
+    if later and mine.overrides != there.overrides:
+        told = f"{later[0]} is of this run with other overridden options, and would be overwritten"
+        raise UsageError(f"--override: {told}: remove it, or give --name")
+    initial = there.initial_weights or mine.initial_weights
+    return dataclasses.replace(mine, id=there.id or mine.id, weights=there.weights, initial_weights=initial)

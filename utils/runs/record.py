@@ -1,0 +1,269 @@
+"""What a run is, said once: `run.json` in its folder, and the same in each of its training states.
+
+    run.json           format, id, configuration, class names, checksums of the training images and of the initial
+                       weights, what --override changed, provenance, and a checksum of each bare `.pt` of the run
+    <arch>_<epoch>.tar says the same of itself, so that it can be moved
+    <arch>_<n>.pt      belongs to the run in whose `run.json` its checksum stands
+
+Any other file says nothing of its run. A folder without `run.json`, of an earlier version, is known by its newest
+intact training state.
+"""
+
+import contextlib
+import dataclasses
+import json
+import secrets
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core.errors import OneLineError, UsageError
+from utils import snapshots
+from utils.options import CONFIGURATION, DEFAULTS, flag
+from utils.snapshots import SnapshotError
+from utils.snapshots.files import atomic_write
+from utils.snapshots.names import epochs_trained, parse_snapshot_name, training_states
+
+FILE = "run.json"
+IN_STATES = ("id", "config", "class_names", "train_fingerprint", "initial_weights", "overrides", "provenance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a run is."""
+
+    config: dict[str, Any]  #: the options that determine the weights; and num_classes, in_channels, started_from
+    class_names: list[str]
+    train_fingerprint: str | None = None  #: number and checksum of the training images and labels
+    initial_weights: str | None = None  #: checksum of the file of the initial weights; None: not known
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    overrides: list[dict[str, Any]] = dataclasses.field(default_factory=list)  #: first epoch, and what changed
+    id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    weights: dict[str, str] = dataclasses.field(default_factory=dict)  #: name of a bare `.pt` -> its checksum
+
+    @classmethod
+    def of(cls, path: Path, content: Mapping[str, Any]) -> "Record | None":
+        """Return what `run.json` or a training state says of its run; None if it says nothing.
+
+        Raises:
+            SnapshotError: what it says is not valid.
+        """
+        if not content.get("config"):
+            return None
+        known = {field.name for field in dataclasses.fields(cls)} & content.keys()
+        record = cls(**{"class_names": [], "id": "", **{name: content[name] for name in known}})
+        _check_config(path, record.config)
+        try:
+            json.dumps(dataclasses.astuple(record), allow_nan=False)
+        except (TypeError, ValueError):
+            raise SnapshotError(f"{path} is no snapshot: it says of its run what JSON cannot hold") from None
+        return record
+
+    def in_state(self) -> dict[str, Any]:
+        """Return what a training state says of its run."""
+        return {name: getattr(self, name) for name in IN_STATES}
+
+    def save(self, folder: Path) -> None:
+        """Write `run.json`, atomically."""
+        content = {"format": snapshots.FORMAT, **self.in_state(), "weights": self.weights}
+        with atomic_write(folder / FILE, "w") as file:
+            file.write(json.dumps(content, allow_nan=False, indent=1) + "\n")
+
+    def difference(self, other: "Record") -> str:
+        """Say in a few words where another record differs from this one; "" if both are of the same run."""
+        if self.id and self.id == other.id:
+            return ""
+        differing = difference(self.config, other.config)
+        if not differing and [] != self.class_names != other.class_names != []:
+            differing = "other classes"
+        if not differing and self.train_fingerprint is not None:
+            differing = other.difference_of_images(self.train_fingerprint)
+        if not differing and None not in (self.initial_weights, other.initial_weights):
+            differing = "other initial weights" if self.initial_weights != other.initial_weights else ""
+        return differing
+
+    def difference_of_images(self, fingerprint: str) -> str:
+        """Say in a few words what the run was trained on, if that is not what the fingerprint is of."""
+        if self.train_fingerprint in (None, fingerprint):
+            return ""
+        theirs, ours = self.train_fingerprint.split()[0], fingerprint.split()[0]
+        return f"{theirs} training images, not {ours}" if theirs != ours else "other images or labels"
+
+
+def difference(mine: Mapping[str, Any], recorded: Mapping[str, Any], ignore: set[str] = frozenset()) -> str:
+    """Say where two configurations differ first; "" where they do not."""
+    for name in (*CONFIGURATION, "started_from"):
+        if name in mine and name not in ignore:
+            value, theirs = mine[name], recorded.get(name, DEFAULTS.get(name))
+            if theirs != value:
+                what = "started from" if name == "started_from" else flag(name)
+                return f"{what} {theirs}, not {value}"
+    return ""
+
+
+def read(folder: Path, arch: str) -> Record | None:
+    """Return the record of the run in a folder; None if there is none.
+
+    Raises:
+        SnapshotError: `run.json` is damaged, or of a later version of this program.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        snapshots.check_types(path, content)
+        return Record.of(path, content)
+    except FileNotFoundError:
+        pass
+    except OneLineError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise SnapshotError(f"{path} is damaged; without it the training states tell what the run is") from None
+    for state in reversed(training_states(folder, arch).values()):
+        try:
+            record = Record.of(state, snapshots.load_record(state))
+        except SnapshotError:
+            continue
+        if record is not None:
+            weights = {} if record.id else _bare_weights_in(folder, arch)  # no id: of an earlier version
+            return dataclasses.replace(record, weights=weights)
+    return None
+
+
+def _bare_weights_in(folder: Path, arch: str) -> dict[str, str]:
+    """Return the checksums of the bare weights that an earlier version left in the folder of a run."""
+    found = {}
+    for path in folder.glob("*.pt"):
+        if parse_snapshot_name(path, arch) is not None:
+            with contextlib.suppress(SnapshotError):
+                if checksum := snapshots.checksum(path):
+                    found[path.name] = checksum
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A snapshot, and the record of its run."""
+
+    path: Path
+    content: dict[str, Any]  #: as `utils.snapshots.load` returns it
+    record: Record | None  #: None: its run is unknown
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of its run; empty if its run is unknown."""
+        return self.record.config if self.record is not None else {}
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is a training state, not bare weights."""
+        return "epoch" in self.content
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.content["model_state_dict"]
+
+    @property
+    def epochs_trained(self) -> int | None:
+        return epochs_trained(self.path, self.content)
+
+    @property
+    def warnings(self) -> list[str]:
+        return snapshots.without_checksums(self.path, self.content)
+
+    def check_classes(self, class_names: list[str]) -> None:
+        """Raise UsageError where the network was trained on other classes than these."""
+        if self.record is not None and self.record.class_names not in ([], class_names):
+            theirs, ours = (
+                textwrap.shorten(", ".join(names), 60) for names in (self.record.class_names, class_names)
+            )
+            raise UsageError(f"--data-path: {self.path} was trained on the classes {theirs}, not {ours}")
+
+
+def read_snapshot(
+    path: Path,
+    arch: str,
+    wanted: Callable[[str], bool] | None = None,
+    read: Callable[[Path, str], Record | None] = read,
+) -> Snapshot:
+    """Read a snapshot, and the record of its run.
+
+    Args:
+        wanted: as for `utils.snapshots.load`.
+        read: reads the record of a folder; another one may keep what it has read.
+
+    Raises:
+        SnapshotError: the snapshot or the record is damaged.
+    """
+    content = snapshots.load(path, wanted)
+    if "epoch" in content or content.get("config"):
+        return Snapshot(path, content, Record.of(path, content))
+    recorded = read(path.parent, arch)
+    known = recorded is not None and snapshots.checksum(path) in recorded.weights.values()
+    return Snapshot(path, content, recorded if known else None)
+
+
+def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial: bool = False) -> Record:
+    """Write bare weights; `run.json` gets their checksum just before they are there.
+
+    Returns:
+        the record with the checksum.
+
+    Raises:
+        UsageError: the run in the folder began with other initial weights.
+    """
+
+    def add(checksum: str) -> None:
+        nonlocal record
+        changes: dict[str, Any] = {"weights": {**record.weights, path.name: checksum}}
+        if initial:
+            if record.initial_weights not in (None, checksum):
+                raise UsageError(f"{path} holds other initial weights, and would be overwritten: remove the run")
+            changes["initial_weights"] = checksum
+        record = dataclasses.replace(record, **changes)
+        record.save(path.parent)
+
+    snapshots.save(weights, path, before=add)
+    return record
+
+
+def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a training state of the authors' program records in its optimizer and schedule.
+
+    Raises:
+        SnapshotError: what it records is not valid.
+    """
+    if not snapshot.get("optimizer_state_dict"):
+        return {}
+    try:
+        group = snapshot["optimizer_state_dict"]["param_groups"][0]
+        schedule = snapshot.get("scheduler_state_dict") or {}
+        config = {
+            "optimizer": "adam" if "betas" in group else "sgd",
+            "lr": group.get("initial_lr", group["lr"]),
+            "weight_decay": group["weight_decay"],
+            "momentum": group.get("momentum"),
+            "lr_step": schedule.get("step_size"),
+            "lr_decay": schedule.get("gamma"),
+        }
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise SnapshotError(f"{path} is no snapshot: its optimizer's state is not one of SGD or Adam") from None
+    _check_config(path, config)
+    return config
+
+
+def _check_config(path: Path, config: Any) -> None:
+    """Raise SnapshotError where a configuration holds what no option can be."""
+    if not isinstance(config, dict):
+        raise SnapshotError(f"{path} is no snapshot: its configuration is no dict")
+    for name, row in CONFIGURATION.items():
+        if name in config and not row.accepts(config[name], config):
+            raise SnapshotError(f"{path} is no snapshot: it records {flag(name)} {config[name]!r}")
+    for name in ("num_classes", "in_channels"):
+        value = config.get(name, 1)
+        if type(value) is not int or not 1 <= value <= 2**31:
+            raise SnapshotError(f"{path} is no snapshot: it records {value!r} as {name}")
+    if not isinstance(config.get("started_from"), (str, type(None))):
+        raise SnapshotError(f"{path} is no snapshot: started_from is not a text")

@@ -1,0 +1,103 @@
+"""Compare the weights of networks and of snapshots, and copy them into a network."""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.snapshots.archive import SnapshotError
+
+MAX_DIFFERENCES = 4  #: how many differences between weights a message lists
+
+
+def bare_weights(net: nn.Module) -> dict[str, Tensor]:
+    """Return the state_dict of a network on the CPU, contiguous whatever memory format the network uses.
+
+    Weights that are on the CPU and contiguous are not copied: they change with the network.
+    """
+    return {
+        name: weight.detach().to("cpu", memory_format=torch.contiguous_format)
+        for name, weight in net.state_dict().items()
+    }
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Return a checksum of names and weights, the latter as float32: 8 hexadecimal digits.
+
+    The order of the weights makes no difference, nor does `num_batches_tracked`, which some files lack.
+    """
+    crc = 0
+    for name in sorted(weights):
+        if name.endswith("num_batches_tracked"):
+            continue
+        weight = weights[name].float() if weights[name].is_floating_point() else weights[name]
+        content = weight.contiguous().view(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(content, zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
+
+
+def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
+    """Copy the weights of a snapshot into a network.
+
+    Raises:
+        SnapshotError: they belong to another network, and the message names the layers that differ; or they are
+            not finite.
+    """
+    expected = net.state_dict()
+    differing = describe_difference(expected, weights)
+    if differing:
+        raise SnapshotError(f"{path} is no snapshot of this {arch}: {differing}")
+    check_finite(path, weights)
+    versioned = OrderedDict(weights)
+    versioned._metadata = {"": expected._metadata[""]}  # MNASNet needs the version of its weights
+    net.load_state_dict(versioned)
+
+
+def extremes(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the minimum and maximum of each of several non-empty tensors, as float32: NaN if it holds NaN.
+
+    A tensor is finite if both are. `isfinite` of the whole tensor needs its memory once more.
+    """
+    return torch.stack([extreme.float() for tensor in tensors for extreme in tensor.aminmax()])
+
+
+def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
+    """Raise SnapshotError if weights are not finite as float32, the type that networks compute with."""
+    for name, weight in weights.items():
+        if weight.numel() and not extremes([weight]).isfinite().all():
+            raise SnapshotError(f"{path} cannot be used: {name} holds NaN, or values that are not finite")
+
+
+def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """Describe in a few words how weights differ from the expected ones in names, shapes and types.
+
+    All floating-point types are the same here. Integers, which some buffers hold, must keep their type.
+
+    Returns:
+        "conv1.weight is 6x1x3x3, not 6x3x3x3, fc.bias is missing"; "" if there is no difference.
+    """
+    parts = []
+    for name in [*expected, *(name for name in weights if name not in expected)]:
+        if name not in weights:
+            # PyTorch before 0.4.1 had no num_batches_tracked, and networks do without it.
+            if not name.endswith("num_batches_tracked"):
+                parts.append(f"{name} is missing")
+        elif name not in expected:
+            parts.append(f"{name} is unknown")
+        elif weights[name].shape != expected[name].shape:
+            parts.append(f"{name} is {_shape(weights[name])}, not {_shape(expected[name])}")
+        elif _kind(weights[name]) != _kind(expected[name]):
+            parts.append(f"{name} is of type {weights[name].dtype}, not {expected[name].dtype}")
+    more = [f"and {len(parts) - MAX_DIFFERENCES} more"] if len(parts) > MAX_DIFFERENCES else []
+    return ", ".join(parts[:MAX_DIFFERENCES] + more)
+
+
+def _kind(tensor: Tensor) -> torch.dtype | str:
+    return "floating point" if tensor.is_floating_point() else tensor.dtype
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"

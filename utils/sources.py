@@ -1,0 +1,281 @@
+"""What is measured: new networks, snapshots, and the weights that layers are reset to."""
+
+import dataclasses
+import functools
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import data
+import models
+from core import seeds
+from core.errors import UsageError
+from data.transforms import UPSCALED
+from utils import options, snapshots
+from utils.arguments import Settings
+from utils.options import check_recorded
+from utils.process import distributed
+from utils.results import result_stem
+from utils.runs import record
+from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.record import Record, Snapshot, read_snapshot
+from utils.snapshots import SnapshotError
+from utils.snapshots.names import parse_snapshot_name
+from utils.snapshots.weights import check_finite, describe_difference
+
+RAND = "rand"  #: the row of the new random initialization
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Something to measure. Its weights are not read yet."""
+
+    name: str  #: in messages; of a snapshot: its path
+    epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
+    classes: str  #: how many, and what says so
+    dataset: str  #: with the number of classes if they are subsampled
+    read: Callable[[], dict[str, Any]]  #: returns its content, with `model_state_dict`. Raises SnapshotError
+    result: Path  #: the file of its results
+    record: Record | None = None  #: of its run; None: it says nothing of its run
+
+
+@functools.cache
+def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """Return a network without weights: names and shapes. Images may be too small to train it on."""
+    return models.structure(arch, num_classes, in_channels, image_size, must_fit=False)
+
+
+def layers_without_weights(settings: Settings, layers: list[models.Layer]) -> list[str]:
+    """Return the names of layers that the model zoo has no weights for, because their shape differs."""
+    imagenet = data.info("imagenet")
+    size = data.info(settings.dataset).image_size
+    zoo = structure(settings.arch, imagenet.num_classes, imagenet.in_channels, size).state_dict()
+    return [layer.name for layer in layers if layer.module.weight.shape != zoo[f"{layer.name}.weight"].shape]
+
+
+def new_network(settings: Settings, has_new_layers: bool) -> Source:
+    """Return a random initialization, or the weights of the model zoo."""
+    spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
+    pretrained = settings.pretrained
+    used_seed = seeds.draw() if settings.seed is None else settings.seed
+
+    def read() -> dict[str, Any]:
+        torch.manual_seed(used_seed)
+        net = models.build(
+            settings.arch, num_classes, spec.in_channels, spec.image_size, pretrained, must_fit=False
+        )
+        content = {"model_state_dict": net.state_dict()}
+        return {**content, "init_seed": used_seed} if has_new_layers or not pretrained else content
+
+    folder = run_folder(settings.results, settings, None, settings.seed)
+    return Source(
+        name="ImageNet weights" if pretrained else f"random initialization with seed {used_seed}",
+        epoch=-1 if pretrained else 0,
+        classes=count_classes(settings, {}),
+        dataset=dataset_folder(settings.dataset, settings.subsample_classes),
+        read=read,
+        result=folder / f"{'pretrained' if pretrained else 'init'}_{settings.arch}.json",
+    )
+
+
+def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[list[Source], list[str]]:
+    """Return the snapshots of --load-from in order of training, and messages about the damaged ones.
+
+    Args:
+        wanted: whether a weight is measured, by its name.
+
+    Raises:
+        UsageError: a snapshot is not of this network, or the results of two would go to one file.
+        SnapshotError: there is only one, and it is damaged.
+    """
+    given: dict[Path, Path] = {}
+    for asked_for in settings.load_from:
+        for path in in_folder(asked_for, settings) if asked_for.is_dir() else [asked_for]:
+            given.setdefault(path.parent.resolve() / path.name, path)
+    tars = {path.stem for path in given.values() if path.suffix == ".tar"}
+    read_record = functools.cache(record.read)
+    found: dict[Path, Source] = {}
+    damaged: list[str] = []
+    for path in given.values():
+        try:
+            snapshot = read_of_this_network(path, settings, lambda name: False, read_record)
+        except SnapshotError as error:
+            if len(given) == 1:
+                raise
+            damaged.append(str(error))
+            continue
+        kept = settings.subsample_classes or snapshot.config.get("subsample_classes") or 0
+        noise = noise_of_snapshot(path, snapshot.config)
+        folder = run_folder(settings.results, settings.replace(subsample_classes=kept), noise, settings.seed)
+        result = folder / f"{result_stem(path, tars)}.json"
+        if result in found:
+            raise UsageError(f"--load-from: {found[result].name} and {path} would both write {result}")
+        found[result] = Source(
+            name=str(path),
+            epoch=snapshot.epochs_trained,
+            classes=count_classes(settings, snapshot.config),
+            dataset=dataset_folder(settings.dataset, kept),
+            read=functools.partial(snapshots.load, path, wanted),
+            result=result,
+            record=snapshot.record,
+        )
+    # The final weights, which share an epoch with the last training state, come after it.
+    return sorted(
+        found.values(), key=lambda one: (one.epoch is None, one.epoch or 0, one.name.endswith(".pt"), one.name)
+    ), damaged
+
+
+def in_folder(folder: Path, settings: Settings) -> list[Path]:
+    """Return the files of a folder that are named as snapshots of ARCH."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in (".pt", ".tar") and path.is_file()]
+    found = [path for path in found if parse_snapshot_name(path, settings.arch) is not None]
+    if not found:
+        arch = settings.arch
+        raise UsageError(f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar)")
+    return found
+
+
+def read_of_this_network(
+    path: Path,
+    settings: Settings,
+    wanted: Callable[[str], bool],
+    read_record: Callable[[Path, str], Record | None] = record.read,
+    of_this_run: bool = True,
+) -> Snapshot:
+    """Read a snapshot, with the weights that are wanted, and check that it is of the network in question.
+
+    Args:
+        of_this_run: whether it must be of the run that the options describe.
+
+    Raises:
+        SnapshotError: it is damaged.
+        UsageError: it is of another network, or contradicts the options.
+    """
+    snapshot = read_snapshot(path, settings.arch, wanted, read_record)
+    config, theirs = snapshot.config, snapshot.content["structure"]
+    for name in ("arch", "dataset", "seed", "subsample_classes") if of_this_run else ("arch",):
+        if config.get(name) is not None:
+            check_recorded(settings, name, config[name], path)
+    spec = data.info(settings.dataset)
+    num_classes = config.get("num_classes", options.images(settings).num_classes)
+    size = (UPSCALED, UPSCALED) if config.get("upscale") or config.get("upscale_padding") else spec.image_size
+    net = structure(settings.arch, num_classes, config.get("in_channels", spec.in_channels), size)
+    differing = describe_difference(net.state_dict(), theirs)
+    if differing:
+        same_names = theirs.keys() == net.state_dict().keys()
+        hint = " (--subsample-classes gives the number of classes)" if same_names and not config else ""
+        raise UsageError(f"{path} is no snapshot of {settings.arch} with {num_classes} classes: {differing}{hint}")
+    return snapshot
+
+
+def count_classes(settings: Settings, config: dict[str, Any]) -> str:
+    """Return how many classes a network has, and what says so."""
+    if "num_classes" in config:
+        return f"{config['num_classes']} (recorded)"
+    says_so = "--subsample-classes" if settings.subsample_classes else f"--dataset {settings.dataset}"
+    return f"{options.images(settings).num_classes} ({says_so})"
+
+
+def weights_of(layers: list[models.Layer], content: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Return the weights of each layer by its name, on the device."""
+    return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialization:
+    """Weights that layers are reset to: a row of the results."""
+
+    epoch: int | None  #: epochs trained; None for a new random initialization
+    source: str  #: in messages
+    weights: dict[str, Tensor]  #: by parameter name
+    seed: int | None = None  #: of a random one
+
+    @property
+    def row(self) -> str:
+        return RAND if self.epoch is None else str(self.epoch)
+
+
+def read_list(path: Path) -> list[Path]:
+    """Read the paths in a text file, one on each line.
+
+    Raises:
+        UsageError: there is no such file, it holds no paths, or some of them do not exist.
+    """
+    if not os.path.isfile(path):  # a pipe or a device might be read for ever
+        raise UsageError(f"--inits-from {path}: there is no such file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"--inits-from {path}: not a text file that can be read") from None
+    paths = [Path(line.strip()) for line in lines if line.strip()]
+    if not paths:
+        raise UsageError(f"--inits-from {path}: there is no path in it")
+    missing = [textwrap.shorten(str(path), 300) for path in paths if not os.path.isfile(path)]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UsageError(f"--inits-from {path}: there is no file {missing[0]}{more}")
+    return paths
+
+
+def read_initializations(
+    paths: list[Path], settings: Settings, net: nn.Module, layers: list[models.Layer], trained: Record | None
+) -> tuple[list[Initialization], list[str]]:
+    """Read the snapshots that layers are reset to, by epoch: only the weights of these layers.
+
+    Returns:
+        them, and warnings about those that are of another run than the trained network, or without checksums.
+
+    Raises:
+        SnapshotError: one is damaged, or of another network.
+        UsageError: two of the same epoch differ, or the epoch of one is not known.
+    """
+    wanted = {f"{layer.name}.{name}" for layer in layers for name in ("weight", "bias")}
+    expected = net.state_dict()
+    found: dict[int, Initialization] = {}
+    warnings = []
+    read_record = functools.cache(record.read)
+    for path in paths:
+        snapshot = read_snapshot(path, settings.arch, wanted.__contains__, read_record)
+        for name in ("arch", "dataset"):
+            if name in snapshot.config:
+                check_recorded(settings, name, snapshot.config[name], path)
+        differing = describe_difference(expected, snapshot.content["structure"])
+        if differing:
+            raise snapshots.SnapshotError(f"{path} is no snapshot of this {settings.arch}: {differing}")
+        check_finite(path, snapshot.weights)
+        warnings += [*snapshot.warnings, *warn_of_another_run(snapshot, trained)]
+        epoch = snapshot.epochs_trained
+        if epoch is None:
+            raise UsageError(f"{path}: its name does not say after how many epochs (as {settings.arch}_3.pt does)")
+        one = found.setdefault(epoch, Initialization(epoch, str(path), snapshot.weights))
+        if any(not torch.equal(weight, one.weights[name]) for name, weight in snapshot.weights.items()):
+            raise UsageError(f"{one.source} and {path} are different weights, both after epoch {epoch}")
+    return [found[epoch] for epoch in sorted(found)], warnings
+
+
+def warn_of_another_run(snapshot: Snapshot, trained: Record | None) -> list[str]:
+    """Return a warning if a snapshot is of another run than the trained network, as far as both tell."""
+    differing = ""
+    if None not in (trained, snapshot.record):
+        differing = trained.difference(snapshot.record)
+    elif trained is not None and trained.initial_weights and snapshot.epochs_trained in (0, -1):
+        is_other = snapshots.checksum(snapshot.path) not in (None, trained.initial_weights)
+        differing = "other initial weights" if is_other else ""
+    return [f"{snapshot.path} is of another run than the trained network: {differing}"] if differing else []
+
+
+def random_initialization(
+    settings: Settings, config: dict[str, Any], build: Callable[[], nn.Module]
+) -> Initialization:
+    """Return new random weights, of a seed derived from that of the training, or from a drawn one."""
+    trained_with = settings.seed if settings.seed is not None else config.get("seed")
+    if trained_with is None:
+        trained_with = distributed.from_rank_0(seeds.draw)
+    derived = seeds.derive(trained_with, "reinitialization")
+    torch.manual_seed(derived)
+    return Initialization(None, f"random weights of seed {derived}", build().state_dict(), derived)
