@@ -101,14 +101,14 @@ def run(settings: Settings, device: torch.device) -> int:
         if settings.load_from:
             warnings["no checksums"] += snapshots.without_checksums(Path(source.name), content)
             if source.record is None:
-                told = f"{source.name} says nothing of its run: the options say what it is"
-                warnings["no record"].append(told)
+                message = f"{source.name} says nothing of its run: the options say what it is"
+                warnings["no record"].append(message)
         if initial is not None:
             warnings["initial"] += sources.warn_of_another_run(initial, source.record)
         differing = differing_options(source.result, results)
         if differing:
-            told = f"{source.result} held results with other {', '.join(differing)}, which are replaced"
-            warnings["replaced"].append(told)
+            message = f"{source.result} held results with other {', '.join(differing)}, which are replaced"
+            warnings["replaced"].append(message)
         write_json(results, source.result)
         if log is None:  # not before: if a file is wrong, and alone, nothing is left behind
             log = start_log(settings, found, device)

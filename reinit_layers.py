@@ -120,8 +120,8 @@ def run(settings: Settings, device: torch.device) -> int:
     log.info(report(results))
     chance = 100 / dataset.num_classes
     if measured.top1 / 2 < chance:
-        told = f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %)"
-        log.warning(f"{told}: even a layer that is needed may not be critical")
+        message = f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %)"
+        log.warning(f"{message}: even a layer that is needed may not be critical")
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
@@ -286,11 +286,12 @@ def report(results: dict[str, Any]) -> str:
     initialization = reinit.initialization_row(rows)
     for row in [row for row in (initialization, RAND) if row in rows]:
         critical = reinit.critical(results["relative_drop"][row])
-        told = ", ".join(name for name, is_critical in zip(names, critical, strict=True) if is_critical) or "none"
+        found = [name for name, is_critical in zip(names, critical, strict=True) if is_critical]
+        layers = ", ".join(found) or "none"
         broken = [name for name, top1 in zip(names, rows[row], strict=True) if top1 is None]
         if broken:
-            told += f"; not defined for {', '.join(broken)}"
-        lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {told}")
+            layers += f"; not defined for {', '.join(broken)}"
+        lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {layers}")
     found = results["correlation"]
     if found["spearman"] is not None:
         coins = found["fair_coins"]

@@ -175,10 +175,10 @@ def check_images(run: Run, dataset: data.Dataset) -> list[str]:
     other = run.record.difference_of_images(dataset.train_fingerprint) if run.record is not None else ""
     if not other:
         return []
-    told = f"{run.snapshot.path} was trained on {other}"
+    message = f"{run.snapshot.path} was trained on {other}"
     if not run.settings.override:
-        raise UsageError(f"--data-path {run.settings.data_path}: {told}; --override goes on with these")
-    return [told]
+        raise UsageError(f"--data-path {run.settings.data_path}: {message}; --override goes on with these")
+    return [message]
 
 
 def train(training: Training) -> int:

@@ -121,8 +121,8 @@ class Option:
             names_of_kinds = {folder: "DIR", input_path: "PATH", not_empty: "PATH", str: None, SEED: "SEED"}
             more.update(type=self.kind, metavar=names_of_kinds.get(self.kind, "N" if whole else "VALUE"))
         default = self.default[program] if isinstance(self.default, dict) else self.default
-        told = self.help if default is None else f"{self.help} (default: {default})"
-        group.add_argument(*names, default=default, help=told, **more)
+        message = self.help if default is None else f"{self.help} (default: {default})"
+        group.add_argument(*names, default=default, help=message, **more)
 
     def accepts(self, value: Any, config: Mapping[str, Any]) -> bool:
         """Return whether a recorded value is one that the option can have, beside the others recorded."""

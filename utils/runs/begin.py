@@ -64,17 +64,17 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     training = options.mode(settings) in options.WRITING
     latest = settings.resume_from == "latest"
     warnings: list[str] = []
-    snapshot = begun = None
+    snapshot = unstarted = None
     if training and latest:  # before looking for it: another process might be about to write it
         warnings += hold_folder(RunFiles.of(settings).folder, lock, settings.arch)
     if latest:
-        snapshot, begun, damaged = _find_latest(settings, training)
+        snapshot, unstarted, damaged = _find_latest(settings, training)
         warnings += damaged
     elif settings.resume_from is not None:
         snapshot = read_snapshot(Path(settings.resume_from), settings.arch)
-    run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, begun)
+    run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, unstarted)
     warnings += [*run.warnings, *check_arguments(run)]
-    if training and (run.goes_on or begun is not None) and _is_finished(run):
+    if training and (run.goes_on or unstarted is not None) and _is_finished(run):
         return None
     if training:  # again: the snapshot may have led to another folder
         warnings += hold_folder(run.files.folder, lock, settings.arch)
@@ -139,12 +139,12 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
     return Run(settings, training, files, snapshot, recorded, first_epoch, started_from, (), warnings)
 
 
-def _start_anew(settings: Settings, training: bool, begun: Record | None) -> Run:
+def _start_anew(settings: Settings, training: bool, unstarted: Record | None) -> Run:
     """Return the run that begins with its own initialization. A record of this run gives it its drawn seeds."""
     files, start_epoch = RunFiles.of(settings), settings.start_epoch
     notes, warnings, started_from = (), (), None
-    if begun is not None:
-        settings, _ = adopt(settings, begun.config, files.folder, training)
+    if unstarted is not None:
+        settings, _ = adopt(settings, unstarted.config, files.folder, training)
     if settings.resume_from == "latest":
         notes = ("there is no training state of this run yet: it starts from scratch",)
     if start_epoch and training:
@@ -205,8 +205,8 @@ def adopt(
         if row.role & IDENTITY:
             check_recorded(settings, name, value, path)
         elif given and settings[name] != value:
-            told = f"{flag(name)} {settings[name]} has no effect: {path} was trained with {value}"
-            warnings.append(f"{told}; --override replaces it")
+            message = f"{flag(name)} {settings[name]} has no effect: {path} was trained with {value}"
+            warnings.append(f"{message}; --override replaces it")
         changes[name] = value
     settings = settings.replace(**changes)
     if "seed" in changes and config.get("seed_given"):  # then it is part of the paths of this run too
@@ -320,7 +320,7 @@ def refuse_to_overwrite(run: Run, mine: Record) -> Record:
         the record, completed by what is recorded in the folder of this very run.
     """
     folder, arch = run.files.folder, run.settings.arch
-    there = record.read(folder, arch)
+    recorded = record.read(folder, arch)
     states = training_states(folder, arch)
     later = [path for epoch, path in states.items() if epoch >= run.first_epoch]
     finals = [
@@ -329,18 +329,18 @@ def refuse_to_overwrite(run: Run, mine: Record) -> Record:
     written = [*finals, *states.values()]
     if not written:
         return mine
-    if there is None and run.goes_on and run.snapshot.path.parent.resolve() == folder.resolve() and not later:
+    if recorded is None and run.goes_on and run.snapshot.path.parent.resolve() == folder.resolve() and not later:
         return mine  # a run of the authors' program goes on where it was
-    if there is None:
+    if recorded is None:
         raise UsageError(f"{written[-1]} is of a run that recorded no configuration: {_advice(run.settings)}")
-    differing = (run.record or mine).difference(there)
+    differing = (run.record or mine).difference(recorded)
     if differing:
         raise UsageError(
             f"{written[-1]} is of another run ({differing}), and would be overwritten: {_advice(run.settings)}"
         )
     later += [path for path in finals if path == run.files.final]
-    if later and mine.overrides != there.overrides:
-        told = f"{later[0]} is of this run with other overridden options, and would be overwritten"
-        raise UsageError(f"--override: {told}: remove it, or give --name")
-    initial = there.initial_weights or mine.initial_weights
-    return dataclasses.replace(mine, id=there.id or mine.id, weights=there.weights, initial_weights=initial)
+    if later and mine.overrides != recorded.overrides:
+        message = f"{later[0]} is of this run with other overridden options, and would be overwritten"
+        raise UsageError(f"--override: {message}: remove it, or give --name")
+    initial = recorded.initial_weights or mine.initial_weights
+    return dataclasses.replace(mine, id=recorded.id or mine.id, weights=recorded.weights, initial_weights=initial)

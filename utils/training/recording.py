@@ -131,11 +131,11 @@ class Recorder:
             watched = self._evaluate(epoch, dict(curves))
         except NotFiniteError as error:
             # The loss of the last batch was computed before its step.
-            told = f"the last batch of epoch {epoch} broke the weights: {error}"
+            message = f"the last batch of epoch {epoch} broke the weights: {error}"
             if distributed.RANK == 0 and snapshot is not None:
                 snapshot.unlink()
-                told += f"; {snapshot} is removed"
-            raise NotFiniteError(told) from None
+                message += f"; {snapshot} is removed"
+            raise NotFiniteError(message) from None
         if self._watches_for_plateau(epoch) and watched.top1 == self.previous_top1:
             raise Plateau(f"plateau: top-1 {watched.top1:.2f} % again after epoch {epoch}")
         self.previous_top1 = watched.top1
