@@ -65,6 +65,7 @@ def test_recipes_write_tables_and_figures_and_skip_finished_parts(recipe, tortur
     assert modification_times() == before
 
 
+@pytest.mark.long
 def test_recipe_of_the_model_zoo_measures_each_network_once(recipe, tmp_path):
     file = tmp_path / "zoo/hub/checkpoints/squeezenet1_1-b8a52dc0.pth"
     file.parent.mkdir(parents=True)
