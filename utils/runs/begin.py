@@ -162,8 +162,8 @@ def _difference(settings: Settings, recorded: Record) -> str:
 
 
 def _advice(settings: Settings) -> str:
-    how = "give it the options of that run" if settings.resume_from == "latest" else "use --resume-from latest"
-    return f"{how}, or choose another --name, --seed or --models-path, or remove it"
+    latest = "" if settings.resume_from == "latest" else " and --resume-from latest"
+    return f"give the options of that run{latest}, or choose another --name, --seed or --models-path, or remove it"
 
 
 def adopt(
