@@ -56,6 +56,7 @@ def main(argv=None) -> int:
         raise UsageError("torchrun: measuring is the work of one process; start it with python instead")
     check_arguments(settings)
     device = devices.choose(settings.cuda)
+    settings = settings.replace(cuda=device.type == "cuda")
     devices.take(device)
     return run(settings, device)
 

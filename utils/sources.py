@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,33 @@ def count_classes(settings: Settings, config: dict[str, Any]) -> str:
         return f"{config['num_classes']} (recorded)"
     says_so = "--subsample-classes" if settings.subsample_classes else f"--dataset {settings.dataset}"
     return f"{options.images(settings).num_classes} ({says_so})"
+
+
+def classes_of_head(
+    settings: Settings, dataset: data.Dataset, weights: Mapping[str, Tensor] | None = None
+) -> tuple[int, list[str]]:
+    """Return how many classes the head of a network has that records nothing, and a warning if images have fewer.
+
+    Only a folder of images may have fewer classes than the head: those of an ImageNet of which it holds a part.
+
+    Args:
+        weights: of the network; None: those of the model zoo.
+    """
+    num_classes, image = dataset.num_classes, (dataset.in_channels, dataset.image_size)
+    if data.info(settings.dataset).in_memory or settings.subsample_classes:
+        return num_classes, []
+    if weights is None:
+        weights = structure(settings.arch, data.info("imagenet").num_classes, *image).state_dict()
+    net = structure(settings.arch, num_classes, *image).state_dict()
+    differing = [name for name in net if name in weights and net[name].shape != weights[name].shape]
+    sizes = {(*net[name].shape[:1], *weights[name].shape[:1]) for name in differing}
+    heads = [size[1] for size in sizes if len(size) == 2 and size[0] == num_classes < size[1]]
+    if len(sizes) != 1 or not heads:  # it is the same number, or not this network
+        return num_classes, []
+    return heads[0], [
+        f"the network has {heads[0]:,} classes and {settings.data_path} has {num_classes:,}: its head is kept, and the "
+        "folders, in alphabetical order, are taken for its first classes; if they are others, accuracies mean nothing"
+    ]
 
 
 def weights_of(layers: list[models.Layer], content: dict[str, Any], device: torch.device) -> dict[str, Tensor]:

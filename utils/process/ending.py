@@ -18,7 +18,7 @@ from core.errors import OneLineError, RunError
 from core.text import first_line
 from utils.process import distributed, signals
 from utils.process.devices import is_out_of_gpu_memory
-from utils.process.logging import close_log, last_words
+from utils.process.logging import close_log, last_words, log_first_and_last
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
 
@@ -84,6 +84,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         with signals.as_exceptions(enabled=distributed.WORLD_SIZE == 1):
             try:
                 status = main(argv)
+                log_first_and_last()
             except BaseException as error:
                 status = _report(error, name)
                 if status is None:

@@ -15,6 +15,7 @@ from utils.process import distributed
 from utils.process.signals import check_signals
 
 LOGGER = "hyperplanes"
+_first_and_last = ""  # a warning; see warn_first_and_last
 
 
 class _File(logging.FileHandler):
@@ -66,7 +67,21 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     close_log()
     logger.addHandler(file)
     logger.addHandler(_Console())
+    log_first_and_last()
     return logger, path
+
+
+def warn_first_and_last(line: str) -> None:
+    """Set the warning that is logged when the log is opened, and again when the program has done its work."""
+    global _first_and_last
+    _first_and_last = line
+
+
+def log_first_and_last() -> None:
+    """Log that warning, if there is one and a log is open."""
+    logger = logging.getLogger(LOGGER)
+    if _first_and_last and logger.handlers:
+        logger.warning(_first_and_last)
 
 
 def close_log() -> None:
