@@ -33,7 +33,7 @@ from torch import nn
 import data
 import models
 from core.errors import UsageError
-from utils import correlation, options, projections, reinit
+from utils import correlation, options, projections, reinit, sources
 from utils.arguments import Settings
 from utils.options import Role, check_recorded
 from utils.process import devices, distributed
@@ -46,14 +46,7 @@ from utils.runs.provenance import provenance
 from utils.runs.record import Snapshot, read_snapshot
 from utils.snapshots.files import make_writable
 from utils.snapshots.weights import bare_weights, fingerprint, load_weights
-from utils.sources import (
-    RAND,
-    Initialization,
-    classes_of_head,
-    random_initialization,
-    read_initializations,
-    read_list,
-)
+from utils.sources import RAND, Initialization, random_initialization, read_initializations, read_list
 from utils.training import precision
 
 REPORT_WIDTH = 110  #: of the table on the console, in characters
@@ -82,8 +75,7 @@ def run(settings: Settings, device: torch.device) -> int:
     settings, trained, warnings = read_trained(settings)
     dataset = load_test_set(settings, device)
     trained.check_classes(dataset.class_names)
-    num_classes, more = classes_of_head(settings, dataset, trained.weights if trained.record is None else {})
-    warnings += more
+    num_classes, head_warnings = sources.classes_of_head(settings, dataset, trained.weights)
     build = functools.partial(models.build, settings.arch, num_classes, dataset.in_channels, dataset.image_size)
     net, layers = load_network(settings, trained, build, device)
     reinit.check_segments(net, (2, dataset.in_channels, *dataset.image_size))
@@ -105,7 +97,7 @@ def run(settings: Settings, device: torch.device) -> int:
         make_writable(folder)
     log, log_path = open_log(log_folder, settings.log)
     announce(log, settings, trained, dataset, initializations, device, log_path)
-    for warning in dict.fromkeys([*warnings, *more, *dataset.notes]):
+    for warning in dict.fromkeys([*warnings, *head_warnings, *more, *dataset.notes]):
         log.warning(warning)
 
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)

@@ -130,7 +130,7 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
                 share=(distributed.RANK, distributed.WORLD_SIZE),
             )
         num_classes, warnings = dataset.num_classes, []
-        if not run.training and run.record is None and (run.snapshot is not None or settings.pretrained):
+        if not run.training and (run.snapshot is not None or settings.pretrained):
             weights = run.snapshot.weights if run.snapshot is not None else None
             num_classes, warnings = classes_of_head(settings, dataset, weights)
         torch.manual_seed(settings.seed or 0)  # None: a snapshot is evaluated, and nothing in it is random

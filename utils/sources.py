@@ -184,9 +184,7 @@ def count_classes(settings: Settings, config: dict[str, Any]) -> str:
 def classes_of_head(
     settings: Settings, dataset: data.Dataset, weights: Mapping[str, Tensor] | None = None
 ) -> tuple[int, list[str]]:
-    """Return how many classes the head of a network has that records nothing, and a warning if images have fewer.
-
-    Only a folder of images may have fewer classes than the head: those of an ImageNet of which it holds a part.
+    """Return how many classes the head of a network has, and a warning if a folder of images has fewer.
 
     Args:
         weights: of the network; None: those of the model zoo.
@@ -198,14 +196,13 @@ def classes_of_head(
         weights = structure(settings.arch, data.info("imagenet").num_classes, *image).state_dict()
     net = structure(settings.arch, num_classes, *image).state_dict()
     differing = [name for name in net if name in weights and net[name].shape != weights[name].shape]
-    sizes = {(*net[name].shape[:1], *weights[name].shape[:1]) for name in differing}
-    heads = [size[1] for size in sizes if len(size) == 2 and size[0] == num_classes < size[1]]
-    if len(sizes) != 1 or not heads:  # it is the same number, or not this network
+    heads = {weights[name].shape[:1] for name in differing if net[name].shape[:1] == (num_classes,)}
+    if len(heads) != 1 or max(heads) <= (num_classes,):
         return num_classes, []
-    return heads[0], [
-        f"the network has {heads[0]:,} classes and {settings.data_path} has {num_classes:,}: its head is kept, and the "
-        "folders, in alphabetical order, are taken for its first classes; if they are others, accuracies mean nothing"
-    ]
+    (head,) = heads.pop()
+    kept = f"the network has {head:,} classes and {settings.data_path} has {num_classes:,}: its head is kept"
+    labels = "the folders, in alphabetical order, are taken for its first classes"
+    return head, [f"{kept}, and {labels}; if they are others, accuracies mean nothing"]
 
 
 def weights_of(layers: list[models.Layer], content: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
