@@ -410,11 +410,8 @@ def test_snapshots_that_record_no_configuration_are_not_overwritten(capsys):
 
 def test_run_on_images_that_were_upscaled_without_rounding_is_told_apart(capsys):
     write_datasets(Path("images"), 20)
-    images = ("--dataset", "mnist", "--data-path", "images", "--upscale-padding")
-    options, folder = (
-        ("--arch", "lenet", *images, "--seed", 1, "--snapshot-every", 1),
-        Path("models/mnist/lenet/1"),
-    )
+    options = ("--arch", "lenet", "--dataset", "mnist", "--data-path", "images", "--upscale-padding", "--seed", 1)
+    folder = Path("models/mnist/lenet/1")
     assert run(*options, "--epochs", 1) == 0
     content = state(0, folder)
     assert content["provenance"]["data_protocol"] == 2
