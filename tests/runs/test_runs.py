@@ -255,6 +255,7 @@ def test_latest_keeps_the_seed_that_was_drawn(missing, capsys):
 
 def test_option_without_effect_does_not_make_another_run(capsys):
     unused = ("--noise-seed", 5, "--split-seed", 5, "--optimizer", "adam", "--momentum", 0.8, "--workers", 2)
+    unused += ("--lr-step", 2, "--lr-decay", 0)
     assert run(*QUICK, *unused, "--epochs", 1, *LATEST) == 0
     assert run(*QUICK, "--optimizer", "adam", "--epochs", 2, *LATEST) == 0
     assert re.findall(r"^epoch (\d+)", capsys.readouterr().out, re.M) == ["0", "1"]

@@ -32,6 +32,8 @@ def choose(cuda: bool) -> torch.device:
         found = cuda and torch.cuda.is_available()
     reason = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
     reason = first_line(str(caught[-1].message)) if caught else f"PyTorch {torch.__version__} {reason}"
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        reason += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
     warn_first_and_last(
         f"--cuda: there is no GPU, the CPU computes instead ({reason})" if cuda and not found else ""
     )

@@ -61,6 +61,8 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
         UsageError: options contradict each other or the snapshot, or another run is in the folder.
         SnapshotError: the snapshot is damaged.
     """
+    if any(settings[name] is None and name in settings.given for name in ("lr_step", "lr_decay")):
+        settings = settings.replace(lr_step=None, lr_decay=None)  # one of them is 0: off
     training = options.mode(settings) in options.WRITING
     latest = settings.resume_from == "latest"
     warnings: list[str] = []
@@ -222,7 +224,7 @@ def check_arguments(run: Run) -> list[str]:
     if settings.stratified and not settings.split:
         raise UsageError("--stratified: there is no split; give --split")
     for given, missing in (("lr_step", "lr_decay"), ("lr_decay", "lr_step")):
-        if settings[given] is not None and settings[missing] is None and missing not in settings.given:
+        if settings[given] is not None and settings[missing] is None:
             raise UsageError(f"{flag(given)}: give {flag(missing)} too")
     from_weights = run.snapshot is not None and not run.goes_on
     if from_weights and "pretrained" in settings.given and "_pretrained_" not in run.snapshot.path.name:
