@@ -91,9 +91,7 @@ class Images:
             raise DataError(f"--noise {self.noise:g}: with a single class there is no wrong label")
         if self.upscale and self.upscale_padding:
             raise DataError("--upscale and --upscale-padding exclude each other: give one of them")
-        given = {name: len(values) for name in ("mean", "std") if (values := getattr(self, name)) is not None}
-        if given and (len(given) == 1 or self.unnormalize):
-            raise DataError(f"--{next(iter(given))}: give --mean and --std together, without --unnormalize")
-        for name, count in given.items():
-            if count != spec.in_channels:
-                raise DataError(f"--{name}: {count} numbers for {spec.in_channels} channel(s) of {spec.name}")
+        counts = [len(values) for values in (self.mean, self.std) if values is not None]
+        if counts and (self.unnormalize or counts != [spec.in_channels] * 2):
+            each = f"{spec.in_channels} number{'s' if spec.in_channels > 1 else ''} each for {spec.name}"
+            raise DataError(f"--mean, --std: give both together, {each}, without --unnormalize")

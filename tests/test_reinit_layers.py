@@ -242,8 +242,11 @@ def mini_test_set() -> tuple[torch.Tensor, torch.Tensor]:
     ("options", "mean", "std"),
     [(("--unnormalize",), 0, 1), (("--mean", 0.5, "--std", 0.25), 0.5, 0.25)],
 )
-def test_images_are_prepared_as_asked_for_another_programs_network(options, mean, std, mini_test_set):
-    assert run(*LENET, *options, "--rand", "--load-from", REFERENCE / "lenet_2.tar") == 0
+def test_images_are_prepared_as_asked_for_another_programs_network(options, mean, std, mini_test_set, capsys):
+    assert run(*LENET, *options, "--rand", "--load-from", REFERENCE / "lenet_2.tar", "--cuda") == 0
+    first, *_, last = capsys.readouterr().err.splitlines()  # there is no GPU
+    assert first == last
+    assert first.startswith("warning: --cuda")
     measured = results("results/fashion_mnist_mini/lenet/reinit_lenet_2.json")
     expected = None if "--unnormalize" in options else {"mean": [mean], "std": [std]}
     assert measured["normalization"] == expected

@@ -27,17 +27,17 @@ def choose(cuda: bool) -> torch.device:
 
     Raise DeviceError if there are fewer GPUs than processes.
     """
+    if not cuda:
+        return torch.device("cpu")
     with warnings.catch_warnings(record=True) as caught:  # PyTorch warns about a driver that it cannot use
         warnings.simplefilter("always")
-        found = cuda and torch.cuda.is_available()
-    reason = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
-    reason = first_line(str(caught[-1].message)) if caught else f"PyTorch {torch.__version__} {reason}"
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        reason += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
-    warn_first_and_last(
-        f"--cuda: there is no GPU, the CPU computes instead ({reason})" if cuda and not found else ""
-    )
-    if not found:
+        available = torch.cuda.is_available()
+    if not available:
+        reason = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
+        reason = first_line(str(caught[-1].message)) if caught else f"PyTorch {torch.__version__} {reason}"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            reason += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        warn_first_and_last(f"--cuda: there is no GPU, the CPU computes instead ({reason})")
         return torch.device("cpu")
     if distributed.WORLD_SIZE == 1:
         return torch.device("cuda")

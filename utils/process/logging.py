@@ -64,7 +64,6 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
             file = _File(path, mode="x", encoding="utf-8")
             break
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    close_log()
     logger.addHandler(file)
     logger.addHandler(_Console())
     log_first_and_last()
@@ -72,7 +71,7 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
 
 
 def warn_first_and_last(line: str) -> None:
-    """Set the warning that is logged when the log is opened, and again when the program has done its work."""
+    """Set a warning that is logged when the log is opened, and again when the program has done its work."""
     global _first_and_last
     _first_and_last = line
 
@@ -85,7 +84,8 @@ def log_first_and_last() -> None:
 
 
 def close_log() -> None:
-    """Close the log file. Does nothing if no log is open."""
+    """Close the log file, if one is open."""
+    warn_first_and_last("")
     logger = logging.getLogger(LOGGER)
     for handler in [handler for handler in logger.handlers if isinstance(handler, (_Console, _File))]:
         logger.removeHandler(handler)
