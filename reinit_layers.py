@@ -62,7 +62,8 @@ def main(argv=None) -> int:
     if settings.inits_from is None and not settings.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(settings.cuda)
-    settings = settings.replace(cuda=device.type == "cuda")
+    on_gpu = device.type == "cuda"
+    settings = settings.replace(cuda=on_gpu, tf32=settings.tf32 and on_gpu)
     with distributed.group(device):
         return run(settings, device)
 

@@ -303,7 +303,7 @@ def find_without_effect(settings: Settings) -> dict[str, str]:
             found[name] = MODES[mode(settings)]
         elif row.effect(settings):
             found[name] = row.effect(settings)
-    if settings.get("tf32") and needs_gpu(settings):  # recorded as asked for: the run may go on with a GPU
+    if needs_gpu(settings):  # but a run records it as asked for: it may go on with a GPU
         found["tf32"] = needs_gpu(settings)
     return found
 
