@@ -41,7 +41,7 @@ from utils.process.ending import DONE, exit_status, memory_for
 from utils.process.logging import open_log, progress
 from utils.results import differing_options, result_stem, write_json
 from utils.runs.begin import adopt
-from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.folders import describe_data, noise_of_snapshot, run_folder
 from utils.runs.provenance import provenance
 from utils.runs.record import Snapshot, read_snapshot
 from utils.snapshots.files import make_writable
@@ -127,8 +127,7 @@ def run(settings: Settings, device: torch.device) -> int:
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
-    title = f"{settings.arch} on {dataset_folder(settings.dataset, settings.subsample_classes)}"
-    title += f", {noise}" if noise else ""
+    title = f"{settings.arch} on {describe_data(settings.dataset, settings.subsample_classes, noise)}"
     for figure in draw(results, title, plots_folder, stem):
         log.info(f"figure: {figure}")
     return DONE

@@ -392,14 +392,16 @@ def png_size(path: Path) -> tuple[int, int]:
 def test_figures_of_one_snapshot():
     assert run(*LENET, "--load-from", TRAINED, "--plots", "plots", "--seed", 1) == 0
     folder = Path("plots/mnist/lenet/1")
-    assert files_below(folder) == {"projections_lenet_2.png", "projections_lenet_2.pdf"}
+    names = ("projections_lenet_2", "profile_lenet_2")
+    assert files_below(folder) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert min(png_size(folder / "projections_lenet_2.png")) > 500
     assert (folder / "projections_lenet_2.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_figures_of_several_snapshots():
     assert run(*LENET, "--load-from", REFERENCE, "--init-from", INITIAL, "--plots", "plots") == 0
-    names = ("projections_lenet_2", "mass_lenet", "mean_lenet", "distance_lenet")
+    names = ("projections_lenet_2", "profile_lenet_2")
+    names += ("mass_lenet", "mean_lenet", "distance_lenet", "heatmap_lenet")
     assert files_below(Path("plots")) == {
         f"mnist/lenet/{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
@@ -410,7 +412,7 @@ def test_figure_of_one_filter_layers_and_dead_layers(tmp_path):
     for epoch in (0, 1):
         snapshot(tmp_path / f"lenet_{epoch}.tar", epoch, weights)
     assert run(*LENET, "--normalize", "--load-from", tmp_path, "--plots", "plots") == 0
-    assert len(files_below(Path("plots"))) == 6
+    assert len(files_below(Path("plots"))) == 10
 
 
 # ---- what goes wrong ----

@@ -22,7 +22,7 @@ from utils.options import check_recorded
 from utils.process import distributed
 from utils.results import result_stem
 from utils.runs import record
-from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.folders import dataset_folder, describe_data, noise_of_snapshot, run_folder
 from utils.runs.record import Record, Snapshot, read_snapshot
 from utils.snapshots import SnapshotError
 from utils.snapshots.names import parse_snapshot_name
@@ -39,6 +39,7 @@ class Source:
     epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
     classes: str  #: how many, and what says so
     dataset: str  #: with the number of classes if they are subsampled
+    data: str  #: the same for people, with its noise
     read: Callable[[], dict[str, Any]]  #: returns its content, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file of its results
     record: Record | None = None  #: of its run; None: it says nothing of its run
@@ -78,6 +79,7 @@ def new_network(settings: Settings, has_new_layers: bool) -> Source:
         epoch=-1 if pretrained else 0,
         classes=count_classes(settings, {}),
         dataset=dataset_folder(settings.dataset, settings.subsample_classes),
+        data=describe_data(settings.dataset, settings.subsample_classes),
         read=read,
         result=folder / f"{'pretrained' if pretrained else 'init'}_{settings.arch}.json",
     )
@@ -120,6 +122,7 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
             epoch=snapshot.epochs_trained,
             classes=count_classes(settings, snapshot.config),
             dataset=dataset_folder(settings.dataset, kept),
+            data=describe_data(settings.dataset, kept, noise),
             read=functools.partial(snapshots.load, path, wanted),
             result=result,
             record=snapshot.record,

@@ -76,6 +76,9 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
+        os.environ["MPLBACKEND"] = (
+            "agg"  # Jupyter's, which is passed on to what it starts, may not be installed here
+        )
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         with contextlib.suppress(AttributeError):  # stdout is closed, or a notebook's
