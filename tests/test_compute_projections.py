@@ -315,18 +315,19 @@ def test_table_has_a_line_per_layer(capsys):
 
 
 @pytest.mark.parametrize(
-    ("config", "folders"),
+    ("config", "folders", "said"),
     [
-        ({"noise": 0.29}, "mnist/noise_29/lenet"),
-        ({"noise": -1, "noise_seed": 3}, "mnist/pixel_shuffle/lenet"),
-        ({"noise": 0.0}, "mnist/lenet"),
+        ({"noise": 0.29}, "mnist/noise_29/lenet", "mnist, 29 % label noise"),
+        ({"noise": -1, "noise_seed": 3}, "mnist/pixel_shuffle/lenet", "mnist, shuffled pixels"),
+        ({"noise": 0.0}, "mnist/lenet", "mnist"),
     ],
 )
-def test_noise_folder_is_that_of_the_configuration(config, folders, tmp_path):
+def test_noise_is_that_of_the_configuration(config, folders, said, tmp_path, titles):
     path = snapshot(tmp_path / "noise_50" / "lenet_2.tar", 2, **config)
     assert run(*LENET, "--load-from", path, "--plots", "plots") == 0
     assert files_below(Path("results")) == {f"{folders}/lenet_2.json"}
     assert f"{folders}/projections_lenet_2.png" in files_below(Path("plots"))
+    assert titles[0].replace("\n", " ") == f"lenet on {said}, after 3 epochs"
     assert all(name.startswith(f"{folders}/") for name in files_below(Path("log")))
 
 
@@ -407,12 +408,13 @@ def test_figures_of_several_snapshots():
     }
 
 
-def test_figure_of_one_filter_layers_and_dead_layers(tmp_path):
+def test_figures_of_dead_layers_and_of_snapshots_without_an_epoch():
     weights = {name: torch.zeros_like(w) for name, w in torch.load(INITIAL, weights_only=True).items()}
-    for epoch in (0, 1):
-        snapshot(tmp_path / f"lenet_{epoch}.tar", epoch, weights)
-    assert run(*LENET, "--normalize", "--load-from", tmp_path, "--plots", "plots") == 0
-    assert len(files_below(Path("plots"))) == 10
+    for name in ("best.pt", "final.pt"):
+        write(weights, Path(name))
+    assert run(*LENET, "--normalize", "--load-from", "best.pt", "final.pt", "--plots", "plots") == 0
+    names = ("projections_final", "profile_final", "mass_lenet", "mean_lenet", "heatmap_lenet")
+    assert {path.stem for path in Path("plots/mnist/lenet").iterdir()} == set(names)
 
 
 # ---- what goes wrong ----

@@ -188,8 +188,8 @@ def test_same_command_gives_the_same_results():
     assert results(f"first/{name}")["correlation"]["spearman"] is None  # no initialization
 
 
-def test_images_are_prepared_as_the_snapshot_records(capsys):
-    """Classes, pixel values and noise folder of a run of train.py; the accuracy is the one it reported."""
+def test_images_are_prepared_as_the_snapshot_records(capsys, titles):
+    """Classes, pixel values, noise folder and titles of a run of train.py; the accuracy is the one it reported."""
     trained = (
         "--subsample-classes",
         3,
@@ -218,6 +218,9 @@ def test_images_are_prepared_as_the_snapshot_records(capsys):
     measured = results("results/fashion_mnist_mini_3/noise_10/lenet/1/reinit_lenet_1.json")
     assert measured["top1_test"] == pytest.approx(snapshot["top1_acc"])
     assert measured["dataset"] == "fashion_mnist_mini"
+    assert all(
+        "on fashion_mnist_mini, 3 classes, 10 % label noise:" in title.replace("\n", " ") for title in titles
+    )
     # Its final weights say nothing themselves, but the state beside them does.
     final = ("--seed", 1, "--load-from", folder / "lenet_2.pt", *options[4:])
     assert run(*LENET, *final) == 0
