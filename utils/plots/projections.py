@@ -77,7 +77,7 @@ def profile(layers: style.Layers, title: str) -> Figure:
 
     layers: name -> statistics with `mass` and `filters`.
     """
-    figure = style.new_figure(8, 2.2 + 0.24 * len(layers), f"{title}: mass of each layer")
+    figure = style.new_figure(8, max(3, 2.2 + 0.24 * len(layers)), f"{title}: mass of each layer")
     axes, rows = figure.subplots(), range(len(layers))
     low, high = np.array([projections.chance_of_mass(layer["filters"]) for layer in layers.values()]).T
     axes.barh(rows, high - low, left=low, height=1, color=style.CHANCE, linewidth=0)
@@ -142,7 +142,8 @@ def _by_epoch(
         if is_mass:
             colors = {"cmap": "RdBu_r", "vmin": 0, "vmax": 1}
         columns = style.shorten(map(str, epochs))
-        figure, axes, cell = style.heat_map(values, style.name_layers(layers), columns, title, label, **colors)
+        rows = style.name_layers(layers)
+        figure, axes, cell = style.heat_map(values, rows, columns, title, label, 0.4, **colors)
         rows, columns = np.nonzero((bands[..., 0] - 1e-9 <= values) & (values <= bands[..., 1] + 1e-9))
         dot = {"marker": "o", "color": "#333333", "linewidth": 0}
         axes.scatter(columns, rows, s=min(4, 0.3 * cell.min()) ** 2, **dot)
@@ -161,8 +162,8 @@ def _by_epoch(
             axes.axhline(0, color="black", linewidth=0.6)
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         style.label_epochs(axes, epochs)
-    figure.supylabel(label.replace("\n", " "))
-    style.label_below(figure, when, {f"{statistic} over the filters of a layer": color, chance: style.CHANCE})
+    figure.supylabel(label)
+    style.label_below(figure, when, {statistic: color, chance: style.CHANCE})
     return figure
 
 

@@ -97,7 +97,7 @@ def panel_per_layer(
     """Return a figure with one panel per layer, and the panels in network order."""
     columns = min(len(layers), 3 if len(layers) <= 9 else 4 if len(layers) <= 20 else 5)
     rows = math.ceil(len(layers) / columns)
-    figure = new_figure(1 + 2.5 * columns, 1.4 + 1.6 * rows, title)
+    figure = new_figure(max(6.5, 1 + 2.5 * columns), max(3.4, 1.4 + 1.6 * rows), title)
     panels = list(figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False).flat)
     for axes, name, layer in zip(panels, shorten(layers, 40), layers.values(), strict=False):
         is_long = len(name) > LONG_NAME  # features.denseblock1.denselayer1.conv2
