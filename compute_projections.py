@@ -19,6 +19,11 @@ have moved. Each snapshot gets one JSON file in
 Only the weights that are measured are read from a snapshot.
 """
 
+if __name__ == "__main__":  # first: the other imports take seconds
+    from utils.process import signals
+
+    signals.handle_during_imports()
+
 import logging
 import math
 import os
@@ -37,6 +42,7 @@ from utils.arguments import Settings
 from utils.process import devices, distributed
 from utils.process.ending import DONE, FAILED, exit_status, memory_for
 from utils.process.logging import open_log, progress
+from utils.process.output import try_folder
 from utils.results import differing_options, write_json
 from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
@@ -83,6 +89,12 @@ def run(settings: Settings, device: torch.device) -> int:
         found, damaged = sources.find_snapshots(settings, wanted)
     else:
         found, damaged = [sources.new_network(settings, bool(new_layers))], []
+    for source in found:
+        below = source.result.parent.relative_to(settings.results)
+        try_folder("--log", Path("log", below, settings.log).parent, b"")
+        try_folder("--results", source.result.parent)
+        if settings.plots is not None:
+            try_folder("--plots", settings.plots / below)
 
     log = None
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training

@@ -19,6 +19,11 @@ Results go to
 figures to the same folder below <plots>.
 """
 
+if __name__ == "__main__":  # first: the other imports take seconds
+    from utils.process import signals
+
+    signals.handle_during_imports()
+
 import functools
 import itertools
 import math
@@ -39,12 +44,12 @@ from utils.options import Role, check_recorded
 from utils.process import devices, distributed
 from utils.process.ending import DONE, exit_status, memory_for
 from utils.process.logging import open_log, progress
+from utils.process.output import try_folder
 from utils.results import differing_options, result_stem, write_json
 from utils.runs.begin import adopt
 from utils.runs.folders import describe_data, noise_of_snapshot, run_folder
 from utils.runs.provenance import provenance
 from utils.runs.record import Snapshot, read_snapshot
-from utils.snapshots.files import make_writable
 from utils.snapshots.weights import bare_weights, fingerprint, load_weights
 from utils.sources import RAND, Initialization, random_initialization, read_initializations, read_list
 from utils.training import precision
@@ -74,6 +79,14 @@ def run(settings: Settings, device: torch.device) -> int:
     precision.set_precision(device, settings.amp, settings.tf32)
     paths = read_list(settings.inits_from) if settings.inits_from is not None else []
     settings, trained, warnings = read_trained(settings)
+    noise = noise_of_snapshot(settings.load_from, trained.config)
+    results_folder, plots_folder, log_folder = (
+        run_folder(base, settings, noise, settings.seed) for base in (settings.results, settings.plots, "./log")
+    )
+    if distributed.RANK == 0:
+        try_folder("--log", (log_folder / settings.log).parent, b"")
+        try_folder("--results", results_folder)
+        try_folder("--plots", plots_folder)
     dataset = load_test_set(settings, device)
     trained.check_classes(dataset.class_names)
     num_classes, head_warnings = sources.classes_of_head(settings, dataset, trained.weights)
@@ -90,12 +103,6 @@ def run(settings: Settings, device: torch.device) -> int:
     if settings.rand:
         initializations.append(random_initialization(settings, trained.config, build))
 
-    noise = noise_of_snapshot(settings.load_from, trained.config)
-    results_folder, plots_folder, log_folder = (
-        run_folder(base, settings, noise, settings.seed) for base in (settings.results, settings.plots, "./log")
-    )
-    for folder in (results_folder, plots_folder):  # now, not when hours have gone into the measurement
-        make_writable(folder)
     log, log_path = open_log(log_folder, settings.log)
     announce(log, settings, trained, dataset, initializations, device, log_path)
     for warning in dict.fromkeys([*warnings, *head_warnings, *more, *dataset.notes]):

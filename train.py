@@ -12,14 +12,20 @@ weights, training states after the epochs asked for, the final weights, and
 run.json, which says what the run is.
 
 A run that is interrupted continues, with the same final weights, when the
-same command is given again with --resume-from latest. Give it from the start:
+same command is given again with --resume-from latest. Give it from the start.
+SIGUSR1 ends a run after the current epoch, with a snapshot:
 
     python train.py --arch lenet --dataset mnist --shuffle --seed 1 \\
         --snapshot-every 1 --resume-from latest
 
 Exit status: 0 done; 1 failed under way; 2 wrong use or input;
-3 plateau (--kill-plateaus); 130, 143 interrupted.
+3 plateau (--kill-plateaus); 130, 143 interrupted or stopped.
 """
+
+if __name__ == "__main__":  # first: the other imports take seconds
+    from utils.process import signals
+
+    signals.handle_during_imports()
 
 import dataclasses
 import logging
@@ -38,7 +44,7 @@ from utils import options
 from utils.arguments import Settings
 from utils.options import LARGEST
 from utils.process import devices, distributed
-from utils.process.ending import DONE, PLATEAU, exit_status, memory_for
+from utils.process.ending import DONE, PLATEAU, STOPPED, exit_status, memory_for
 from utils.process.logging import open_log
 from utils.runs.begin import Run, begin, make_record, refuse_to_overwrite
 from utils.runs.lock import FolderLock
@@ -227,7 +233,11 @@ def train(training: Training) -> int:
                     f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
                 )
                 curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-                recorder.finish_epoch(epoch, curves)
+                stopping = distributed.stop_requested()
+                is_saved = recorder.finish_epoch(epoch, curves, stopping)
+                if is_saved and epoch + 1 < settings.epochs and (stopping or distributed.stop_requested()):
+                    log.error(f"stopped by SIGUSR1 after epoch {epoch}: --resume-from latest goes on")
+                    return STOPPED
         except Plateau as plateau:
             log.error(str(plateau))
             return PLATEAU

@@ -5,6 +5,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+LOGGER = "hyperplanes"  #: name of the logger of the programs
+
 
 def say(line: str, stream: TextIO | None) -> None:
     """Write a line to a stream without breaking a progress bar.

@@ -9,11 +9,11 @@ from core.text import first_line, say
 from data.registry import DataError
 
 
-def download(torchvision_name: str, root: Path, folder: str) -> None:
+def download(torchvision_name: str, root: Path, folder: str, by_hand: str) -> None:
     """Let torchvision download a dataset to <root>/<folder>: either all of it arrives there, or nothing.
 
     Raises:
-        DataError: it cannot be downloaded or written.
+        DataError: it cannot be downloaded or written. The message says what to do `by_hand`.
     """
     import torchvision.datasets
 
@@ -27,4 +27,5 @@ def download(torchvision_name: str, root: Path, folder: str) -> None:
             os.replace(Path(temporary, folder), root / folder)
     except (OSError, RuntimeError) as error:
         reason = first_line(error).rstrip(": ")
-        raise DataError(f"--data-path {root}: {folder} is not there and cannot be downloaded ({reason})") from None
+        missing = f"{folder} is not there and cannot be downloaded ({reason})"
+        raise DataError(f"--data-path {root}: {missing}; {by_hand}, or say where it is") from None

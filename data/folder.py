@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import signal
 import warnings
@@ -14,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.seeds import derive
-from core.text import first_line
+from core.text import LOGGER, first_line
 from data.corruption import pixel_permutation
 from data.epochs import Epochs
 from data.registry import ImageError
 from data.subsets import batch_slices
-from data.transforms import UPSCALED, permute_pixels, zero_pad
+from data.transforms import UPSCALED, UPSCALED_PADDED, permute_pixels, zero_pad
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Preparation:
     """The dataset of the DataLoader: decodes and crops the images in a list of files."""
 
     files: Sequence[str]
-    side: int  #: crop to side x side pixels, then zero-pad to 224x224
+    padded: bool  #: crop to 112x112 pixels, and zero-pad to 224x224; else crop to 224x224
     flip: bool  #: whether augmentation flips images horizontally
     shuffle_seed: int | None  #: seed of the pixel shuffle; None: no pixel shuffle
 
@@ -49,20 +50,32 @@ class Preparation:
             if seed is not None:
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed is slower: it seeds GPUs too
             pixels = pil_to_tensor(self._transforms[seed is not None](image))
-        pixels = zero_pad(pixels, (UPSCALED - self.side) // 2)
+        pixels = zero_pad(pixels, (UPSCALED - pixels.shape[-1]) // 2)
         if self.shuffle_seed is not None:
             permutation = pixel_permutation(number, UPSCALED * UPSCALED, self.shuffle_seed)
             pixels = permute_pixels(pixels[None], torch.from_numpy(permutation)[None])[0]
         return pixels
+
+    def __getitems__(self, keys: Sequence[tuple[int, int | None]]) -> list[tuple[Tensor | ImageError, list[str]]]:
+        """Prepare the images of a batch, each with the warnings that Pillow gave about it."""
+        prepared = []
+        for key in keys:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                warnings.simplefilter("ignore", DeprecationWarning)
+                image = self[key]
+            prepared.append((image, [f"{self.files[key[0]]}: {first_line(str(one.message))}" for one in caught]))
+        return prepared
 
     @functools.cached_property
     def _transforms(self) -> tuple[Callable, Callable]:
         """The usual transforms without augmentation (resize to 256 for a crop of 224), and with it."""
         from torchvision.transforms import v2
 
+        side = UPSCALED_PADDED if self.padded else UPSCALED
         return (
-            v2.Compose([v2.Resize(self.side * 8 // 7), v2.CenterCrop(self.side)]),
-            v2.Compose([v2.RandomResizedCrop(self.side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)]),
+            v2.Compose([v2.Resize(side * 8 // 7), v2.CenterCrop(side)]),
+            v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip(0.5 if self.flip else 0)]),
         )
 
 
@@ -90,6 +103,7 @@ class FolderLoader(Epochs):
     finish: Callable[[Tensor], Tensor]  #: uint8 images (B, C, H, W) on the device -> normalized images
     device: torch.device
     workers: int = 1
+    warned: set[str] = field(default_factory=set, repr=False)  #: warnings about images that were logged already
     #: The batch sampler: for each batch of the epoch the keys of its images, as `Preparation` takes them.
     _batches: list[list[tuple[int, int | None]]] = field(default_factory=list, init=False, repr=False)
     _loader: DataLoader | None = field(default=None, init=False, repr=False)
@@ -122,7 +136,10 @@ class FolderLoader(Epochs):
                     generator=torch.Generator(),
                 )
             prepared = iter(self._loader)
-        for batch, images in zip(self._batches, prepared, strict=True):
+        for batch, (images, problems) in zip(self._batches, prepared, strict=True):
+            for problem in sorted({*problems} - self.warned):
+                logging.getLogger(LOGGER).warning(problem)
+            self.warned.update(problems)
             if isinstance(images, ImageError):
                 raise images
             labels = self.labels[[number for number, _ in batch]]
@@ -131,11 +148,13 @@ class FolderLoader(Epochs):
             yield images, labels.to(self.device, non_blocking=True)
 
 
-def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
-    """Return a batch (B, 3, 224, 224) uint8, or the first error among the images."""
+def _stack(prepared: list[tuple[Tensor | ImageError, list[str]]]) -> tuple[Tensor | ImageError, list[str]]:
+    """Return a batch (B, 3, 224, 224) uint8, or the first error among the images; and all warnings about them."""
+    images = [image for image, _ in prepared]
+    problems = [problem for _, of_image in prepared for problem in of_image]
     broken = next((image for image in images if isinstance(image, ImageError)), None)
     if broken is not None:
-        return broken
+        return broken, problems
     # In channels_last, as in PIL images: they are copied without being reordered.
     batch = torch.empty(len(images), UPSCALED, UPSCALED, 3, dtype=torch.uint8)
     if torch.utils.data.get_worker_info() is not None:
@@ -143,10 +162,11 @@ def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
             batch.share_memory_()  # a failure after this function would leave the main process waiting
         except (OSError, RuntimeError) as error:
             needed = f"{batch.nbytes / 2**20:.0f} MiB of shared memory for a batch cannot be had"
-            return ImageError(f"{needed} ({first_line(error)}): give a smaller --batch-size, or --workers 0")
+            advice = "give a smaller --batch-size, or --workers 0"
+            return ImageError(f"{needed} ({first_line(error)}): {advice}"), problems
     for row, image in zip(batch, images, strict=True):
         row.copy_(image.movedim(0, 2))
-    return batch.movedim(3, 1)
+    return batch.movedim(3, 1), problems
 
 
 @contextlib.contextmanager

@@ -20,22 +20,30 @@ CLOTHES = (
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 MINI = Path(__file__).parent / "fashion_mnist_mini"
+LARGEST_FILE_BYTES = 2**30  #: unpacked
+
+FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
 def read_idx(path: Path, *size: int) -> np.ndarray:
-    """Read an array (n, *size) of bytes in LeCun's IDX format; the file is gzipped if its name ends in .gz.
+    """Read an array (n, *size) of bytes in LeCun's IDX format: the file `path`, else the gzipped one `path`.gz.
 
     The format: two zero bytes, the type (8: unsigned byte), the number of dimensions; each dimension as a
     big-endian 32-bit integer; the values in row-major order.
 
     Raises:
-        DataError: the file is damaged, or holds another array.
+        DataError: the file is missing or damaged, or holds another array.
         OSError: the file cannot be read.
     """
-    content = np.fromfile(path, np.uint8)
-    if path.suffix == ".gz":
+    if path.exists():
+        content = np.fromfile(path, np.uint8)
+    else:
+        missing, path = path, path.with_name(f"{path.name}.gz")
         try:
-            content = np.frombuffer(bytearray(gzip.decompress(content)), np.uint8)  # bytearray: writable
+            with gzip.open(path) as file:
+                content = np.frombuffer(bytearray(file.read(LARGEST_FILE_BYTES)), np.uint8)  # bytearray: writable
+        except FileNotFoundError:
+            raise DataError(f"--data-path: there is neither {missing} nor {path.name}") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path} is damaged: {error}") from None
     dimensions = 1 + len(size)
@@ -48,10 +56,10 @@ def read_idx(path: Path, *size: int) -> np.ndarray:
     return content[start:].reshape(n, *size)
 
 
-def read_part(folder: Path, part: str, suffix: str = "") -> ArraySource:
-    """Read the training images ("train") or the test images ("t10k") in a folder; suffix: ".gz" or none."""
-    images = read_idx(folder / f"{part}-images-idx3-ubyte{suffix}", *IMAGE_SIZE)
-    labels_file = folder / f"{part}-labels-idx1-ubyte{suffix}"
+def read_part(folder: Path, part: str) -> ArraySource:
+    """Read the training images ("train") or the test images ("t10k") in a folder."""
+    images = read_idx(folder / f"{part}-images-idx3-ubyte", *IMAGE_SIZE)
+    labels_file = folder / f"{part}-labels-idx1-ubyte"
     labels = read_idx(labels_file)
     if len(labels) != len(images) or labels.max() >= NUM_CLASSES:
         raise DataError(f"{labels_file} is damaged: it does not hold {len(images)} labels below {NUM_CLASSES}")
@@ -62,13 +70,13 @@ def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):
     """Read a dataset in torchvision's layout, <root>/<folder>/raw; download it if it is missing."""
     raw = root / folder / "raw"
     if not raw.exists():
-        download(folder, root, folder)
+        download(folder, root, folder, f"put {', '.join(FILES)} into {raw}")
     return read_part(raw, "train" if train else "t10k"), class_names
 
 
 def read_mini(root: Path, train: bool):
     """Read the part of Fashion-MNIST in this repository; the folder of the datasets is not used."""
-    return read_part(MINI, "train" if train else "t10k", ".gz"), CLOTHES
+    return read_part(MINI, "train" if train else "t10k"), CLOTHES
 
 
 grey_28x28 = partial(Spec, num_classes=NUM_CLASSES, in_channels=1, image_size=IMAGE_SIZE)

@@ -1,10 +1,19 @@
 """ImageNet, or any folder in its layout: train/ and val/, each with one subfolder of images per class."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from data.registry import FolderSource, Spec, register
+
+SUFFIXES = set(".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .gif .avif".split())
+#: What systems leave in folders, besides names that begin with a dot. Never a class or an image.
+LEFT_BEHIND = {
+    *("@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"),
+    *("lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+}
 
 
 def read(root: Path, train: bool):
@@ -15,12 +24,36 @@ def read(root: Path, train: bool):
     Raises:
         OSError: a folder is missing or cannot be read, there are no classes, or a class has no images.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+    from PIL import Image
+    from torchvision.datasets.folder import find_classes, make_dataset
 
     folder = root / ("train" if train else "val")
-    class_names, label_of = find_classes(folder)
-    files, labels = zip(*make_dataset(folder, label_of, IMG_EXTENSIONS), strict=True)
-    return FolderSource(files, np.array(labels, dtype=np.int64)), class_names
+    suffixes = SUFFIXES & Image.registered_extensions().keys()  # an old Pillow cannot read .avif
+    left_out: Counter[str] = Counter()
+
+    def is_image(path: str) -> bool:
+        suffix = os.path.splitext(path)[1].lower()
+        kind = next(filter(None, map(left_behind, path.removeprefix(f"{folder}/").split("/"))), "")
+        if not kind and suffix in suffixes:
+            return True
+        left_out[kind or f"*{suffix or ' without suffix'}"] += 1
+        return False
+
+    found = find_classes(folder)[0]
+    class_names = [name for name in found if not left_behind(name)]
+    left_out.update(set(found) - set(class_names))
+    if not class_names:
+        raise FileNotFoundError(f"there is no folder of a class in {folder}")
+    label_of = {name: label for label, name in enumerate(class_names)}
+    files, labels = zip(*make_dataset(folder, label_of, is_valid_file=is_image), strict=True)
+    return FolderSource(files, np.array(labels, dtype=np.int64), left_out), class_names
+
+
+def left_behind(name: str) -> str:
+    """Return how a name is counted that systems leave in folders, and people do not give; "" for all others."""
+    if name.startswith("._"):
+        return "._*"
+    return name if name.startswith(".") or name.lower() in LEFT_BEHIND else ""
 
 
 register(

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,8 @@ def load(
             raise DataError(f"--split {images.split:g}: needs --split-seed with --shuffle")
         train, train_class_names = _read(images, train=True)
     test, class_names = _read(images, train=False)
+    sources = [source for source in (train, test) if isinstance(source, FolderSource)]
+    left_out = sum((source.left_out for source in sources), Counter())
     if train is not None and train_class_names != class_names:
         differing = sorted({*train_class_names} ^ {*class_names}) or ["their order"]
         raise DataError(f"--data-path {images.root}: classes of training and test images differ in {differing[0]}")
@@ -86,6 +89,11 @@ def load(
         train = None if train is None else _keep_classes(train, class_names, kept)
         test, class_names = _keep_classes(test, class_names, kept), kept
     notes = _notes(images, workers, train)
+    if left_out:
+        named = ", ".join(f"{count} {name}" for name, count in left_out.most_common(10))
+        more = ", ..." if len(left_out) > 10 else ""
+        what = f"{left_out.total()} files or folders are left out, as no classes or images"
+        notes.append(f"--data-path {images.root}: {what}: {named}{more}")
     if train is not None and images.split:
         train, val = _split(images, train)
     if train is not None and images.noise > 0:
@@ -181,8 +189,7 @@ def make_loader(
         "share": share,
     }
     if isinstance(source, FolderSource):
-        side = images.upscaled_side or transforms.UPSCALED
-        preparation = Preparation(source.files, side, spec.flip, shuffle_seed)
+        preparation = Preparation(source.files, images.upscale_padding, spec.flip, shuffle_seed)
         return FolderLoader(preparation=preparation, labels=labels, device=device, workers=workers, **common)
     permutations = None
     if shuffle_seed is not None and images.upscaled_side is None:

@@ -1,8 +1,9 @@
 """The registry of datasets: what is known about each of them before it is read."""
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ class FolderSource:
 
     files: Sequence[str]
     labels: np.ndarray  #: (n,) int64
+    left_out: Counter[str] = field(default_factory=Counter)  #: how many files and folders, by name or suffix
 
     def select(self, indices: np.ndarray) -> "FolderSource":
         """Return the files and labels at some indices."""

@@ -21,14 +21,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import data
 import models
+from core.errors import UsageError
 from core.text import say
 from experiments.over_seeds import expected_bias, with_spread
 from experiments.reading import ResultError, labelled_folders, seeds_in
 from experiments.tables import made_by, markdown
 from utils import correlation, projections, snapshots
 from utils.arguments import Number
+from utils.process.output import try_folder
 from utils.runs.provenance import provenance
-from utils.snapshots.files import atomic_write, make_writable
+from utils.snapshots.files import atomic_write
 from utils.snapshots.weights import load_weights
 
 #: Of one network: layer -> whether each filter is silent, and whether its projection is <= 0; (N,) bool.
@@ -63,7 +65,7 @@ def main(argv=None) -> int:
     )
     file = args.output.with_name(f"{args.output.name}.md")
     try:
-        make_writable(file.parent)
+        try_folder("--output", file.parent)
         states = {label: states_of(folder, args.epoch) for label, folder in args.groups.items()}
         groups = {label: [measure(path, args.data_path) for path in paths] for label, paths in states.items()}
         measured = table(groups)
@@ -79,7 +81,7 @@ def main(argv=None) -> int:
             opened.write("\n\n".join([f"# {args.title}: silent filters", explanation, measured, *made]) + "\n")
     except (
         *(ResultError, snapshots.SnapshotError, snapshots.NewerFormatError),
-        *(data.DataError, models.ModelError, OSError),
+        *(UsageError, models.ModelError, OSError),
     ) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2

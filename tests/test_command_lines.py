@@ -39,7 +39,7 @@ RECORDED = {
 # Wrong values, separated by blanks: of every option those of its kind, and those out of its range.
 NOT_WHOLE = "'' many 1.5 1e3 nan inf 0x10 -1 -"
 NOT_A_NUMBER = "'' some nan inf -inf 1e999 1,5"
-NOT_A_FILE_NAME = f"'' . .. a/b /a ../a a/ {'a' * 250}"
+NOT_A_LOG = f"'' . .. a/ ./folder ./pipe {'a' * 250}"
 NOT_A_FOLDER = "'' text.txt text.txt/below/it empty pipe /dev/null link"
 NO_SNAPSHOT = f"'' folder text.txt image.png empty nowhere.tar results.json pipe /dev/null link {LONG} text.txt/x"
 WRONG_VALUES = {
@@ -69,7 +69,7 @@ WRONG_VALUES = {
         "--snapshot-every": NOT_WHOLE,
         "--snapshot-all-until": NOT_WHOLE,
         "--tb-logdir": NOT_A_FOLDER,
-        "--log": NOT_A_FILE_NAME,
+        "--log": NOT_A_LOG,
     },
     "compute": {
         "--arch": "'' lenett",
@@ -78,7 +78,7 @@ WRONG_VALUES = {
         "--seed": f"{NOT_WHOLE} {2**32}",
         "--results": NOT_A_FOLDER,
         "--plots": NOT_A_FOLDER,
-        "--log": NOT_A_FILE_NAME,
+        "--log": NOT_A_LOG,
     },
     "reinit": {
         "--arch": "'' lenett",
@@ -94,7 +94,7 @@ WRONG_VALUES = {
         "--seed": f"{NOT_WHOLE} {2**32}",
         "--results": NOT_A_FOLDER,
         "--plots": NOT_A_FOLDER,
-        "--log": NOT_A_FILE_NAME,
+        "--log": NOT_A_LOG,
     },
 }
 WRONG_SNAPSHOTS = {
@@ -304,6 +304,25 @@ def test_wrong_use_is_named_before_anything_is_read_or_written(
     assert what_is_read <= set(row.reads.split())
     assert files_below(Path()) == before
     count("bad command lines caught")
+
+
+def test_tilde_in_a_path_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    common = (*LENET.split(), "--seed", 1, "--subsample-classes", 2)
+    folders = ("--models-path=~/m", "--tb-logdir=~/b", "--data-path=~/d", "--log=~/l/all.log")
+    assert run_main(train, *common, *folders, "--epochs", 0) == 0
+    run = "m/fashion_mnist_mini_2/lenet/1"
+    assert run_main(train, *common, *folders, "--evaluate", "--resume-from", f"~/{run}/lenet_init_0.pt") == 0
+    one = (*common, "--load-from", f"~/{run}/lenet_init_0.pt", "--results=~/r", "--log=~/l/all.log")
+    assert run_main(compute_projections, *one, f"--init-from=~/{run}/lenet_init_0.pt") == 0
+    Path("home/inits.txt").write_text(f"~/{run}/lenet_init_0.pt\n")
+    assert run_main(reinit_layers, *one, "--inits-from=~/inits.txt", "--plots=~/p") == 0
+    assert [path.name for path in Path().iterdir()] == ["home"]
+    results = {f"r/fashion_mnist_mini_2/lenet/1/{name}lenet_init_0.json" for name in ("", "reinit_")}
+    assert {f"{run}/lenet_init_0.pt", "l/all.log", *results} <= files_below(Path("home"))
+    log = Path("home/l/all.log").read_text()
+    for line in ("initial weights: ", "test set: ", "network  ", "trained network: "):  # one command after another
+        assert line in log
 
 
 ALL_OPTIONS = (

@@ -292,6 +292,7 @@ def test_program_terminated_during_its_imports_prints_no_traceback(torture, coun
     run = Run("run", ["--subsample-classes", 2, "--epochs", 10_000])
     for _ in range(20 if torture else 1):
         ended = end_from_shell(run, signal.SIGTERM, chance.uniform(0, 5))
+        # The first: before the first instruction of the program, while Python starts.
         assert ended in ((-signal.SIGTERM, ""), (143, "train.py: terminated\n"))
         assert run.hidden() == []
         count("interruptions survived")

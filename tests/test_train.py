@@ -707,6 +707,45 @@ def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status
         snapshots.load(QUICK_FOLDER / name)
 
 
+def test_sigusr1_ends_a_run_after_the_epoch_and_loses_nothing(monkeypatch, capsys):
+    options = (*QUICK, "--shuffle", "--augmentation", "--epochs", 3, "--snapshot-every", 2)
+    assert run(*options, "--models-path", "whole") == 0
+    options = (*options, "--models-path", "parts", "--resume-from", "latest")
+    original = train.train_epoch
+
+    def warned_in(epochs):
+        def train_epoch(step, net, batches, epoch):
+            if epoch in epochs:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return original(step, net, batches, epoch)
+
+        monkeypatch.setattr(train, "train_epoch", train_epoch)
+
+    whole, folder = Path("whole", *QUICK_FOLDER.parts[1:]), Path("parts", *QUICK_FOLDER.parts[1:])
+    for epoch in (0, 1):  # the second one has a snapshot anyway
+        warned_in([epoch])
+        assert run(*options) == 143
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"stopped by SIGUSR1 after epoch {epoch}")
+        assert snapshots.load(folder / f"lenet_{epoch}.tar")["top1_acc"] is not None
+    warned_in([2])  # a run that is at its end does not stop
+    assert run(*options) == 0
+    assert files_below(folder) == files_below(whole) | {"lenet_0.tar"}
+    for name in ("lenet_2.tar", "lenet_3.pt"):
+        assert same(weights(folder / name), weights(whole / name))
+
+
+def test_sigusr1_while_an_epoch_is_evaluated_ends_the_run_at_once(monkeypatch):
+    original = recording.evaluate
+
+    def evaluate(*arguments):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return original(*arguments)
+
+    monkeypatch.setattr(recording, "evaluate", evaluate)
+    assert run(*QUICK, "--epochs", 3, "--snapshot-every", 1) == 143
+    assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt", "lenet_0.tar"}
+
+
 @pytest.mark.parametrize("becomes", [None, RuntimeError("while a class was made")])
 def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(becomes, monkeypatch, capsys):
     original = optimizers.make_optimizer

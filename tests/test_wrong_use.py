@@ -17,14 +17,23 @@ run = partial(run_main, train)
 refused = partial(programs.refused, train)
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_dataset_that_is_not_there_and_cannot_be_downloaded_is_named(dataset, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("dataset", "by_hand"),
+    [
+        ("mnist", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "nowhere/MNIST/raw"]),
+        ("cifar10", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", "nowhere"]),
+    ],
+)
+def test_dataset_that_cannot_be_downloaded_is_named_with_the_files_to_put_there(
+    dataset, by_hand, capsys, monkeypatch
+):
     # A download that is refused at once, as on a machine without a network.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert run("--arch", "lenet", "--dataset", dataset, "--data-path", "nowhere") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--data-path nowhere" in line
+    assert [name for name in by_hand if name not in line.partition("put ")[2]] == []
     assert files_below(Path()) == set()
 
 

@@ -55,16 +55,19 @@ class Number:
         return next((f"is not {rule}" for rule, holds in rules.items() if not holds), "")
 
 
-def not_empty(text: str) -> str:
-    """Refuse the empty text of an unset shell variable: as a path it would be the current folder."""
+def path_text(text: str) -> str:
+    """Replace `~` at the beginning of a path by the home folder, as the shell does not in `--option=~/path`.
+
+    Refuse the empty text of an unset shell variable: as a path it would be the current folder.
+    """
     if not text:
         raise argparse.ArgumentTypeError("the value is empty")
-    return text
+    return os.path.expanduser(text)
 
 
 def input_path(text: str) -> Path:
     """Convert the path of something to read."""
-    return Path(not_empty(text))
+    return Path(path_text(text))
 
 
 def name_of_file(text: str) -> str:
@@ -76,6 +79,16 @@ def name_of_file(text: str) -> str:
     return text
 
 
+def log_file(text: str) -> str:
+    """Check the name of a log file. With a slash it is a path, which becomes absolute."""
+    if "/" not in text:
+        return name_of_file(text)
+    path = input_path(text).absolute()
+    if text.endswith("/") or (path.exists() and not (path.is_file() and os.access(path, os.W_OK))):
+        raise argparse.ArgumentTypeError(f"{text} is not a file that can be written")
+    return str(path)
+
+
 def name_of_runs(text: str) -> str:
     """Check a name for runs. A number would look like the folder of a seed."""
     if text.isdecimal():
@@ -85,7 +98,7 @@ def name_of_runs(text: str) -> str:
 
 def folder(text: str) -> Path:
     """Convert the path of a folder that exists or can be made."""
-    path = Path(not_empty(text))
+    path = Path(path_text(text))
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             raise argparse.ArgumentTypeError(f"{part} is a link to a place that does not exist")

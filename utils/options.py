@@ -22,9 +22,9 @@ from utils.arguments import (
     Settings,
     folder,
     input_path,
-    name_of_file,
+    log_file,
     name_of_runs,
-    not_empty,
+    path_text,
 )
 
 TRAIN, COMPUTE, REINIT = "train", "compute_projections", "reinit_layers"
@@ -122,7 +122,7 @@ class Option:
             more["choices"] = self.kind
         else:
             whole = isinstance(self.kind, Number) and self.kind.kind is int
-            names_of_kinds = {folder: "DIR", input_path: "PATH", not_empty: "PATH", str: None, SEED: "SEED"}
+            names_of_kinds = {folder: "DIR", input_path: "PATH", path_text: "PATH", str: None, SEED: "SEED"}
             more.update(type=self.kind, metavar=names_of_kinds.get(self.kind, "N" if whole else "VALUE"))
         default = self.default[program] if isinstance(self.default, dict) else self.default
         message = self.help if default is None else f"{self.help} (default: {default})"
@@ -191,7 +191,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option("inits_from", "text file with the path of a snapshot on each line", input_path, None, (REINIT,)),
         Option("rand", "also reset layers to a new random initialization", programs=(REINIT,)),
         Option("resume_from", "continue from a snapshot; 'latest': from the newest intact one of this run",
-               not_empty),
+               path_text),
         Option("override", "when resuming: take hyperparameters, batch size and training images as given now",
                modes=TRAINING, effect=needs("resume_from")),
         Option("seed", "seed of initialization, order, augmentation and dropout (default: drawn)", SEED,
@@ -248,7 +248,8 @@ OPTIONS: dict[str, list[Option]] = {
         Option("results", "folder of the results", folder, "./results", MEASURING, OUTPUT),
         Option("plots", "folder of the figures; compute_projections.py draws none without it", folder,
                {COMPUTE: None, REINIT: "./plots"}, MEASURING, OUTPUT),
-        Option("log", "name of the log file, below ./log", name_of_file, LOG_NAMES, ALL, OUTPUT),
+        Option("log", "name of the log file, below ./log; with a slash: its path", log_file, LOG_NAMES, ALL,
+               OUTPUT),
     ],
     "instead of training": [
         Option("evaluate", "evaluate on the test set and the validation split"),

@@ -17,7 +17,7 @@ from core import seeds
 from core.errors import UsageError
 from data.transforms import UPSCALED
 from utils import options, snapshots
-from utils.arguments import Settings
+from utils.arguments import Settings, input_path
 from utils.options import check_recorded
 from utils.process import distributed
 from utils.results import result_stem
@@ -239,7 +239,7 @@ def read_list(path: Path) -> list[Path]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"--inits-from {path}: not a text file that can be read") from None
-    paths = [Path(line.strip()) for line in lines if line.strip()]
+    paths = [input_path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UsageError(f"--inits-from {path}: there is no path in it")
     missing = [textwrap.shorten(str(path), 300) for path in paths if not os.path.isfile(path)]

@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import io
 import pickle
 import random
 import shutil
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from damage import mutate
 from sample_datasets import load, load_mini, mini_arrays, pixels, whole, write_cifar, write_idx, write_mnist
 
 import data
-from data import idx
+from data import cifar, idx
 
 
 def holds(dataset, parts):
@@ -39,15 +41,30 @@ def test_dataset_in_the_repository_is_read_exactly():
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_idx_files_are_read_exactly(tmp_path, name, folder):
+@pytest.mark.parametrize("gzipped", ["", "*", "*labels*"])
+def test_idx_files_are_read_exactly(tmp_path, name, folder, gzipped):
     parts = write_mnist(tmp_path, folder)
+    for path in list((tmp_path / folder / "raw").glob(gzipped)) if gzipped else []:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
     dataset = load(name, tmp_path, 16, unnormalize=True)
     holds(dataset, parts)
     assert (dataset.class_names == load_mini().class_names) == (name == "fashion_mnist")
 
 
-def test_binary_files_of_cifar_are_read_exactly(tmp_path):
+def pack(root: Path, folder: str, archive: str) -> None:
+    """Replace a folder by the archive that holds it."""
+    with tarfile.open(root / archive, "w:gz") as tar:
+        tar.add(root / folder, folder)
+    shutil.rmtree(root / folder)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_binary_files_of_cifar_are_read_exactly(tmp_path, packed):
     parts = write_cifar(tmp_path), write_cifar(tmp_path, classes=100, n=20)
+    if packed:
+        pack(tmp_path, "cifar-10-batches-bin", "cifar-10-binary.tar.gz")
+        pack(tmp_path, "cifar-100-binary", "cifar-100-binary.tar.gz")
     cifar10, cifar100 = (load(f"cifar{classes}", tmp_path, 16, unnormalize=True) for classes in (10, 100))
     holds(cifar10, parts[0])
     holds(cifar100, parts[1])
@@ -95,31 +112,79 @@ def test_damaged_or_missing_file_is_an_error_that_names_it(tmp_path, name, damag
     assert "\n" not in str(error.value)
 
 
-def test_pickled_files_of_cifar_hold_the_same_as_the_binary_ones(tmp_path, monkeypatch):
-    """The checksums that torchvision compares are made to fit."""
-    parts = write_cifar(tmp_path / "binary")
-    folder = tmp_path / "pickled" / "cifar-10-batches-py"
+@pytest.mark.parametrize(("classes", "packed"), [(10, False), (10, True), (100, True)])
+def test_pickled_files_of_cifar_hold_the_same_as_the_binary_ones(tmp_path, monkeypatch, classes, packed):
+    """The published checksums are made to fit."""
+    parts = write_cifar(tmp_path / "binary", classes)
+    published = getattr(torchvision.datasets, f"CIFAR{classes}")
+    folder = tmp_path / "pickled" / published.base_folder
     folder.mkdir(parents=True)
-    names = [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"]
-    for files, (images, labels) in zip(names, parts, strict=True):
-        for number, file in enumerate(files):
-            here = slice(number * 8, number * 8 + 8)
-            rows = {"data": images[here].reshape(8, -1), "labels": labels[here].tolist()}
+    key = "labels" if classes == 10 else "fine_labels"
+    for kind, (images, labels) in zip(("train_list", "test_list"), parts, strict=True):
+        files = [name for name, _ in getattr(published, kind)]
+        shares = np.split(images, len(files)), np.split(labels, len(files))
+        for file, image, label in zip(files, *shares, strict=True):
+            rows = {"data": image.reshape(len(image), -1), key: label.tolist()}
             (folder / file).write_bytes(pickle.dumps(rows, protocol=2))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
-    sums = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-    cifar = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(cifar, "train_list", [[file, sums[file]] for file in names[0]])
-    monkeypatch.setattr(cifar, "test_list", [[file, sums[file]] for file in names[1]])
-    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
-    binary, pickled = (load("cifar10", tmp_path / version, 16) for version in ("binary", "pickled"))
+        sums = [[file, hashlib.md5((folder / file).read_bytes()).hexdigest()] for file in files]
+        monkeypatch.setattr(published, kind, sums)
+    if packed:
+        pack(tmp_path / "pickled", folder.name, published.filename)
+    binary, pickled = (load(f"cifar{classes}", tmp_path / version, 16) for version in ("binary", "pickled"))
     assert pickled.class_names == binary.class_names
     for part in ("train", "test"):
         for ours, theirs in zip(whole(getattr(pickled, part)), whole(getattr(binary, part)), strict=True):
             assert ours.equal(theirs)
-    (folder / "data_batch_4").write_bytes(b"damaged")
-    with pytest.raises(data.DataError, match="--data-path"):
-        load("cifar10", tmp_path / "pickled", 16)
+    *intact, (last, _) = published.train_list
+    monkeypatch.setattr(published, "train_list", [*intact, [last, "0" * 32]])
+    with pytest.raises(data.DataError, match=f"{last} is damaged"):
+        load(f"cifar{classes}", tmp_path / "pickled", 16)
+
+
+def archive(*members: tuple[str, dict, bytes]) -> bytes:
+    """Return an archive of members: name, what its header says differently, content."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, header, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for key, value in header.items():
+                setattr(info, key, value)
+            file.write(info.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % 512))
+            tar.offset = file.tell()
+    return gzip.compress(file.getvalue(), 1)
+
+
+BATCH = "cifar-10-batches-bin/data_batch_1.bin"
+WRONG_ARCHIVES = {
+    "empty": b"",
+    "no archive": b"<html>Not Found</html>",
+    "gzipped text": gzip.compress(b"no archive, but text" * 100),
+    "without the folder": archive(("data_batch_1.bin", {}, bytes(3073))),
+    "folder in place of a file": archive((BATCH, {"type": tarfile.DIRTYPE}, b"")),
+    "link to itself": archive((BATCH, {"type": tarfile.SYMTYPE, "linkname": "data_batch_1.bin"}, b"")),
+    "link to another file": archive((BATCH, {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, b"")),
+    "size beyond the end": archive((BATCH, {"size": 2**40}, bytes(3073))),
+    "half of a record": archive(*((f"{BATCH[:-5]}{number}.bin", {}, bytes(1000)) for number in range(1, 6))),
+    "bomb": archive(("large", {"size": 2**24}, bytes(2**24)), (BATCH, {}, bytes(3073))),
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_ARCHIVES, "truncated"])
+def test_wrong_archive_is_refused_in_one_line_that_names_it(tmp_path, wrong, monkeypatch):
+    monkeypatch.setattr(cifar, "LARGEST_ARCHIVE_BYTES", 2**20)
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    if wrong == "truncated":
+        write_cifar(tmp_path)
+        pack(tmp_path, "cifar-10-batches-bin", path.name)
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        path.write_bytes(WRONG_ARCHIVES[wrong])
+    with pytest.raises(data.DataError) as error:
+        load("cifar10", tmp_path, 16)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [file.name for file in tmp_path.rglob("*")] == [path.name]
 
 
 def test_missing_dataset_is_downloaded(tmp_path, monkeypatch):

@@ -45,7 +45,6 @@ def remove_images(folder: Path) -> None:
 FOLDERS = {  # what is wrong with the folder, and what the message names
     "empty class": (lambda: remove_images(FIRST), "training images: .*n000"),
     "empty class for testing": (lambda: remove_images(IMAGES / "val/n000"), "test images: .*n000"),
-    "hidden folder": (lambda: (IMAGES / "train/.cache").mkdir(), r"training images: .*\.cache"),
     "class for testing only": (lambda: FIRST.rename("elsewhere"), "n000"),
     "no classes": (lambda: (IMAGES / "train").rename("elsewhere"), "images/train"),
 }
@@ -84,7 +83,6 @@ BROKEN = {
     "crc.png": encoded("PNG")[:40] + b"\xff\xff" + encoded("PNG")[42:],
     "new\nline.jpg": b"text",
     "bytes\udcff\udcfe.jpg": b"text",
-    "._hidden.jpg": b"text",
     "empty.jpg": b"",
     "vanished.png": None,
 }
@@ -135,7 +133,6 @@ UNUSUAL = {
     "animated.webp": encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (60, 50))]),
     "tiny.png": encoded("PNG", (1, 1)),
     "long.jpg": encoded("JPEG", (2000, 5)),
-    ".hidden.png": encoded("PNG"),
     "deep/er/1.png": encoded("PNG"),
     "link/1.png": encoded("PNG"),
 }

@@ -1,6 +1,9 @@
 """Folders of images: they are decoded as torchvision does it, whatever the number of workers."""
 
 import os
+import re
+import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from torchvision.transforms import v2
 
 from core.seeds import derive
 from data import corruption, subsets
+from utils.process.logging import close_log, open_log
 
 
 def test_classes_are_counted_and_images_decoded_as_torchvision_does_it(tmp_path):
@@ -162,3 +166,66 @@ def test_classes_are_chosen_then_split_then_labels_corrupted(tmp_path):
     assert sorted(whole(dataset.train)[1].tolist()) == sorted(noisy.tolist())
     assert whole(dataset.val)[1].tolist() == labels[val].tolist()
     assert np.bincount(whole(dataset.test)[1]).tolist() == [10] * 6
+
+
+def test_what_systems_leave_in_folders_is_neither_a_class_nor_an_image(tmp_path):
+    paths = write_images(tmp_path)
+    left = ["._000.png", "._001.png", ".hidden.png", "Thumbs.db", "@eaDir/000.png/S.png", "deep/.cache/1.png"]
+    for name in [
+        *(f"train/n000/{name}" for name in left),
+        *(f"val/{name}/0.png" for name in (".ipynb", "__MACOSX")),
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths[0], tmp_path / name)
+    for name in ("notes.txt", "a.svg", "b.SVG", "README"):
+        (tmp_path / "val/n001" / name).write_text("no image")
+    dataset = load_folder(tmp_path, shuffle=True)
+    assert (dataset.class_names, dataset.train.num_images, dataset.test.num_images) == (
+        ["n000", "n001", "n002"],
+        12,
+        12,
+    )
+    (note,) = dataset.notes
+    assert "12 files or folders are left out" in note
+    for named in ("2 ._*", "1 Thumbs.db", "1 @eaDir", "1 .cache", "1 .ipynb", "1 __MACOSX", "1 *.txt", "2 *.svg"):
+        assert named in note
+
+
+SUFFIXES = "jpg jpeg jpe jfif png bmp webp tif tiff ppm pgm gif avif JPG Gif".split()
+
+
+def test_all_usual_formats_are_read(tmp_path):
+    write_images(tmp_path, counts=(1,), suffix=".jpg")
+    original = Image.effect_noise((300, 260), 20)
+    readable = [suffix for suffix in SUFFIXES if f".{suffix.lower()}" in Image.registered_extensions()]
+    for suffix in readable:
+        original.save(tmp_path / f"train/n000/x.{suffix}")
+    dataset = load_folder(tmp_path, 50, unnormalize=True, shuffle=True)
+    assert dataset.notes == []
+    images, _ = whole(dataset.train.as_is())
+    assert len(images) == 1 + len(readable)
+    expected = v2.functional.pil_to_tensor(v2.CenterCrop(224)(v2.Resize(256)(original.convert("RGB")))) / 255
+    assert (images[1:] - expected).abs().mean([1, 2, 3]).max() < 0.05
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_warnings_about_images_are_logged_once_with_the_file(tmp_path, workers, capsys):
+    paths = write_images(tmp_path, counts=(3, 3), suffix=".jpg")
+    for path in paths[1::2]:  # EXIF data that end too early
+        content = path.read_bytes()
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 200) + b"\x12\x01\x03\0\x01\0\0\0"
+        path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[20:])
+    _, log = open_log(tmp_path, "x.log")
+    try:
+        dataset = load_folder(tmp_path, 2, workers=workers, shuffle=True)
+        for _ in range(2):
+            whole(dataset.train)
+        whole(dataset.train.as_is())
+        whole(dataset.test)
+    finally:
+        close_log()
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert [line.partition(" Corrupt EXIF")[0] for line in lines] == [f"warning: {path}:" for path in paths[1::2]]
+    assert sorted(re.findall(r"WARNING (.*)", log.read_text())) == [
+        line.removeprefix("warning: ") for line in lines
+    ]

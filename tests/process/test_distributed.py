@@ -277,6 +277,21 @@ def test_running_statistics_of_batch_norm_are_the_mean_over_ranks():
         assert torch.load(f"mean_{rank}.pt").item() == pytest.approx((mean_0 + mean_1).item() / 2)
 
 
+def test_sigusr1_at_any_rank_ends_all_after_the_same_epoch(monkeypatch):
+    original = train.train_epoch
+
+    def train_epoch(step, net, batches, epoch):
+        if distributed.RANK == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(step, net, batches, epoch)
+
+    monkeypatch.setattr(train, "train_epoch", train_epoch)
+    first, second = on_ranks(train, *UNEVEN, "--snapshot-every", 0, "--epochs", 3)
+    assert (first.status, second.status) == (143, 143)
+    assert [line[:37] for line in first.err.splitlines()] == ["stopped by SIGUSR1 after epoch 0: --r"]
+    assert files_below(Path("models", FOLDER)) == {"lenet_init_0.pt", "lenet_0.tar", "run.json"}
+
+
 def test_evaluation_counts_every_image_once(capsys):
     options = (*LENET, "--resume-from", TRAINED, "--evaluate", "--batch-size", 37)
     assert run_main(train, *options) == 0

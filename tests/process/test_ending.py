@@ -1,11 +1,15 @@
 """Errors of PyTorch and the operating system end a program with one line that says what to do."""
 
 import errno
+import os
+import signal
+import time
 
 import pytest
 import torch
 
 from core.errors import RunError, UsageError
+from utils.process import ending
 from utils.process.ending import exit_status, memory_for
 
 CompilerError = type("CompilerError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
@@ -50,6 +54,23 @@ def test_unknown_error_keeps_its_traceback(error):
 
     with pytest.raises(type(error), match=str(error)):
         main()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_while_a_program_ends_is_ignored(first, monkeypatch, capsys):
+    def close_slowly():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+    @exit_status
+    def main(argv=None):
+        os.kill(os.getpid(), first)
+        time.sleep(10)
+
+    monkeypatch.setattr(ending, "close_log", close_slowly)
+    assert main() == 128 + first
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_memory_error_names_what_does_not_fit():

@@ -74,16 +74,23 @@ def placed(options, what: str, folder: Path) -> list:
     return [*options, what, folder]
 
 
-def failed(capsys, program, options, path) -> str:
-    """Check that a program fails in one line that names a path, and leaves no half file. Returns its output."""
+def failed(capsys, program, options, named, status: int = 1) -> str:
+    """Check that a program fails in one line that names something, and leaves no half file. Returns its output."""
     capsys.readouterr()
-    status = run_main(program, *options)
+    assert run_main(program, *options) == status
     output = capsys.readouterr()
-    assert status == 1, output
     (line,) = [line for line in output.err.splitlines() if not line.startswith("warning: ")]
-    assert line.startswith(f"{program.__name__}.py: failed: {path}"), line
+    assert line.startswith(f"{program.__name__}.py: {'error' if status == 2 else 'failed'}: {named}"), line
     check_what_is_left()
     return output.out
+
+
+def refused_before_any_work(capsys, program, options, what: str, folder: str) -> None:
+    """Check that a program names the option and the folder, and neither measures nor writes anything."""
+    before = files_below(Path())
+    named = f"{'--log' if what == 'log' else what}: files cannot be written into {folder}"
+    assert failed(capsys, program, options, named, status=2) == ""
+    assert files_below(Path()) == before
 
 
 def check_what_is_left() -> None:
@@ -131,8 +138,7 @@ def test_folder_that_cannot_be_written_ends_a_program_in_one_line(
         assert all(line.startswith("warning: ") for line in capsys.readouterr().err.splitlines())
         check_what_is_left()
     else:
-        output = failed(capsys, program, options, "log" if what == "log" else disk)
-        assert "epoch 0" not in output  # nothing is trained or measured that would be lost
+        refused_before_any_work(capsys, program, options, what, "log" if what == "log" else str(disk))
     count("full or read-only disks survived")
 
 
@@ -155,8 +161,8 @@ def forbidden(monkeypatch):
 
 @each_folder
 def test_folder_without_permission_ends_a_program_in_one_line(program, options, what, forbidden, capsys, count):
-    output = failed(capsys, program, placed(options, what, forbidden), "log" if what == "log" else forbidden)
-    assert "epoch 0" not in output
+    options = placed(options, what, forbidden)
+    refused_before_any_work(capsys, program, options, what, "log" if what == "log" else "forbidden")
     count("full or read-only disks survived")
 
 

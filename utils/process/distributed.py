@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from core.errors import UsageError
+from utils.process import signals
 
 RENDEZVOUS_TIMEOUT_S = 900.0  #: until all processes have started; imports from a network disk can take minutes
 FAILURE_GRACE_S = 1.0  #: how long other ranks let rank 0 report an error first
@@ -97,6 +98,11 @@ def sum_(tensor: Tensor) -> Tensor:
     if WORLD_SIZE > 1:
         distributed.all_reduce(tensor)
     return tensor
+
+
+def stop_requested() -> bool:
+    """Return on all ranks whether SIGUSR1 has reached one of them."""
+    return sum_(torch.tensor(int(signals.stop_requested))).item() > 0
 
 
 def from_rank_0(function: Callable[[], Any]) -> Any:

@@ -21,12 +21,9 @@ from utils.process.devices import is_out_of_gpu_memory
 from utils.process.logging import close_log, last_words, log_first_and_last
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
+STOPPED = 128 + signal.SIGTERM  #: after an epoch, as SIGUSR1 asks for
 
-#: What to print, and the exit status, if a signal ends the program.
-_SIGNALS = {
-    KeyboardInterrupt: ("interrupted", 128 + signal.SIGINT),
-    signals.Terminated: ("terminated", 128 + signal.SIGTERM),
-}
+_SIGNALS = {KeyboardInterrupt: signal.SIGINT, signals.Terminated: signal.SIGTERM}
 
 
 def _says(pattern: str, kind: type[Exception] = Exception) -> Callable[[Exception], bool]:
@@ -88,7 +85,9 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
             try:
                 status = main(argv)
                 log_first_and_last()
+                signals.ignore_more()
             except BaseException as error:
+                signals.ignore_more()
                 status = _report(error, name)
                 if status is None:
                     raise
@@ -108,7 +107,7 @@ def _report(error: BaseException, program: str) -> int | None:
     """Print why the program ends and return its exit status; None if the error is unknown."""
     kind = signals.received() or type(error)  # libraries may replace a signal's exception by one of their own
     if kind in _SIGNALS:
-        reason, status = _SIGNALS[kind]
+        reason, status = signals.REASONS[_SIGNALS[kind]], 128 + _SIGNALS[kind]
     elif isinstance(error, OneLineError):
         reason, status = str(error), error.status
     else:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from core.text import printable, say
+from core.text import LOGGER, printable, say
 from utils.process import distributed
 from utils.process.signals import check_signals
 
-LOGGER = "hyperplanes"
 _first_and_last = ""  # a warning; see warn_first_and_last
 
 
@@ -47,8 +46,8 @@ def _make_printable(record: logging.LogRecord) -> bool:
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     """Open a log that writes to the console and to a file. Return the logger and the path of the file.
 
-    The path is `<folder>/<date>-<time>_<name>`; if that exists, `<date>-<time>-2_<name>`, and so on. Ranks other
-    than 0 write nothing.
+    The path is `<folder>/<date>-<time>_<name>`; if that exists, `<date>-<time>-2_<name>`, and so on. If the name
+    is an absolute path, the log is appended to that. Ranks other than 0 write nothing.
     """
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO if distributed.RANK == 0 else logging.CRITICAL + 1)
@@ -56,12 +55,14 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     logger.addFilter(_make_printable)
     if distributed.RANK > 0:
         return logger, folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    now = f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    path, now = folder / name, f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    appended = path == Path(name)
     for number in itertools.count(1):
-        path = folder / (f"{now}_{name}" if number == 1 else f"{now}-{number}_{name}")
+        if not appended:
+            path = folder / (f"{now}_{name}" if number == 1 else f"{now}-{number}_{name}")
         with contextlib.suppress(FileExistsError):
-            file = _File(path, mode="x", encoding="utf-8")
+            file = _File(path, mode="a" if appended else "x", encoding="utf-8")
             break
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)

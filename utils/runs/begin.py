@@ -18,6 +18,7 @@ from utils import options, snapshots
 from utils.arguments import Settings
 from utils.options import CONFIGURATION, DEFAULTS, IDENTITY, OVERRIDABLE, TRAINING, Role, check_recorded, flag
 from utils.process import distributed
+from utils.process.output import try_folder
 from utils.runs import record
 from utils.runs.folders import RunFiles
 from utils.runs.lock import FolderLock
@@ -67,6 +68,12 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     latest = settings.resume_from == "latest"
     warnings: list[str] = []
     snapshot = unstarted = None
+    files = RunFiles.of(settings)
+    try_folder("--log", (files.log_folder / settings.log).parent, b"")
+    if training:
+        try_folder("--models-path", files.folder)
+    if options.mode(settings) in options.TRAINING:
+        try_folder("--tb-logdir", files.board_folder)
     if training and latest:  # before looking for it: another process might be about to write it
         warnings += hold_folder(RunFiles.of(settings).folder, lock, settings.arch)
     if latest:

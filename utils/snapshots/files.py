@@ -1,21 +1,9 @@
 """Write files that a reader sees whole or not at all."""
 
 import contextlib
-import errno
 import os
 import secrets
 from pathlib import Path
-
-
-def make_writable(folder: Path) -> None:
-    """Create a folder if it is missing, and check that files can be written into it.
-
-    Raises:
-        OSError: they cannot.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(errno.EACCES, "files cannot be written there", str(folder))
 
 
 @contextlib.contextmanager

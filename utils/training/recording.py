@@ -87,12 +87,14 @@ class Recorder:
             if distributed.RANK == 0 and ours:
                 snapshots.save(with_accuracies(snapshots.load(path), watched), path)
 
-    def finish_epoch(self, epoch: int, curves: dict[str, float]) -> None:
-        """Finish an epoch: evaluate, log its metrics and save a snapshot where one is due.
+    def finish_epoch(self, epoch: int, curves: dict[str, float], stopping: bool = False) -> bool:
+        """Finish an epoch: evaluate, log its metrics and save a snapshot where one is due, or the run stops here.
 
-        Raise Plateau if the run is to stop here, NotFiniteError if weights or outputs are not finite.
+        Return whether there is a snapshot. Raise Plateau if the accuracy did not change, NotFiniteError if weights
+        or outputs are not finite.
         """
         due, watched_for_plateau = is_snapshot_epoch(epoch, self.settings), self._watches_for_plateau(epoch)
+        due = due or stopping
         path = self.files.training_state(epoch)
         if due:
             check_weights(self.training.net, epoch)
@@ -101,13 +103,14 @@ class Recorder:
             state = {**self._state(epoch, curves), "unmeasured": curves}
             distributed.from_rank_0(lambda: snapshots.save(state, path))
         if due or watched_for_plateau:
-            watched = self._measure(epoch, curves, None if watched_for_plateau else path)
+            watched = self._measure(epoch, curves, None if watched_for_plateau else path, due)
         else:
             self._add_to_board(epoch + 1, curves)
         if due:
             if distributed.RANK == 0:
                 snapshots.save(with_accuracies(self._state(epoch, curves), watched), path)
             self.training.log.info(f"  snapshot: {path}")
+        return due
 
     def _state(self, epoch: int, curves: dict[str, float]) -> dict[str, Any]:
         """Return the training state after an epoch; its accuracies are not known yet."""
@@ -125,10 +128,12 @@ class Recorder:
             "scheduler_state_dict": training.schedule.state_dict() if training.schedule is not None else {},
         }
 
-    def _measure(self, epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation:
+    def _measure(
+        self, epoch: int, curves: dict[str, float], snapshot: Path | None, due: bool = True
+    ) -> Evaluation:
         """Evaluate the network after an epoch, and remove its snapshot if the outputs are not finite."""
         try:
-            watched = self._evaluate(epoch, dict(curves))
+            watched = self._evaluate(epoch, dict(curves), due)
         except NotFiniteError as error:
             # The loss of the last batch was computed before its step.
             message = f"the last batch of epoch {epoch} broke the weights: {error}"
@@ -141,8 +146,8 @@ class Recorder:
         self.previous_top1 = watched.top1
         return watched
 
-    def _evaluate(self, epoch: int, curves: dict[str, float]) -> Evaluation:
-        """Evaluate on the images that training is watched with, and log all that is due after the epoch."""
+    def _evaluate(self, epoch: int, curves: dict[str, float], due: bool) -> Evaluation:
+        """Evaluate on the images that training is watched with; log what belongs to a snapshot, if one is due."""
         net, dataset, log = self.training.net, self.training.dataset, self.training.log
         images, name, tag = dataset.val, "validation split", "validation"
         if dataset.val is None:
@@ -150,7 +155,7 @@ class Recorder:
         watched = evaluate(net, images, name)
         log.info(f"  {name}: {watched}")
         curves |= {f"{what}/{tag}": value for what, value in watched._asdict().items()}
-        if is_snapshot_epoch(epoch, self.settings):
+        if due:
             self._log_bias(epoch + 1)
             if self.settings.train_acc:
                 on_train = evaluate(net, dataset.train.as_is(), "training set")
