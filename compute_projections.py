@@ -123,11 +123,11 @@ def run(settings: Settings, device: torch.device) -> int:
     if log is None:
         raise RunError("; ".join(damaged))
 
+    if left_out:
+        log.info(f"{left_out} convolutions of 1x1 are left out")
     for folder in runs:
         warnings["no results"] += write_projections(folder, settings)
     report(log, settings, list(runs.values()))
-    if left_out:
-        log.info(f"{left_out} convolutions of 1x1 are left out")
     if new_layers:
         log.warning(
             "for these images or classes there are new layers, with random weights of seed "
