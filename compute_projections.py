@@ -14,7 +14,8 @@ For every layer of N filters: their projections, the share of projections that
 are not positive (mass; 1/2 if signs are fair coins), mean, standard deviation,
 and the p-value against mass 1/2. With --init-from also how far the weights
 have moved. Each snapshot gets one JSON file in
-<results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/].
+<results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]; projections.csv there
+has a row a snapshot and layer of all of them.
 
 Only the weights that are measured are read from a snapshot.
 """
@@ -43,7 +44,7 @@ from utils.process import devices, distributed
 from utils.process.ending import DONE, FAILED, exit_status, memory_for
 from utils.process.logging import open_log, progress
 from utils.process.output import try_folder
-from utils.results import differing_options, write_json
+from utils.results import differing_options, write_json, write_projections
 from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
 from utils.snapshots.weights import check_finite
@@ -75,6 +76,7 @@ def run(settings: Settings, device: torch.device) -> int:
     models.check_own_weights(layers)
     if not layers:
         raise UsageError(f"--arch {settings.arch} has no convolutional layers to measure: add --with-linear")
+    left_out = sum(weight.dim() == 4 and weight.shape[2:] == (1, 1) for weight in network.state_dict().values())
     wanted = {f"{layer.name}.weight" for layer in layers}.__contains__
     warnings: defaultdict[str, list[str]] = defaultdict(list)  # by kind: of each the first one is logged
     initial = initial_weights = None
@@ -133,6 +135,10 @@ def run(settings: Settings, device: torch.device) -> int:
     if log is None:
         raise RunError("; ".join(damaged))
 
+    if left_out:
+        log.info(f"{left_out} convolutions of 1x1 are left out")
+    for folder in runs:
+        warnings["no results"] += write_projections(folder, settings)
     report(log, settings, list(runs.values()))
     if new_layers:
         log.warning(
@@ -205,13 +211,31 @@ def report(log: logging.Logger, settings: Settings, runs: list[list[tuple[Source
     """Log the statistics of the last snapshot of each run, and draw the figures that were asked for."""
     for run in runs:
         source, measured = run[-1]
+        folder = source.result.parent
+        if len(run) > 1:
+            log.info(f"\n{table_by_snapshot(run)}")
         log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
         log.info(table(measured))
-        log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {source.result.parent}'}")
+        log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {folder}'}")
+        log.info(f"table: {folder / 'projections.csv'}")
     if settings.plots is not None:
         for run in runs:
             for figure in draw(run, settings):
                 log.info(f"figure: {figure}")
+
+
+def table_by_snapshot(run: list[tuple[Source, dict]]) -> str:
+    """Return a line per snapshot: mean and mass of the network, and how many of its layers are biased."""
+    level, width = 1 - projections.CONFIDENCE, max(8, *(len(Path(source.name).name) for source, _ in run))
+    lines = [f"{'snapshot':{width}}  epoch     mean   mass  layers biased (p < {level:.2g})"]
+    for source, measured in run:
+        layers, epoch = measured.values(), "-" if source.epoch is None else source.epoch
+        filters = sum(layer["filters"] for layer in layers)
+        mean, mass = (sum(layer[key] * layer["filters"] for layer in layers) / filters for key in ("mean", "mass"))
+        biased = sum(layer["p_value"] < level for layer in layers)
+        row = f"{Path(source.name).name:{width}}  {epoch:>5}  {mean:+7.3f}  {mass:5.3f}"
+        lines.append(f"{row}  {biased} of {len(layers)}")
+    return "\n".join(lines)
 
 
 def table(measured: dict[str, dict]) -> str:

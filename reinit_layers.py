@@ -15,8 +15,8 @@ set. The bias of the layers (see compute_projections.py) is measured from the
 same trained weights, and compared with the accuracy lost.
 
 Results go to
-<results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]reinit_<snapshot>.json,
-figures to the same folder below <plots>.
+<results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]reinit_<snapshot>.json
+and .csv, figures to the same folder below <plots>.
 """
 
 if __name__ == "__main__":  # first: the other imports take seconds
@@ -45,7 +45,7 @@ from utils.process import devices, distributed
 from utils.process.ending import DONE, exit_status, memory_for
 from utils.process.logging import open_log, progress
 from utils.process.output import try_folder
-from utils.results import differing_options, result_stem, write_json
+from utils.results import RESET, differing_options, result_stem, rows_of, write_csv, write_json
 from utils.runs.begin import adopt
 from utils.runs.folders import describe_data, noise_of_snapshot, run_folder
 from utils.runs.provenance import provenance
@@ -126,6 +126,8 @@ def run(settings: Settings, device: torch.device) -> int:
     path = results_folder / f"reinit_{stem}.json"
     differing = differing_options(path, results)
     write_json(results, path)
+    table = path.with_name(f"reinit_{stem}.csv")
+    write_csv(rows_of(results, path, settings), table, RESET)
     log.info(report(results))
     chance = 100 / num_classes
     if measured.top1 / 2 < chance:
@@ -134,6 +136,7 @@ def run(settings: Settings, device: torch.device) -> int:
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
+    log.info(f"table: {table}")
     title = f"{settings.arch} on {describe_data(settings.dataset, settings.subsample_classes, noise)}"
     for figure in draw(results, title, plots_folder, stem):
         log.info(f"figure: {figure}")

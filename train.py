@@ -8,8 +8,8 @@
         --shuffle --augmentation --cuda
 
 Snapshots go to <models-path>/<dataset>/<arch>/[<name>/][<seed>/]: the initial
-weights, training states after the epochs asked for, the final weights, and
-run.json, which says what the run is.
+weights, training states after the epochs asked for, the final weights,
+run.json, which says what the run is, and metrics.csv, with a row an epoch.
 
 A run that is interrupted continues, with the same final weights, when the
 same command is given again with --resume-from latest. Give it from the start.
@@ -28,6 +28,7 @@ if __name__ == "__main__":  # first: the other imports take seconds
     signals.handle_during_imports()
 
 import dataclasses
+import functools
 import logging
 import sys
 import time
@@ -44,9 +45,9 @@ from utils import options
 from utils.arguments import Settings
 from utils.options import LARGEST
 from utils.process import devices, distributed
-from utils.process.ending import DONE, PLATEAU, STOPPED, exit_status, memory_for
-from utils.process.logging import open_log
-from utils.runs.begin import Run, begin, make_record, refuse_to_overwrite
+from utils.process.ending import DONE, PLATEAU, STOPPED, advise_when_interrupted, exit_status, memory_for
+from utils.process.logging import open_log, time_left
+from utils.runs.begin import Run, begin, make_record, refuse_to_overwrite, way_on
 from utils.runs.lock import FolderLock
 from utils.runs.provenance import provenance
 from utils.runs.record import save_weights
@@ -54,7 +55,7 @@ from utils.snapshots.weights import bare_weights, load_weights
 from utils.sources import classes_of_head
 from utils.training import optimizers, precision
 from utils.training.metrics import evaluate
-from utils.training.recording import Plateau, Recorder, Training, open_board
+from utils.training.recording import Plateau, Recorder, Training, log_disk_space, open_board
 from utils.training.step import make_step, train_epoch
 
 
@@ -71,6 +72,8 @@ def main(argv=None) -> int:
         run = distributed.from_rank_0(lambda: begin(settings, lock))
         if run is None:
             return DONE
+        if run.training:
+            advise_when_interrupted(functools.partial(way_on, settings, run))
         own = run.settings.replace(data_path=settings.data_path, workers=settings.workers)
         return execute(dataclasses.replace(run, settings=own), device)
 
@@ -210,11 +213,14 @@ def train(training: Training) -> int:
             return DONE
     if dataset.val is None:
         log.info("there is no validation split: the test set is used to watch training")
+    if distributed.RANK == 0:
+        log_disk_space(training)
     step = make_step(net, optimizer, settings.compile)
     with open_board(training) as board:
         recorder = Recorder(training, board)
         try:
             recorder.begin()
+            left = time_left(run.first_epoch, settings.epochs)
             for epoch in range(run.first_epoch, settings.epochs):
                 stream = [epoch] if distributed.RANK == 0 else [epoch, distributed.RANK]
                 torch.manual_seed(seeds.derive(settings.seed, "dropout", *stream))
@@ -223,7 +229,7 @@ def train(training: Training) -> int:
                 if not lr <= LARGEST:
                     raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
                 began = time.perf_counter()
-                loss, accuracy = train_epoch(step, net, dataset.train, epoch)
+                loss, accuracy = train_epoch(step, net, dataset.train, epoch, left)
                 seconds = time.perf_counter() - began
                 if schedule is not None:
                     schedule.step()

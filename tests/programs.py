@@ -1,5 +1,6 @@
 """How the tests run the programs, from the shell or by their main function, and read what they leave behind."""
 
+import csv
 import json
 import struct
 import subprocess
@@ -104,6 +105,12 @@ def same(one, other) -> bool:
     if isinstance(one, (list, tuple)):
         return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
     return type(one) is type(other) and repr(one) == repr(other)
+
+
+def table(path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
 
 
 def results(path) -> dict:

@@ -6,17 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from programs import REFERENCE, ROOT, files_below, refused, results, run_main
+from programs import REFERENCE, ROOT, files_below, refused, results, run_main, table
 
 import compute_projections
 import models
 import train
+from utils.options import parse
+from utils.results import write_projections
 
 LENET = ("--arch", "lenet", "--dataset", "mnist")
 MINI = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
@@ -125,7 +128,7 @@ def test_new_numbers_of_a_layer():
         "resnet50": [1, 3, 4, 6, 3],
     }.items(),
 )
-def test_every_architecture_by_stage_and_block(arch, blocks, tmp_path):
+def test_every_architecture_by_stage_and_block(arch, blocks, tmp_path, capsys):
     weights = network(arch)
     path = write(weights, tmp_path / f"{arch}_3.pt")
     assert run("--arch", arch, "--dataset", "cifar10", "--load-from", path, "--normalize") == 0
@@ -135,6 +138,9 @@ def test_every_architecture_by_stage_and_block(arch, blocks, tmp_path):
     measured = layers_of(content)
     convolutions = {name[:-7]: w for name, w in weights.items() if w.dim() == 4 and w.shape[2:] != (1, 1)}
     assert [layer["name"] for layer in measured] == list(convolutions)
+    left_out = re.findall(r"^(\d+) convolutions of 1x1 are left out$", capsys.readouterr().out, re.M)
+    of_1x1 = sum(w.dim() == 4 for w in weights.values()) - len(convolutions)
+    assert left_out == ([str(of_1x1)] if of_1x1 else [])
     for layer, weight in zip(measured, convolutions.values(), strict=True):
         w = weight.double().numpy().reshape(len(weight), -1)
         cosines = w.sum(1) / np.sqrt((w**2).sum(1) * w.shape[1])
@@ -298,12 +304,83 @@ def test_folder_is_measured_in_order_of_training(tmp_path, capsys):
     assert run(*LENET, "--load-from", tmp_path, "--init-from", INITIAL, "--log", "measured.log") == 0
     folder = Path("results/mnist/lenet")
     epochs = {"lenet_init_0": "0", "lenet_0": "1", "lenet_2": "3", "lenet_10": "11", "lenet_11": "11"}
-    assert {path.stem: results(path)["epoch"] for path in folder.iterdir()} == epochs
+    measured = {path.stem: results(path) for path in folder.glob("*.json")}
+    assert {name: content["epoch"] for name, content in measured.items()} == epochs
     said = capsys.readouterr().out
+    for name, content in measured.items():  # a line per snapshot with what is in its file
+        mean, mass = (content["net"][key] for key in ("mean", "mass"))
+        biased = sum(layer["p_value"] < 0.05 for layer in layers_of(content))
+        (line,) = re.findall(rf"^{name}\.(?:pt|tar) +(.*)$", said, re.M)
+        assert line.split() == [content["epoch"], f"{mean:+.3f}", f"{mass:.3f}", str(biased), "of", "6"]
+    assert re.findall(r"^(lenet_\w+)\.", said, re.M) == list(epochs)
     assert "lenet_11.pt, the last of 5 snapshots" in said
     assert "5 files in results/mnist/lenet" in said
     (log,) = Path("log/mnist/lenet").glob("*_measured.log")
     assert "features.12" in log.read_text()
+
+
+def cells(values) -> list[str]:
+    """Values as a CSV file has them."""
+    return ["" if value is None else str(value) for value in values]
+
+
+def test_table_has_a_row_for_each_snapshot_and_layer_whichever_command_measured_it(tmp_path, capsys):
+    for epoch in (9, 10):
+        snapshot(tmp_path / f"lenet_{epoch}.tar", epoch, noise=0.2)
+    weights = torch.load(INITIAL, weights_only=True)
+    for name in ("lenet_10.pt", "lenet_2.pt", "best, of all.pt"):
+        write(weights, tmp_path / "noise_20" / name)
+    asked = (*LENET, "--seed", 3, "--name", "tried, twice", "--normalize")
+    assert run(*asked, "--load-from", tmp_path, tmp_path / "noise_20") == 0
+    assert run(*asked, "--load-from", tmp_path / "noise_20" / "best, of all.pt", "--init-from", INITIAL) == 0
+    folder = Path("results/mnist/noise_20/lenet/tried, twice/3")
+    rows = table(folder / "projections.csv")
+    in_order = ["lenet_2", "lenet_9", "lenet_10.pt", "lenet_10", "best, of all"]
+    assert [row["snapshot"] for row in rows[::6]] == in_order
+    assert [row["epoch"] for row in rows[::6]] == ["2", "10", "10", "11", ""]
+    assert len(rows) == 30
+    for name, of_snapshot in zip(in_order, (rows[start : start + 6] for start in range(0, 30, 6)), strict=True):
+        content = results(folder / f"{name}.json")
+        for depth, (row, layer) in enumerate(zip(of_snapshot, layers_of(content), strict=True), start=1):
+            run_columns = (row[key] for key in ("dataset", "noise", "arch", "name", "seed", "snapshot", "depth"))
+            assert [*run_columns] == ["mnist", "noise_20", "lenet", "tried, twice", "3", name, str(depth)]
+            assert row["normalized"] == "True"
+            assert content[row["stage"]][row["block"]] == layer
+            assert row["layer"] == layer["name"]
+            statistics = [key for key in layer if key not in ("name", "projections")]
+            assert [row[key] for key in statistics] == cells(layer[key] for key in statistics)
+            assert bool(row["l2_dist"]) == (name == "best, of all")
+    documented = (ROOT / "docs/results.md").read_text()
+    assert [column for column in rows[0] if f"| `{column}`" not in documented] == []
+
+
+def test_files_that_are_no_results_are_not_in_the_table_and_damaged_ones_are_named(capsys):
+    folder = Path("results/mnist/lenet")
+    folder.mkdir(parents=True)
+    for name, content in {"notes": '{"epoch": "1"}', "list": "[1]", "reinit_lenet_2": '{"epoch": null}'}.items():
+        (folder / f"{name}.json").write_text(content)
+    (folder / "truncated.json").write_text('{"net": {}')
+    (folder / "other.json").write_text('{"net": {}, "epoch": "best"}')
+    assert run(*LENET, "--load-from", TRAINED) == 0
+    warning = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"(other|truncated)\.json is not a result .* \(and 1 more like this\)$", warning)
+    assert {row["snapshot"] for row in table(folder / "projections.csv")} == {"lenet_2"}
+
+
+def test_commands_at_once_make_one_table():
+    assert run(*LENET, "--load-from", TRAINED) == 0
+    folder = Path("results/mnist/lenet")
+    content = (folder / "lenet_2.json").read_text()
+    settings = parse("compute_projections", None, list(LENET))
+
+    def measure(first: int) -> None:
+        for number in range(first, 40, 4):
+            (folder / f"lenet_{number}.json").write_text(content)
+            write_projections(folder, settings)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(measure, range(4)))
+    assert len({row["snapshot"] for row in table(folder / "projections.csv")}) == 40
 
 
 def test_table_has_a_line_per_layer(capsys):
@@ -325,7 +402,7 @@ def test_table_has_a_line_per_layer(capsys):
 def test_noise_is_that_of_the_configuration(config, folders, said, tmp_path, titles):
     path = snapshot(tmp_path / "noise_50" / "lenet_2.tar", 2, **config)
     assert run(*LENET, "--load-from", path, "--plots", "plots") == 0
-    assert files_below(Path("results")) == {f"{folders}/lenet_2.json"}
+    assert files_below(Path("results")) == {f"{folders}/lenet_2.json", f"{folders}/projections.csv"}
     assert f"{folders}/projections_lenet_2.png" in files_below(Path("plots"))
     assert titles[0].replace("\n", " ") == f"lenet on {said}, after 3 epochs"
     assert all(name.startswith(f"{folders}/") for name in files_below(Path("log")))
@@ -336,7 +413,9 @@ def test_noise_folder_is_that_of_the_path_where_none_is_recorded(name, tmp_path)
     path = tmp_path / "mnist" / name / "lenet" / "1" / "lenet_3.pt"
     write(torch.load(INITIAL, weights_only=True), path)
     assert run(*LENET, "--seed", 1, "--load-from", os.path.relpath(path)) == 0
-    assert files_below(Path("results")) == {f"mnist/{name}/lenet/1/lenet_3.json"}
+    assert {str(path) for path in Path("results").rglob("*.json")} == {
+        f"results/mnist/{name}/lenet/1/lenet_3.json"
+    }
 
 
 @pytest.mark.parametrize("given", [(), ("--subsample-classes", 3)])
@@ -361,7 +440,9 @@ def test_final_weights_beside_a_training_state_of_the_same_name(given, tmp_path)
 def test_noisy_and_clean_snapshots_of_one_name_stay_apart(tmp_path):
     clean, noisy = snapshot(tmp_path / "a/lenet_2.tar", 2), snapshot(tmp_path / "b/lenet_2.tar", 2, noise=0.2)
     assert run(*LENET, "--load-from", clean, noisy) == 0
-    assert files_below(Path("results")) == {"mnist/lenet/lenet_2.json", "mnist/noise_20/lenet/lenet_2.json"}
+    folders = ("mnist/lenet", "mnist/noise_20/lenet")
+    written = {f"{folder}/{name}" for folder in folders for name in ("lenet_2.json", "projections.csv")}
+    assert files_below(Path("results")) == written
 
 
 @pytest.mark.parametrize(
@@ -454,7 +535,7 @@ def test_damaged_snapshots_among_many_are_reported_at_the_end(tmp_path, capsys):
     damage(tmp_path / "lenet_1.tar", weights["features.12.weight"])
     (tmp_path / "lenet_2.tar").write_bytes((tmp_path / "lenet_2.tar").read_bytes()[:-1000])
     assert run(*LENET, "--load-from", tmp_path, "--plots", "plots") == 1
-    assert files_below(Path("results")) == {"mnist/lenet/lenet_0.json", "mnist/lenet/lenet_3.json"}
+    assert {path.name for path in Path("results/mnist/lenet").glob("*.json")} == {"lenet_0.json", "lenet_3.json"}
     assert "mnist/lenet/mass_lenet.pdf" in files_below(Path("plots"))
     said = capsys.readouterr()
     assert "lenet_3.tar, the last of 2 snapshots" in said.out
@@ -498,7 +579,7 @@ def test_run_of_train_is_measured_from_its_folder():
     assert run(*asked) == 0
     measured = Path("results/fashion_mnist_mini/noise_20/lenet/1")
     epochs = {"lenet_init_0": "0", "lenet_0": "1", "lenet_1": "2", "lenet_2": "2"}
-    assert {path.stem: results(path)["epoch"] for path in measured.iterdir()} == epochs
+    assert {path.stem: results(path)["epoch"] for path in measured.glob("*.json")} == epochs
     start, end = (results(measured / f"{name}.json") for name in ("lenet_init_0", "lenet_2"))
     assert {layer["l2_dist"] for layer in layers_of(start)} == {0.0}
     assert all(layer["l2_dist"] > 0 for layer in layers_of(end))

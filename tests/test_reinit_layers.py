@@ -12,7 +12,7 @@ import programs
 import pytest
 import torch
 from PIL import Image
-from programs import REFERENCE, files_below, results, run_main, weights
+from programs import REFERENCE, ROOT, files_below, results, run_main, table, weights
 from torch.nn.functional import cross_entropy
 from torchvision.models import SqueezeNet1_1_Weights
 
@@ -145,11 +145,47 @@ def test_console_has_the_table_and_files_are_where_it_says(capsys):
     figures = {f"{kind}_lenet_2.{suffix}" for kind in ("reinit", "criticality") for suffix in ("pdf", "png")}
     assert files_below(Path("plots")) == {f"fashion_mnist_mini/lenet/{figure}" for figure in figures}
     assert Path("plots/fashion_mnist_mini/lenet/reinit_lenet_2.png").read_bytes().startswith(b"\x89PNG")
-    for path in re.findall(r"^(?:results|figure): (.*)$", output, re.M):
+    for path in re.findall(r"^(?:results|table|figure): (.*)$", output, re.M):
         assert Path(path).exists()
     (log,) = Path("log/fashion_mnist_mini/lenet").iterdir()
     assert log.name.endswith("_reinit_weights.log")
     assert told in log.read_text()
+
+
+def test_table_has_a_row_for_each_reset_and_layer():
+    run_of = ("--subsample-classes", 3, "--seed", 7, "--name", "few")
+    Path("pixel_shuffle").mkdir()
+    network = models.build("lenet", 3, 1)
+    torch.save(network.state_dict(), "pixel_shuffle/lenet_4.pt")
+    torch.save({name: 1e38 * w for name, w in network.state_dict().items()}, "lenet_init_0.pt")
+    options = (
+        *run_of,
+        "--load-from",
+        "pixel_shuffle/lenet_4.pt",
+        "--inits-from",
+        inits("lenet_init_0.pt"),
+        "--rand",
+    )
+    assert run(*LENET, *options) == 0
+    folder = Path("results/fashion_mnist_mini_3/pixel_shuffle/lenet/few/7")
+    measured, rows = results(folder / "reinit_lenet_4.json"), table(folder / "reinit_lenet_4.csv")
+    pairs = [(reset_to, layer) for reset_to in measured["init_from_epoch"] for layer in CONVOLUTIONS]
+    assert [(row["reset_to"], row["layer"]) for row in rows] == pairs
+    assert {row["reset_to"] for row in rows} == {"0", "rand"}
+    for row in rows:
+        depth = CONVOLUTIONS.index(row["layer"])
+        same = {"dataset": "fashion_mnist_mini_3", "noise": "pixel_shuffle", "arch": "lenet", "name": "few"}
+        same |= {"seed": "7", "snapshot": "lenet_4", "epoch": "4", "depth": str(depth + 1)}
+        same |= {"top1_trained": str(measured["top1_test"])}
+        same |= {name: str(value) for name, value in measured["projections"][row["layer"]].items()}
+        numbers = {"top1_reset": "init_from_epoch", "relative_drop": "relative_drop"}
+        for column, key in numbers.items():
+            value = measured[key][row["reset_to"]][depth]
+            same[column] = "" if value is None else str(value)
+        assert row == {"reset_to": row["reset_to"], "layer": row["layer"], **same}
+    assert "" in {row["top1_reset"] for row in rows}
+    documented = (ROOT / "docs/results.md").read_text()
+    assert [column for column in rows[0] if f"| `{column}`" not in documented] == []
 
 
 def test_with_linear_resets_the_fully_connected_layers_too():

@@ -1,17 +1,24 @@
 """train.py run as a user runs it, on the dataset that is here."""
 
 import contextlib
+import io
+import itertools
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from programs import (
     REFERENCE,
+    ROOT,
     command,
     files_below,
     refused,
@@ -19,6 +26,7 @@ from programs import (
     same,
     shell,
     snapshots_below,
+    table,
     weights,
     write_datasets,
 )
@@ -29,8 +37,10 @@ import compute_projections
 import data
 import models
 import train
+from core.errors import RunError
 from data.registry import ImageError
 from utils import snapshots
+from utils.process import logging
 from utils.training import optimizers, recording
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
@@ -65,6 +75,16 @@ def test_run_leaves_the_snapshots_asked_for(capsys):
         line = re.search(rf"^epoch {epoch} .*loss [\d.]+, accuracy [\d.]+ %.* s, [\d,]+ images/s$", output, re.M)
         assert line, output
     assert "there is no validation split: the test set is used to watch training" in output
+    # Every epoch has a row; accuracy on the test set has been measured where a snapshot was due.
+    rows = table(QUICK_FOLDER / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert [bool(row["top1_test"]) for row in rows] == [True, True, True, False, False, True]
+    announced = re.search(
+        r"disk space: 4 training states of ([\d.]+)MB, with the final weights ([\d.]+)MB", output
+    )
+    sizes = {path: (QUICK_FOLDER / path).stat().st_size / 1e6 for path in snapshots_below(QUICK_FOLDER)}
+    assert float(announced[1]) == pytest.approx(sizes["lenet_5.tar"], rel=0.03)
+    assert float(announced[2]) == pytest.approx(sum(sizes.values()) - sizes["lenet_init_0.pt"], rel=0.03)
     (log,) = Path("log/fashion_mnist_mini_2/lenet/1").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}_train\.log", log.name)
     logged = log.read_text().splitlines()
@@ -123,7 +143,7 @@ def test_folders_tell_dataset_classes_noise_architecture_and_seed(options, folde
 
 
 @pytest.mark.parametrize(("split", "watched"), [((), "test"), (("--split", 0.1), "validation")])
-def test_tensorboard_has_curves_configuration_and_hyperparameters(split, watched):
+def test_tensorboard_and_table_have_curves_configuration_and_hyperparameters(split, watched):
     training = ("--epochs", 2, "--snapshot-every", 1, "--train-acc", "--lr-step", 1, "--lr-decay", 0.1)
     assert run(*QUICK, *training, *split) == 0
     folder = "tensorboard/fashion_mnist_mini_2/lenet/1"
@@ -135,11 +155,36 @@ def test_tensorboard_has_curves_configuration_and_hyperparameters(split, watched
     assert [value for _, value in curves["lr"]] == pytest.approx([0.02, 0.002])
     recorded = torch.load(QUICK_FOLDER / "lenet_1.tar", weights_only=True)
     assert curves[f"top1/{watched}"][-1][1] == pytest.approx(recorded["top1_acc"])
+    # Accuracy and bias of the network come first; of one point is only what is measured once.
+    assert sorted(curves)[:3] == ["accuracy/top1", "bias/mass", "bias/mean"]
+    assert curves["accuracy/top1"] == curves[f"top1/{watched}"]
+    final = {f"final/test_{name}" for name in ("loss", "top1", "top5")}
+    assert {tag for tag, points in curves.items() if len(points) == 1} == (final if split else set())
     events = EventAccumulator(folder).Reload()
     assert "configuration/text_summary" in events.Tags()["tensors"]
     hyperparameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"weight_decay" in hyperparameters
-    assert b"final/test_top1" in events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    metrics = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    for tag in ("accuracy/top1", "bias/mass", *(final if split else {"loss/test", "top5/test"})):
+        assert tag.encode() in metrics
+        assert tag in curves
+    # The table has the same numbers, after as many epochs as TensorBoard's steps.
+    names = {
+        **{"loss_train_running": "loss/train", "top1_train_running": "top1/train_running", "lr": "lr"},
+        **{"loss_train": "loss/train_evaluated", "top1_train": "top1/train"},
+        **{"mass": "bias/mass", "mean": "bias/mean"},
+        **{f"{name}_{watched}": f"{name}/{watched}" for name in ("loss", "top1", "top5")},
+        **({f"{name}_test": f"final/test_{name}" for name in ("loss", "top1", "top5")} if split else {}),
+    }
+    rows = table(QUICK_FOLDER / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert {name for row in rows for name, cell in row.items() if cell} == {"epoch", "seconds", *names}
+    documented = (ROOT / "docs/results.md").read_text()
+    assert [column for column in rows[0] if f"`{column}`" not in documented] == []
+    for name, tag in names.items():
+        points = [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows if row[name]]
+        assert [point for point in curves[tag] if point[0] > 0] == points, name
+    assert all(0 < float(row["seconds"]) < 60 for row in rows)
 
 
 def test_tensorboard_shows_the_bias_emerge():
@@ -424,6 +469,7 @@ def test_one_command_again_and_again_goes_on_where_it_was(capsys):
     assert "training is finished" in capsys.readouterr().out
     curves = scalars("tensorboard/fashion_mnist_mini_2/lenet/1")
     assert [step for step, _ in curves["loss/train"]] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in table(QUICK_FOLDER / "metrics.csv")] == ["1", "2", "3", "4"]
 
 
 def test_resumed_run_with_batch_norm_on_a_folder_of_images_equals_the_uninterrupted_one():
@@ -520,9 +566,9 @@ def failing_evaluation(monkeypatch, epoch: int, what: str | None = None):
     """In the block the evaluation after an epoch fails: on a set of images, or the first one."""
     train_epoch, evaluate, trained = train.train_epoch, recording.evaluate, []
 
-    def count_epoch(step, net, batches, number):
+    def count_epoch(step, net, batches, number, *more):
         trained.append(number)
-        return train_epoch(step, net, batches, number)
+        return train_epoch(step, net, batches, number, *more)
 
     def fail(net, batches, name):
         if trained[-1] == epoch and what in (None, name):
@@ -558,6 +604,8 @@ def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypa
     ours, theirs = (scalars(f"{board}/{RESUMABLE_FOLDER}") for board in ("parts", "whole"))
     del ours["images_per_second"], theirs["images_per_second"]
     assert ours == theirs
+    ours, theirs = (table(path / "metrics.csv") for path in (folder, whole))
+    assert [{**row, "seconds": ""} for row in ours] == [{**row, "seconds": ""} for row in theirs]
 
 
 def test_epoch_that_is_measured_later_keeps_the_record_of_its_training(monkeypatch):
@@ -571,6 +619,30 @@ def test_epoch_that_is_measured_later_keeps_the_record_of_its_training(monkeypat
     assert after["top1_acc"] > 0
     assert (after["config"], after["provenance"]) == (before["config"], before["provenance"])
     assert following["config"]["lr"] == 1e-4
+
+
+def test_table_has_each_epoch_once_whatever_is_trained_or_measured_again(monkeypatch):
+    options = (*QUICK, "--epochs", 3, "--snapshot-every", 1, "--resume-from", "latest")
+    with_accuracies = recording.with_accuracies
+
+    def fail(state, watched):  # the row of the epoch is written, and its accuracies are not in the snapshot
+        if state["epoch"] == 1:
+            raise RunError("the disk is gone")
+        return with_accuracies(state, watched)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "with_accuracies", fail)
+        assert run(*options) == 1
+    first = table(QUICK_FOLDER / "metrics.csv")
+    assert run(*options) == 0
+    second = table(QUICK_FOLDER / "metrics.csv")
+    for name in ("lenet_1.tar", "lenet_2.tar", "lenet_3.pt"):
+        (QUICK_FOLDER / name).unlink()
+    assert run(*options) == 0
+    third = table(QUICK_FOLDER / "metrics.csv")
+    assert [row["epoch"] for row in third] == ["1", "2", "3"]
+    assert first == second[:2]
+    assert [{**row, "seconds": ""} for row in second] == [{**row, "seconds": ""} for row in third]
 
 
 def test_run_is_not_finished_before_its_last_epoch_is_measured(monkeypatch, capsys):
@@ -700,8 +772,9 @@ def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status
-    assert errors == f"train.py: {word}\n"
-    assert files_below(QUICK_FOLDER) - snapshots_below(QUICK_FOLDER) <= {"run.json", ".lock"}
+    again = shlex.join([*command("train.py", *options), "--resume-from", "latest"])
+    assert errors == f"train.py: {word}; go on with {again}\n"
+    assert files_below(QUICK_FOLDER) - snapshots_below(QUICK_FOLDER) <= {"run.json", ".lock", "metrics.csv"}
     assert len(snapshots_below(QUICK_FOLDER)) >= 3
     for name in snapshots_below(QUICK_FOLDER):
         snapshots.load(QUICK_FOLDER / name)
@@ -746,6 +819,54 @@ def test_sigusr1_while_an_epoch_is_evaluated_ends_the_run_at_once(monkeypatch):
     assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt", "lenet_0.tar"}
 
 
+@pytest.mark.parametrize("begins", ["latest", "from its own snapshot", "without a snapshot"])
+def test_interrupted_run_goes_on_with_the_command_that_it_says(begins, monkeypatch, capsys):
+    folder = "two words" / QUICK_FOLDER.relative_to("models")
+    every = 0 if begins == "without a snapshot" else 1
+    options = (*QUICK, "--epochs", 3, "--models-path", "two words", "--snapshot-every", every)
+    if begins == "latest":
+        options += ("--resume-from", "latest")
+    if begins == "from its own snapshot":  # learning rate and seed, which are not given, are taken from there
+        assert run(*options, "--epochs", 1) == 0
+        options = (*LENET, *options[len(QUICK) :], "--resume-from", folder / "lenet_0.tar")
+    train_epoch = train.train_epoch
+
+    def interrupt(step, net, batches, epoch, *more):
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_epoch(step, net, batches, epoch, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", interrupt)
+        assert run(*options) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    if begins == "without a snapshot":
+        assert line.endswith("no snapshot has been kept (--snapshot-every): give the same command again")
+        return
+    said = shlex.split(line.removeprefix("train.py: interrupted; go on with "))
+    assert said[:2] == ["python", "train.py"]
+    assert said[-1] == ("latest" if begins == "latest" else str(folder / "lenet_1.tar"))
+    assert run(*said[2:]) == 0
+    assert re.findall(r"^epoch (\d)", capsys.readouterr().out, re.M) == ["2"]
+    assert [row["epoch"] for row in table(folder / "metrics.csv")] == ["1", "2", "3"]
+
+
+def test_too_little_disk_space_is_warned_about_before_training(monkeypatch, capsys):
+    usage = shutil.disk_usage(".")._replace(free=2_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    adam = ("--optimizer", "adam", "--lr", 0.001, "--epochs", 1)
+    for options, size in ((adam, 1_550_000), (("--momentum", 0, "--epochs", 4, "--snapshot-every", 1), 517_000)):
+        assert run(*QUICK, *options, "--models-path", size) == 0
+        output = capsys.readouterr()
+        said = re.search(r"training states of ([\d.]+)([kM])B, ", output.out)
+        assert float(said[1]) * {"k": 1e3, "M": 1e6}[said[2]] == pytest.approx(size, rel=0.01)
+        state = Path(str(size), QUICK_FOLDER.relative_to("models"), "lenet_0.tar")
+        assert state.stat().st_size == pytest.approx(size, rel=0.05)
+        assert f"warning: --models-path {size}: 2.00MB are free, and snapshots will take 2." in output.err
+    assert run(*QUICK, *adam[:-2], "--epochs", 0, "--models-path", "nothing to train") == 0
+    assert "disk space" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("becomes", [None, RuntimeError("while a class was made")])
 def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(becomes, monkeypatch, capsys):
     original = optimizers.make_optimizer
@@ -762,8 +883,29 @@ def test_signal_whose_exception_gets_lost_ends_the_run_all_the_same(becomes, mon
     monkeypatch.setattr(optimizers, "make_optimizer", lose_it)
     assert run(*QUICK, "--epochs", 100) == 143
     output = capsys.readouterr()
-    assert output.err == "train.py: terminated\n"
+    assert re.fullmatch(r"train\.py: terminated; no snapshot has been kept .*\n", output.err)
     assert "epoch 0" not in output.out
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_bar_has_loss_accuracy_and_the_time_that_the_run_has_left(monkeypatch):
+    """Three epochs of four batches, and each look at the clock is a second and a half later."""
+    clock = itertools.count(0, 1.5)
+    monkeypatch.setattr(logging, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert run(*QUICK, "--epochs", 3, "--batch-size", 256) == 0
+    bar = r"epoch (\d)[^\r]*, loss (\S+), accuracy (\S+) %, run 0:00:(\d\d) left"
+    shown = re.findall(bar, sys.stderr.getvalue())
+    assert {epoch for epoch, *_ in shown} == {"0", "1", "2"}
+    assert all(0 < float(loss) < 3 and 0 <= float(accuracy) <= 100 for _, loss, accuracy, _ in shown)
+    left = [int(seconds) for *_, seconds in shown]
+    assert left == sorted(left, reverse=True)
+    assert left[0] > 20
+    assert left[-1] == 0
 
 
 def test_without_a_terminal_there_is_no_progress_bar():

@@ -1,11 +1,19 @@
-"""Results as strict JSON files."""
+"""Results as strict JSON files, and as long tables for pandas, R or a spreadsheet."""
 
+import contextlib
+import csv
+import fcntl
+import itertools
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from core.text import printable
+from utils.arguments import Settings
 from utils.options import CONFIGURATION, compared_arguments, flag
+from utils.runs.folders import dataset_folder, noise_of_snapshot
 from utils.snapshots.files import atomic_write
 
 
@@ -64,3 +72,88 @@ def _options(results: Mapping[str, Any]) -> dict[str, Any]:
     return found | {
         f"{flag(name)} of the training": trained_by[name] for name in CONFIGURATION if name in trained_by
     }
+
+
+#: Columns of the tables. Other statistics of a layer, where there are any, follow them.
+_RUN = ("dataset", "noise", "arch", "name", "seed", "snapshot", "epoch")
+_LAYER = ("filters", "zero_filters", "mass", "mean", "std", "p_value", "p_value_without_zeros")
+MEASURED = (*_RUN, "normalized", "depth", "layer", "stage", "block", *_LAYER, "l2_dist", "l_inf_dist", "top1_acc")
+RESET = (*_RUN, "reset_to", "depth", "layer", *_LAYER, "top1_trained", "top1_reset", "relative_drop")
+
+
+def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[dict[str, Any]]:
+    """Return the rows of a table: one a layer; of reinit_layers.py, one a reset and layer.
+
+    Args:
+        results: the content of a JSON file of compute_projections.py or reinit_layers.py.
+        path: the file, below `settings.results`. Its folders tell noise and --name.
+    """
+    run = {
+        "dataset": dataset_folder(results["dataset"], results.get("subsample_classes", 0)),
+        "noise": noise_of_snapshot(Path("/", path.relative_to(settings.results)), {}),
+        "arch": results["arch"],
+        "name": settings.name,
+        "seed": results.get("seed"),
+        "snapshot": path.stem.removeprefix("reinit_"),
+        "epoch": None if results["epoch"] is None else int(results["epoch"]),
+    }
+    if "init_from_epoch" in results:
+        drops = results["relative_drop"]
+        rows = [
+            {"reset_to": row, "depth": depth, "layer": layer, **results["projections"][layer]}
+            | {"top1_trained": results["top1_test"], "top1_reset": top1, "relative_drop": drops[row][depth - 1]}
+            for row, accuracies in results["init_from_epoch"].items()
+            for depth, (layer, top1) in enumerate(zip(results["layers"], accuracies, strict=True), start=1)
+        ]
+    else:
+        run["normalized"] = results.get("provenance", {}).get("arguments", {}).get("normalize")
+        run["top1_acc"] = results.get("top1_acc")
+        blocks = ((stage, *block) for stage in filter(str.isdigit, results) for block in results[stage].items())
+        rows = [
+            {"depth": depth, "layer": layer.get("name"), "stage": stage, "block": block, **layer}
+            for depth, (stage, block, layer) in enumerate(blocks, start=1)
+        ]
+    return [{**row, **run} for row in rows]
+
+
+def write_csv(rows: Collection[Mapping[str, Any]], path: Path, columns: Iterable[str]) -> None:
+    """Write a table, atomically. None, and a column that a row lacks, is an empty cell; lists are left out.
+
+    Args:
+        columns: the first columns. Others, of some rows only, come last.
+    """
+    found = (name for row in rows for name, value in row.items() if not isinstance(value, list))
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys([*columns, *found])), "", "ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: printable(v) if isinstance(v, str) else v for name, v in row.items()})
+
+
+def write_projections(folder: Path, settings: Settings) -> list[str]:
+    """Write projections.csv: a row a snapshot and layer, of all results in a folder, in order of training.
+
+    It is made from the JSON files, so that several commands, one after the other or at once, make one table.
+
+    Returns:
+        warnings about files that are no results.
+    """
+    table, found, warnings = folder / "projections.csv", [], []
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)  # so that the last one to write has read the files of all
+        for path in folder.glob("*.json"):
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                found.append(rows_of(content, path, settings) if "net" in content else [])
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                warnings.append(f"{path} is not a result of these programs: {table} is without it")
+        rows = sorted(
+            itertools.chain(*found),
+            key=lambda row: (row["epoch"] is None, row["epoch"] or 0, len(row["snapshot"]), row["snapshot"]),
+        )
+        write_csv(rows, table, MEASURED)
+    finally:
+        os.close(handle)
+    return warnings

@@ -82,7 +82,7 @@ def test_name_is_part_of_every_folder():
     assert run(*QUICK, *named, "--epochs", 1) == 0
     below = "fashion_mnist_mini_2/lenet/low-lr/1"
     assert files_below(Path("models")) == {f"{below}/{name}" for name in (
-        "run.json", "lenet_init_0.pt", "lenet_0.tar", "lenet_1.pt")}  # fmt: skip
+        "run.json", "metrics.csv", "lenet_init_0.pt", "lenet_0.tar", "lenet_1.pt")}  # fmt: skip
     measured = (*LENET, *named, "--subsample-classes", 2, "--seed", 1, "--load-from", f"models/{below}/lenet_1.pt")
     assert run_main(compute_projections, *measured, "--plots", "plots") == 0
     assert run_main(reinit_layers, *measured, "--rand") == 0
@@ -303,7 +303,7 @@ def test_run_from_final_weights_does_not_overwrite_the_run_they_came_from(capsys
 
 def test_run_with_nothing_to_lose_is_replaced():
     assert run(*QUICK, "--lr", 1e20, "--epochs", 1) == 1  # its loss is not finite
-    assert files_below(FOLDER) - {".lock"} == {"run.json", "lenet_init_0.pt"}
+    assert files_below(FOLDER) - {".lock"} == {"run.json", "metrics.csv", "lenet_init_0.pt"}
     first = run_json()
     assert run(*QUICK, "--epochs", 1) == 0
     assert run_json()["config"]["lr"] == 0.02

@@ -25,6 +25,13 @@ STOPPED = 128 + signal.SIGTERM  #: after an epoch, as SIGUSR1 asks for
 
 _SIGNALS = {KeyboardInterrupt: signal.SIGINT, signals.Terminated: signal.SIGTERM}
 
+_advice: list[Callable[[list[str]], str]] = []
+
+
+def advise_when_interrupted(advice: Callable[[list[str]], str]) -> None:
+    """Let the line about a signal that ends the program say how it goes on; `advice` is given the command line."""
+    _advice[:] = [advice]
+
 
 def _says(pattern: str, kind: type[Exception] = Exception) -> Callable[[Exception], bool]:
     """Return a condition: the error is of this kind and its message matches the pattern."""
@@ -76,6 +83,8 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         os.environ["MPLBACKEND"] = (
             "agg"  # Jupyter's, which is passed on to what it starts, may not be installed here
         )
+        words = ["python", name, *argv] if argv is not None else sys.orig_argv
+        _advice.clear()
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         with contextlib.suppress(AttributeError):  # stdout is closed, or a notebook's
@@ -88,7 +97,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
                 signals.ignore_more()
             except BaseException as error:
                 signals.ignore_more()
-                status = _report(error, name)
+                status = _report(error, name, words)
                 if status is None:
                     raise
                 if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
@@ -103,7 +112,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
-def _report(error: BaseException, program: str) -> int | None:
+def _report(error: BaseException, program: str, words: list[str]) -> int | None:
     """Print why the program ends and return its exit status; None if the error is unknown."""
     kind = signals.received() or type(error)  # libraries may replace a signal's exception by one of their own
     if kind in _SIGNALS:
@@ -116,6 +125,8 @@ def _report(error: BaseException, program: str) -> int | None:
         return None
     sys.unraisablehook = lambda unraisable: None  # "Exception ignored in ..." at exit, of data workers for example
     if kind in _SIGNALS:
+        with contextlib.suppress(OSError, OneLineError):
+            reason += "".join(f"; {advice(words)}" for advice in _advice)
         last_words(f"{program}: {reason}")
         return status
     prints, status = distributed.announce_failure(status)

@@ -5,7 +5,8 @@ import datetime
 import itertools
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -103,10 +104,29 @@ def last_words(line: str) -> None:
         say(printable(line), sys.stderr)
 
 
-def progress(iterable: Iterable, **options) -> Iterator:
-    """Iterate with a progress bar on standard error, if that is a terminal. Check for signals at each item."""
+def progress(iterable: Iterable, numbers: Callable[[int], str] | None = None, **options) -> Iterator:
+    """Iterate with a progress bar on standard error, if that is a terminal. Check for signals at each item.
+
+    numbers: returns what the bar shows, given how many items are done. It is called once a second.
+    """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     disable = not on_terminal or distributed.RANK > 0
-    for item in tqdm(iterable, disable=disable, leave=False, dynamic_ncols=True, **options):
+    bar = tqdm(iterable, disable=disable, leave=False, dynamic_ncols=True, **options)
+    due = time.monotonic() + 1
+    for count, item in enumerate(bar, start=1):
         check_signals()
         yield item
+        if numbers is not None and not disable and time.monotonic() >= due:
+            bar.set_postfix_str(numbers(count))
+            due = time.monotonic() + 1
+
+
+def time_left(start: float, end: float) -> Callable[[float], str]:
+    """Return a function that estimates the time from a position to the end, as 1:02:03. Now it is at the start."""
+    began = time.monotonic()
+
+    def estimate(position: float) -> str:
+        seconds = (time.monotonic() - began) / (position - start) * (end - position)
+        return str(datetime.timedelta(seconds=round(seconds)))
+
+    return estimate

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import glob
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from utils.options import CONFIGURATION, DEFAULTS, IDENTITY, OVERRIDABLE, TRAINI
 from utils.process import distributed
 from utils.process.output import try_folder
 from utils.runs import record
-from utils.runs.folders import RunFiles
+from utils.runs.folders import METRICS, RunFiles
 from utils.runs.lock import FolderLock
 from utils.runs.record import Record, Snapshot, difference, read_snapshot
 from utils.snapshots import SnapshotError
@@ -176,6 +177,23 @@ def _advice(go_on: str = "") -> str:
     return f"{go_on}, or {others}" if go_on else others
 
 
+def way_on(settings: Settings, run: Run, words: list[str]) -> str:
+    """Say how a run goes on that is interrupted.
+
+    Args:
+        settings: as parsed from the command line.
+        words: the command line. The last one of several --resume-from counts.
+    """
+    folder, recorded = run.files.folder, record.read(run.files.folder, settings.arch)
+    states = training_states(folder, settings.arch)
+    if not states or recorded is None or _difference(run.settings, recorded):
+        return "no snapshot has been kept (--snapshot-every): give the same command again"
+    same = RunFiles.of(settings).folder == folder and not _difference(settings, recorded)
+    newest = "latest" if same else str(list(states.values())[-1])
+    more = ["--resume-from", newest] if settings.resume_from != newest else []
+    return f"go on with {shlex.join([*words, *more])}"
+
+
 def adopt(
     settings: Settings,
     config: Mapping[str, Any],
@@ -287,7 +305,7 @@ def hold_folder(folder: Path, lock: FolderLock, arch: str) -> list[str]:
         return [f"{folder} is on a file system without locks: a second run in it would not be noticed"]
     if holder is not None:
         raise UsageError(f"{folder} is in use by another run: {holder}")
-    for name in (f".{glob.escape(arch)}_*.tmp", f".{record.FILE}.*tmp"):
+    for name in (f".{glob.escape(arch)}_*.tmp", f".{record.FILE}.*tmp", f".{METRICS}.*tmp"):
         for path in folder.glob(name):
             path.unlink(missing_ok=True)
     return []

@@ -10,6 +10,8 @@ from typing import Any
 
 from utils.arguments import Settings
 
+METRICS = "metrics.csv"
+
 
 def noise_folder(noise: float) -> str | None:
     """Return the folder that tells noisy data from clean data.
@@ -69,6 +71,7 @@ class RunFiles:
     log_folder: Path
     initial: Path  #: the initial weights
     final: Path  #: the final weights
+    metrics: Path  #: a table of losses, accuracies and bias, a row an epoch
 
     @classmethod
     def of(cls, settings: Settings) -> "RunFiles":
@@ -80,7 +83,8 @@ class RunFiles:
         stem = f"{settings.arch}_pretrained" if settings.pretrained else settings.arch
         initial = f"{stem}_0.pt" if settings.pretrained else f"{stem}_init_0.pt"
         final = f"{stem}_{settings.epochs}.pt"
-        return cls(settings.arch, folder, board_folder, log_folder, folder / initial, folder / final)
+        of_run = (folder / name for name in (initial, final, METRICS))
+        return cls(settings.arch, folder, board_folder, log_folder, *of_run)
 
     def training_state(self, epoch: int) -> Path:
         """Return the path of the training state after the 0-based epoch."""

@@ -80,16 +80,20 @@ def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return state
 
 
+def buffers_of(optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return the names of the buffers that the optimizer keeps of each parameter, as large as the parameter."""
+    (group,) = optimizer.param_groups
+    return ["exp_avg", "exp_avg_sq"] if "betas" in group else ["momentum_buffer"] if group["momentum"] else []
+
+
 def _restore_buffers(optimizer: torch.optim.Optimizer, may_be_empty: bool) -> None:
     """Check the buffers that were loaded, and give them the memory layout of their parameters.
 
     A fused step needs that layout, which depends on the device. A parameter that was frozen or unused has no
     buffers. Adam then starts with zeros. SGD gets zeros here, since its fused step takes buffers for all or none.
     """
-    (group,) = optimizer.param_groups
-    names = ["exp_avg", "exp_avg_sq"] if "betas" in group else ["momentum_buffer"] if group["momentum"] else []
-    found = False
-    for parameter in group["params"]:
+    names, found = buffers_of(optimizer), False
+    for parameter in optimizer.param_groups[0]["params"]:
         state = optimizer.state.get(parameter, {})
         if all(value is None for value in state.values()):
             if names == ["momentum_buffer"] and parameter.requires_grad:

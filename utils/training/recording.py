@@ -1,19 +1,23 @@
 """Evaluate a network after each epoch of training, log the metrics, and save the snapshots that are due."""
 
 import contextlib
+import csv
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 import data
 import models
 from utils import options, projections, snapshots
 from utils.arguments import Settings
 from utils.process import distributed
+from utils.results import write_csv
 from utils.runs.begin import Run
 from utils.runs.record import Record
 from utils.snapshots.weights import bare_weights, extremes
@@ -21,8 +25,19 @@ from utils.training import optimizers
 from utils.training.board import Board
 from utils.training.metrics import Evaluation, NotFiniteError, evaluate
 
-#: The metrics that TensorBoard shows beside the hyperparameters.
-FINAL_METRICS = ("final/test_loss", "final/test_top1", "final/test_top5")
+#: TensorBoard's tags of the network, which sort first: accuracy on the images watched, and bias.
+NETWORK = ("accuracy/top1", "bias/mass", "bias/mean")
+#: Its tags of the test set after the last epoch, where a validation split is watched.
+FINAL = tuple(f"final/test_{what}" for what in Evaluation._fields)
+#: Columns of metrics.csv by TensorBoard's tag.
+COLUMNS = {
+    "epoch": "epoch",
+    **{"loss/train": "loss_train_running", "top1/train_running": "top1_train_running"},
+    **{"loss/train_evaluated": "loss_train", "top1/train": "top1_train"},
+    **{f"{what}/{part}": f"{what}_{part}" for part in ("validation", "test") for what in Evaluation._fields},
+    **{f"final/test_{what}": f"{what}_test" for what in Evaluation._fields},
+    **{"lr": "lr", "seconds": "seconds", "bias/mass": "mass", "bias/mean": "mean"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +71,50 @@ def open_board(training: Training) -> contextlib.AbstractContextManager[Board | 
     new = run.snapshot is None and run.settings.resume_from is None
     if new and any(folder.glob("events.out.tfevents.*")):
         log.warning(f"{folder}: TensorBoard no longer shows the earlier run there; see --tb-logdir and --name")
-    first_step = 0
-    if run.snapshot is not None:
-        first_step = run.snapshot.content.get("tensorboard_step", run.first_epoch) + 1
     if distributed.RANK > 0:
         return contextlib.nullcontext()
-    return Board(folder, first_step, training.record.config, FINAL_METRICS)
+    metrics = (*NETWORK, "loss/test", "top5/test")
+    if training.dataset.val is not None:
+        metrics = (*NETWORK, "loss/validation", *FINAL)
+    return Board(folder, first_step(run), training.record.config, metrics)
+
+
+def first_step(run: Run) -> int:
+    """Return the first epoch, counted from 1, that a run trains or measures; 0: it measures its initialization."""
+    return 0 if run.snapshot is None else run.snapshot.content.get("tensorboard_step", run.first_epoch) + 1
+
+
+def log_disk_space(training: Training) -> None:
+    """Log how much disk space the snapshots will take, and warn if it is not there."""
+    run, net = training.run, training.net
+    states = sum(is_snapshot_epoch(epoch, run.settings) for epoch in range(run.first_epoch, run.settings.epochs))
+    weights = sum(weight.nbytes for weight in net.state_dict().values())
+    trained = sum(weight.nbytes for weight in net.parameters() if weight.requires_grad)
+    state = weights + trained * len(optimizers.buffers_of(training.optimizer))
+    needed, free = states * state + weights, shutil.disk_usage(run.files.folder).free
+    each, together, there = (f"{tqdm.format_sizeof(size)}B" for size in (state, needed, free))
+    training.log.info(f"disk space: {states} training states of {each}, with the final weights {together}")
+    if needed > free:
+        problem = f"--models-path {run.settings.models_path}: {there} are free, and snapshots will take {together}"
+        training.log.warning(f"{problem}: make space, or give a larger --snapshot-every")
+
+
+def read_metrics(training: Training) -> list[dict[str, Any]]:
+    """Return the rows of metrics.csv of the epochs before those that are trained or measured now."""
+    run = training.run
+    if not run.goes_on:
+        return []
+    path = run.snapshot.path.parent / run.files.metrics.name
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet program may have saved it
+            rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        training.log.warning(f"{path} cannot be read: the table begins anew")
+        return []
+    kept = [rows[epoch] for epoch in sorted(rows) if 0 < epoch < first_step(run)]
+    return [{name: row.get(name) for name in COLUMNS.values()} for row in kept]
 
 
 class Recorder:
@@ -73,12 +126,16 @@ class Recorder:
         before = training.run.snapshot
         self.previous_top1 = before.content.get("top1_acc") if before is not None else None
         self.final: Evaluation | None = None  #: on the test set, after the last epoch
+        self.metrics: list[dict[str, Any]] = []  #: the rows of metrics.csv
 
     def begin(self) -> None:
         """Measure the initialization, or the epoch of the snapshot if its process ended before it was measured."""
         run = self.training.run
+        if distributed.RANK == 0:
+            self.metrics = read_metrics(self.training)
+            write_csv(self.metrics, self.files.metrics, COLUMNS.values())
         if run.snapshot is None:
-            self._log_bias(0)
+            self._add_to_board(0, self._measure_bias(0))
         elif "unmeasured" in run.snapshot.content:
             epoch, path = run.first_epoch - 1, run.snapshot.path
             self.training.log.info(f"epoch {epoch} was trained, and is measured now")
@@ -105,7 +162,7 @@ class Recorder:
         if due or watched_for_plateau:
             watched = self._measure(epoch, curves, None if watched_for_plateau else path, due)
         else:
-            self._add_to_board(epoch + 1, curves)
+            self._log(epoch, dict(curves))
         if due:
             if distributed.RANK == 0:
                 snapshots.save(with_accuracies(self._state(epoch, curves), watched), path)
@@ -155,30 +212,43 @@ class Recorder:
         watched = evaluate(net, images, name)
         log.info(f"  {name}: {watched}")
         curves |= {f"{what}/{tag}": value for what, value in watched._asdict().items()}
-        if due:
-            self._log_bias(epoch + 1)
-            if self.settings.train_acc:
-                on_train = evaluate(net, dataset.train.as_is(), "training set")
-                log.info(f"  training set: {on_train}")
-                curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
+        curves[NETWORK[0]] = watched.top1
+        if due and self.settings.train_acc:
+            on_train = evaluate(net, dataset.train.as_is(), "training set")
+            log.info(f"  training set: {on_train}")
+            curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
         if epoch == self.settings.epochs - 1:
-            self.final = watched if dataset.val is None else evaluate(net, dataset.test, "test set")
-            curves |= zip(FINAL_METRICS, self.final, strict=True)
-        self._add_to_board(epoch + 1, curves)
+            self.final = watched
+            if dataset.val is not None:
+                self.final = evaluate(net, dataset.test, "test set")
+                curves |= zip(FINAL, self.final, strict=True)
+        self._log(epoch, curves)
         return watched
 
-    def _log_bias(self, step: int) -> None:
-        """Log how the filters of each layer are oriented (utils/projections.py)."""
+    def _log(self, epoch: int, curves: dict[str, Any]) -> None:
+        """Log the curves of an epoch and the bias after it to TensorBoard and to metrics.csv."""
+        curves |= self._measure_bias(epoch + 1)
+        self._add_to_board(epoch + 1, curves)
+        if distributed.RANK == 0:
+            seconds = self.training.dataset.train.num_images / curves["images_per_second"]
+            curves |= {"epoch": epoch + 1, "seconds": seconds}
+            self.metrics.append({COLUMNS[tag]: value for tag, value in curves.items() if tag in COLUMNS})
+            write_csv(self.metrics, self.files.metrics, COLUMNS.values())
+
+    def _measure_bias(self, step: int) -> dict[str, Any]:
+        """Return curves of the network's bias and, where a snapshot is due, of that of each layer."""
         net = self.training.net
         layers = models.layers(net) or models.layers(net, with_linear=True)
         try:
             measured = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
         except ValueError as error:
             raise NotFiniteError(f"after {step} epochs: {error}") from None
-        logged = ("projections", "mass", "mean")
-        self._add_to_board(
-            step, {f"{what}/{name}": layer[what] for name, layer in measured.items() for what in logged}
-        )
+        network = projections.network_statistics(measured.values())
+        curves = {tag: network[tag.removeprefix("bias/")] for tag in NETWORK[1:] if layers}
+        if step == 0 or is_snapshot_epoch(step - 1, self.settings):
+            for what in ("projections", "mass", "mean"):
+                curves |= {f"{what}/{name}": layer[what] for name, layer in measured.items()}
+        return curves
 
     def _add_to_board(self, step: int, values: dict[str, Any]) -> None:
         if self.board is not None:
