@@ -787,10 +787,10 @@ def test_sigusr1_ends_a_run_after_the_epoch_and_loses_nothing(monkeypatch, capsy
     original = train.train_epoch
 
     def warned_in(epochs):
-        def train_epoch(step, net, batches, epoch):
+        def train_epoch(step, net, batches, epoch, *more):
             if epoch in epochs:
                 os.kill(os.getpid(), signal.SIGUSR1)
-            return original(step, net, batches, epoch)
+            return original(step, net, batches, epoch, *more)
 
         monkeypatch.setattr(train, "train_epoch", train_epoch)
 

@@ -280,10 +280,10 @@ def test_running_statistics_of_batch_norm_are_the_mean_over_ranks():
 def test_sigusr1_at_any_rank_ends_all_after_the_same_epoch(monkeypatch):
     original = train.train_epoch
 
-    def train_epoch(step, net, batches, epoch):
+    def train_epoch(step, net, batches, epoch, *more):
         if distributed.RANK == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return original(step, net, batches, epoch)
+        return original(step, net, batches, epoch, *more)
 
     monkeypatch.setattr(train, "train_epoch", train_epoch)
     first, second = on_ranks(train, *UNEVEN, "--snapshot-every", 0, "--epochs", 3)

@@ -160,7 +160,7 @@ class Recorder:
             state = {**self._state(epoch, curves), "unmeasured": curves}
             distributed.from_rank_0(lambda: snapshots.save(state, path))
         if due or watched_for_plateau:
-            watched = self._measure(epoch, curves, None if watched_for_plateau else path, due)
+            watched = self._measure(epoch, curves, None if watched_for_plateau else path)
         else:
             self._log(epoch, dict(curves))
         if due:
@@ -185,12 +185,10 @@ class Recorder:
             "scheduler_state_dict": training.schedule.state_dict() if training.schedule is not None else {},
         }
 
-    def _measure(
-        self, epoch: int, curves: dict[str, float], snapshot: Path | None, due: bool = True
-    ) -> Evaluation:
+    def _measure(self, epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation:
         """Evaluate the network after an epoch, and remove its snapshot if the outputs are not finite."""
         try:
-            watched = self._evaluate(epoch, dict(curves), due)
+            watched = self._evaluate(epoch, dict(curves))
         except NotFiniteError as error:
             # The loss of the last batch was computed before its step.
             message = f"the last batch of epoch {epoch} broke the weights: {error}"
@@ -203,8 +201,8 @@ class Recorder:
         self.previous_top1 = watched.top1
         return watched
 
-    def _evaluate(self, epoch: int, curves: dict[str, float], due: bool) -> Evaluation:
-        """Evaluate on the images that training is watched with; log what belongs to a snapshot, if one is due."""
+    def _evaluate(self, epoch: int, curves: dict[str, float]) -> Evaluation:
+        """Evaluate on the images that training is watched with, and log all that is due after the epoch."""
         net, dataset, log = self.training.net, self.training.dataset, self.training.log
         images, name, tag = dataset.val, "validation split", "validation"
         if dataset.val is None:
@@ -213,7 +211,7 @@ class Recorder:
         log.info(f"  {name}: {watched}")
         curves |= {f"{what}/{tag}": value for what, value in watched._asdict().items()}
         curves[NETWORK[0]] = watched.top1
-        if due and self.settings.train_acc:
+        if is_snapshot_epoch(epoch, self.settings) and self.settings.train_acc:
             on_train = evaluate(net, dataset.train.as_is(), "training set")
             log.info(f"  training set: {on_train}")
             curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
