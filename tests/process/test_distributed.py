@@ -289,7 +289,7 @@ def test_sigusr1_at_any_rank_ends_all_after_the_same_epoch(monkeypatch):
     first, second = on_ranks(train, *UNEVEN, "--snapshot-every", 0, "--epochs", 3)
     assert (first.status, second.status) == (143, 143)
     assert [line[:37] for line in first.err.splitlines()] == ["stopped by SIGUSR1 after epoch 0: --r"]
-    assert files_below(Path("models", FOLDER)) == {"lenet_init_0.pt", "lenet_0.tar", "run.json"}
+    assert files_below(Path("models", FOLDER)) == {"lenet_init_0.pt", "lenet_0.tar", "metrics.csv", "run.json"}
 
 
 def test_evaluation_counts_every_image_once(capsys):
