@@ -32,7 +32,7 @@ import torch
 import data
 import models
 from core.errors import RunError, UsageError
-from utils import options, projections, snapshots, sources
+from utils import options, projections, sources
 from utils.arguments import Settings
 from utils.process import devices, distributed
 from utils.process.ending import DONE, FAILED, exit_status, memory_for
@@ -74,7 +74,7 @@ def run(settings: Settings, device: torch.device) -> int:
     if settings.init_from is not None:
         initial = sources.read_of_this_network(settings.init_from, settings, wanted, of_this_run=False)
         check_finite(initial.path, initial.weights)
-        warnings["no checksums"] += initial.warnings
+        warnings["initial notes"] += initial.describe()
         with memory_for("the initialization"):
             initial_weights = sources.weights_of(layers, initial.content, device)
     new_layers = sources.layers_without_weights(settings, layers) if settings.pretrained else []
@@ -98,11 +98,7 @@ def run(settings: Settings, device: torch.device) -> int:
                 raise SnapshotError(damaged[0]) from None
             continue
         results = as_results(measured, layers, settings, source, content, device)
-        if settings.load_from:
-            warnings["no checksums"] += snapshots.without_checksums(Path(source.name), content)
-            if source.record is None:
-                message = f"{source.name} says nothing of its run: the options say what it is"
-                warnings["no record"].append(message)
+        warnings["notes"] += source.notes
         if initial is not None:
             warnings["initial"] += sources.warn_of_another_run(initial, source.record)
         differing = differing_options(source.result, results)

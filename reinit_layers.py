@@ -141,11 +141,10 @@ def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
         UsageError: options contradict it or each other.
     """
     path = settings.load_from
-    trained = read_snapshot(path, settings.arch)
-    warnings, config = list(trained.warnings), trained.config
-    if trained.record is None:
-        warnings.append(f"{path} says nothing of its run: its images are prepared as the options say, normalized")
-    else:
+    trained = read_snapshot(path, settings, epoch=settings.epoch)
+    warnings = trained.describe("its images are prepared as the options say, normalized")
+    config = trained.config
+    if trained.record is not None:
         settings, _ = adopt(settings, config, path, roles=Role.NETWORK)
         if config.get("seed") is not None:
             check_recorded(settings, "seed", config["seed"], path)

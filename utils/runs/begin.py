@@ -71,15 +71,13 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
         snapshot, unstarted, damaged = _find_latest(settings, training)
         warnings += damaged
     elif settings.resume_from is not None:
-        snapshot = read_snapshot(Path(settings.resume_from), settings.arch)
+        snapshot = read_snapshot(Path(settings.resume_from), settings)
     run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, unstarted)
     warnings += [*run.warnings, *check_arguments(run)]
     if training and (run.goes_on or unstarted is not None) and _is_finished(run):
         return None
     if training:  # again: the snapshot may have led to another folder
         warnings += hold_folder(run.files.folder, lock, settings.arch)
-    elif snapshot is not None and snapshot.record is None and not settings.eval_regularization_loss:
-        warnings.append(f"{snapshot.path} says nothing of its run: the options say how its images are prepared")
     settings, notes = run.settings, list(run.notes)
     for name in DRAWN_SEEDS:
         needed = not CONFIGURATION[name].effect(settings) and (training or snapshot is None or name != "seed")
@@ -95,7 +93,7 @@ def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, R
     warnings = []
     for path in reversed(training_states(folder, arch).values()):
         try:
-            snapshot = read_snapshot(path, arch)
+            snapshot = read_snapshot(path, settings)
         except SnapshotError as error:
             warnings.append(f"passed over: {error}")
             continue
@@ -123,19 +121,23 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
     """Return the run that begins with a snapshot, of its own or of another run."""
     path, first_epoch = snapshot.path, settings.start_epoch
     if snapshot.is_state:
-        first_epoch = snapshot.content["epoch"] + 1
+        first_epoch = snapshot.epochs_trained
         given = "start_epoch" in settings.given and settings.resume_from != "latest"
         if given and settings.start_epoch != first_epoch:
             raise UsageError(f"--start-epoch {settings.start_epoch}: {path} continues with epoch {first_epoch}")
     goes_on = snapshot.record is not None and (snapshot.is_state or not training)
     recorded = snapshot.record if goes_on else None
-    config = recorded.config if recorded else record.legacy_configuration(path, snapshot.content)
+    config = recorded.config if recorded else {}
+    if recorded is None and snapshot.is_state:
+        config = record.legacy_configuration(path, snapshot.content)
     started_from = config.get("started_from")
     if training and recorded is None:
         weights = snapshots.checksum(path) or fingerprint(snapshot.weights)  # an old non-zip file has no checksum
         started_from = f"weights {weights} at epoch {first_epoch}"
     settings, warnings = adopt(settings, config, path, training)
-    files, warnings = RunFiles.of(settings), (*warnings, *snapshot.warnings)
+    shows_images = not training and not settings.eval_regularization_loss
+    said = snapshot.describe("the options say how its images are prepared" if shows_images else "")
+    files, warnings = RunFiles.of(settings), (*warnings, *said)
     return Run(settings, training, files, snapshot, recorded, first_epoch, started_from, (), warnings)
 
 

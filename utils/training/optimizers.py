@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import UsageError
+from utils.runs.record import WEIGHTS_ALONE
 
 #: Entries of a parameter group that are no hyperparameters, or follow from the schedule.
 NOT_COMPARED = {"params", "lr", "fused", "foreach", "capturable", "differentiable"}
@@ -69,7 +70,9 @@ def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, An
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
         _restore_buffers(optimizer, may_be_empty=override)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
+        raise UsageError(
+            f"{path} holds no state of this optimizer for this network: it cannot go on; {WEIGHTS_ALONE}"
+        ) from None
 
 
 def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

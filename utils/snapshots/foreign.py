@@ -1,0 +1,134 @@
+"""Find the weights of a network in a file of any program, and give them the network's own names.
+
+They may be at any key of nested dicts, with any prefix, and beside other entries (see `models.naming`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core.errors import UsageError
+from models.naming import Place, places
+from utils.snapshots.archive import SnapshotError
+from utils.snapshots.names import is_training_state
+from utils.snapshots.weights import describe_difference
+
+ROOT = "."  #: --weights-key for weights that are not inside another dict
+MAX_LISTED = 4  #: how many keys, or entries that are left out, a message lists
+#: What is used of a file of another program beside its weights. Its other entries may mean anything.
+USED = ("top1_acc", "top5_acc", "optimizer_state_dict", "scheduler_state_dict")
+
+
+def translate(
+    path: Path, content: dict[str, Any], network: Mapping[str, Tensor] | None, key: str | None
+) -> dict[str, Any]:
+    """Return the content of a file with the weights of a network at `model_state_dict`, under its own names.
+
+    Args:
+        network: its weights, for names and shapes. None: any network; the names stay as they are.
+        key: of the weights in the file, those of nested dicts joined by dots. Default: found by the names.
+
+    Returns:
+        of a training state of this program all that it holds, else what is used of it; and `translated`: what was
+        translated, in words.
+
+    Raises:
+        SnapshotError: there are no weights.
+        UsageError: none are of this network, or several are.
+    """
+    is_own = is_training_state(path, content)
+    tensors: dict[str, Tensor] = {}
+    stores: dict[str, str] = {}  # the dict that holds each of them
+    epochs: dict[str, int] = {}  # that dicts tell
+
+    def walk(value: Any, store: str) -> None:
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            full = f"{store}.{name}" if store else str(name)
+            if isinstance(item, Tensor):
+                tensors[full], stores[full] = item, store
+            elif isinstance(item, (dict, list, tuple)):
+                walk(item, full)
+            elif name == "epoch" and isinstance(item, (int, float)) and item >= 0 and item == item // 1:
+                epochs[store] = int(item)
+
+    walk(content, "")
+    inside = "model_state_dict" if is_own and key is None else key
+    asked = {
+        name: store
+        for name, store in stores.items()
+        if inside is None or (not store if inside == ROOT else f"{name}.".startswith(f"{inside}."))
+    }
+    if not asked:
+        found = ", ".join(list(dict.fromkeys(store or ROOT for store in stores.values()))[:MAX_LISTED])
+        what = f"--weights-key {key}: {path} has no weights there" if key else f"{path} is no snapshot: no weights"
+        raise SnapshotError(f"{what}; it holds tensors at {found}" if found else f"{what} by name")
+    prefix, place = _choose(path, tensors, asked, network, is_own)
+    weights = {name: tensors[given] for name, given in (place.names | place.unknown).items()}
+    store = stores[next(iter(place.names.values()))]
+    said = {"model_state_dict": weights, "translated": _in_words(prefix, place, store, is_own)}
+    if is_own:
+        return content | said
+    around = [epochs[outer] for outer in epochs if not outer or f"{store}.".startswith(f"{outer}.")]
+    said |= {"epoch": around[-1]} if around else {}
+    return {name: content[name] for name in USED if name in content} | said
+
+
+def _choose(
+    path: Path,
+    tensors: dict[str, Tensor],
+    stores: dict[str, str],
+    network: Mapping[str, Tensor] | None,
+    is_own: bool,
+) -> tuple[str, Place]:
+    """Return the prefix below which the weights of the network are in the file, and which they are there."""
+    found = places(stores, network) if network is not None else {}
+    differing = {
+        prefix: describe_difference(
+            network, {name: tensors[given] for name, given in (place.names | place.unknown).items()}
+        )
+        for prefix, place in found.items()
+    }
+    fitting = [prefix for prefix, place in found.items() if not place.unknown and not _missing(place, network)]
+    fitting = [prefix for prefix in fitting if not differing[prefix]] or fitting
+    different = {tuple(tensors[given].data_ptr() for given in found[one].names.values()): one for one in fitting}
+    if len(different) == 1:
+        return fitting[0], found[fitting[0]]
+    if fitting:
+        keys = ", ".join(prefix.rstrip(".") or ROOT for prefix in fitting)
+        raise UsageError(f"{path} holds several weights of this network: choose by --weights-key from {keys}")
+    kept = {store: [name for name in stores if stores[name] == store] for store in dict.fromkeys(stores.values())}
+    if network is None:
+        kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
+    if is_own or (network is None and len(kept) == 1):  # the options may say what network it is
+        prefix, names = next((f"{store}." if store else "", names) for store, names in kept.items())
+        return prefix, Place({name.removeprefix(prefix): name for name in names}, {}, [])
+    listed = []
+    for store, names in sorted(kept.items(), key=lambda one: -len(one[1]))[:MAX_LISTED]:
+        within = [prefix for prefix, place in found.items() if not set(names).isdisjoint(place.names.values())]
+        best = max(within, key=lambda prefix: len(found[prefix].names), default=None)
+        what = "no name of this network" if best is None else differing[best]
+        listed.append(f"{store or ROOT} ({len(names)} tensors" + (f": {what})" if network is not None else ")"))
+    more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
+    what = "no weights of this network (is --arch right?)" if network is not None else "several groups of weights"
+    raise UsageError(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
+
+
+def _missing(place: Place, network: Mapping[str, Tensor]) -> bool:
+    return any(name not in place.names and not name.endswith("num_batches_tracked") for name in network)
+
+
+def _in_words(prefix: str, place: Place, store: str, is_own: bool) -> str:
+    """Say what was translated; "" if nothing was."""
+    inner = prefix.removeprefix(f"{store}.") if store else prefix
+    names = [given.removeprefix(f"{store}.") for given in place.left_out]
+    renamed = sum(given != prefix + name for name, given in place.names.items())
+    listed = ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
+    said = {
+        f"weights at {store}": store and not is_own,
+        f"prefix {inner} removed": inner,
+        f"{renamed} names translated": renamed,
+        f"{len(names)} {'entry' if len(names) == 1 else 'entries'} left out: {listed}": names,
+    }
+    return ", ".join(text for text, holds in said.items() if holds)
