@@ -40,7 +40,7 @@ from utils.process.logging import open_log, progress
 from utils.results import differing_options, write_json
 from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
-from utils.snapshots.weights import check_finite
+from utils.snapshots.weights import check_finite, fingerprint
 from utils.sources import Source
 
 #: Accuracies in a training state, in percent.
@@ -134,6 +134,8 @@ def check_arguments(settings: Settings) -> None:
     models.check(settings.arch, settings.pretrained)
     if settings.load_from and settings.pretrained:
         raise UsageError("--pretrained: contradicts --load-from, which says where the weights come from")
+    if settings.epoch is not None and not settings.load_from:
+        raise UsageError(f"--epoch {settings.epoch}: it is of the network of --load-from, which is not given")
     options.images(settings).check()
     for path in settings.load_from or []:
         if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
@@ -165,6 +167,8 @@ def as_results(
         results["trained_by"] = source.record.provenance
     if "init_seed" in content:
         results["init_seed"] = content["init_seed"]
+    if settings.load_from:
+        results["weights"] = fingerprint(sources.weights_of(layers, content, torch.device("cpu")))
     for key in ACCURACIES:
         if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
             results[key] = content[key]

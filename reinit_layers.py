@@ -259,6 +259,7 @@ def as_results(
     for initialization in initializations:
         if initialization.seed is not None:
             results["rand_seed"] = initialization.seed
+    results["weights"] = fingerprint(trained.weights)
     results["initializations"] = {one.row: fingerprint(one.weights) for one in initializations}
     results["provenance"] = provenance("reinit_layers.py", options.recorded_arguments(settings), device)
     if trained.record is not None and trained.record.provenance:

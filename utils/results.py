@@ -45,10 +45,11 @@ def differing_options(path: Path, content: Mapping[str, Any]) -> list[str]:
 
     Args:
         path: the file.
-        content: its new content, with `provenance`, and perhaps `trained_by`.
+        content: its new content, with `provenance`, and perhaps `trained_by` and `weights`.
 
     Returns:
-        the options of the measurement and of the training that differ, as far as both are recorded.
+        the options of the measurement and of the training that differ, as far as both are recorded, and "weights"
+        if others were measured.
     """
     try:
         theirs, ours = _options(json.loads(path.read_text(encoding="utf-8"))), _options(content)
@@ -61,6 +62,8 @@ def _options(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded options that change what is measured."""
     made_by, trained_by = results["provenance"], results.get("trained_by", {}).get("arguments", {})
     found = compared_arguments(made_by["program"].removesuffix(".py"), made_by["arguments"])
-    return found | {
-        f"{flag(name)} of the training": trained_by[name] for name in CONFIGURATION if name in trained_by
-    }
+    return (
+        found
+        | {f"{flag(name)} of the training": trained_by[name] for name in CONFIGURATION if name in trained_by}
+        | {name: results[name] for name in ("weights",) if name in results}
+    )

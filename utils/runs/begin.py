@@ -63,6 +63,10 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     """
     training = options.mode(settings) in options.WRITING
     latest = settings.resume_from == "latest"
+    if latest and settings.weights_key is not None:
+        raise UsageError(
+            f"--weights-key {settings.weights_key}: --resume-from latest goes on with training states"
+        )
     warnings: list[str] = []
     snapshot = unstarted = None
     if training and latest:  # before looking for it: another process might be about to write it
@@ -132,7 +136,8 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
         config = record.legacy_configuration(path, snapshot.content)
     started_from = config.get("started_from")
     if training and recorded is None:
-        weights = snapshots.checksum(path) or fingerprint(snapshot.weights)  # an old non-zip file has no checksum
+        weights = snapshots.checksum(path) if not snapshot.content["translated"] else None
+        weights = weights or fingerprint(snapshot.weights)  # one of several in a file, or without a checksum
         started_from = f"weights {weights} at epoch {first_epoch}"
     settings, warnings = adopt(settings, config, path, training)
     shows_images = not training and not settings.eval_regularization_loss
@@ -297,6 +302,7 @@ def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Rec
     images = dataset.train_fingerprint
     if run.record is None:
         from_file = run.snapshot is not None and not run.goes_on and run.first_epoch == 0
+        from_file = from_file and not run.snapshot.content["translated"]
         initial = snapshots.checksum(run.snapshot.path) if from_file else None
         return Record(config, dataset.class_names, images, initial, made_by)
     before = run.record

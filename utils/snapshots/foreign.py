@@ -54,7 +54,8 @@ def translate(
                 epochs[store] = int(item)
 
     walk(content, "")
-    inside = "model_state_dict" if is_own and key is None else key
+    is_bare = not any(stores.values())  # then there is nothing to choose
+    inside = "model_state_dict" if is_own and key is None else None if is_bare else key
     asked = {
         name: store
         for name, store in stores.items()
@@ -65,9 +66,13 @@ def translate(
         what = f"--weights-key {key}: {path} has no weights there" if key else f"{path} is no snapshot: no weights"
         raise SnapshotError(f"{what}; it holds tensors at {found}" if found else f"{what} by name")
     prefix, place = _choose(path, tensors, asked, network, is_own)
-    weights = {name: tensors[given] for name, given in (place.names | place.unknown).items()}
+    names = place.names | place.unknown
+    weights = {name: tensors[names[name]] for name in dict.fromkeys([*(network or ()), *names]) if name in names}
     store = stores[next(iter(place.names.values()))]
-    said = {"model_state_dict": weights, "translated": _in_words(prefix, place, store, is_own)}
+    translated = _in_words(prefix, place, store, is_own)
+    if is_bare and key is not None:
+        translated += f"{', ' if translated else ''}without --weights-key: it holds bare weights"
+    said = {"model_state_dict": weights, "translated": translated}
     if is_own:
         return content | said
     around = [epochs[outer] for outer in epochs if not outer or f"{store}.".startswith(f"{outer}.")]
@@ -96,8 +101,10 @@ def _choose(
     if len(different) == 1:
         return fitting[0], found[fitting[0]]
     if fitting:
-        keys = ", ".join(prefix.rstrip(".") or ROOT for prefix in fitting)
-        raise UsageError(f"{path} holds several weights of this network: choose by --weights-key from {keys}")
+        keys = [stores[next(iter(found[prefix].names.values()))] for prefix in fitting]
+        keys = keys if len(set(keys)) == len(keys) else [prefix.rstrip(".") for prefix in fitting]
+        listed = ", ".join(key or ROOT for key in keys)
+        raise UsageError(f"{path} holds several weights of this network: choose by --weights-key from {listed}")
     kept = {store: [name for name in stores if stores[name] == store] for store in dict.fromkeys(stores.values())}
     if network is None:
         kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
@@ -109,7 +116,8 @@ def _choose(
         within = [prefix for prefix, place in found.items() if not set(names).isdisjoint(place.names.values())]
         best = max(within, key=lambda prefix: len(found[prefix].names), default=None)
         what = "no name of this network" if best is None else differing[best]
-        listed.append(f"{store or ROOT} ({len(names)} tensors" + (f": {what})" if network is not None else ")"))
+        count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+        listed.append(f"{store or ROOT} ({count}{f': {what}' if network is not None else ''})")
     more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
     what = "no weights of this network (is --arch right?)" if network is not None else "several groups of weights"
     raise UsageError(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
@@ -121,6 +129,8 @@ def _missing(place: Place, network: Mapping[str, Tensor]) -> bool:
 
 def _in_words(prefix: str, place: Place, store: str, is_own: bool) -> str:
     """Say what was translated; "" if nothing was."""
+    if store and not prefix.startswith(f"{store}."):  # they are in several dicts
+        store = prefix.rstrip(".")
     inner = prefix.removeprefix(f"{store}.") if store else prefix
     names = [given.removeprefix(f"{store}.") for given in place.left_out]
     renamed = sum(given != prefix + name for name, given in place.names.items())
