@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import REFERENCE, refused, results, run_main, same, weights, write_datasets
+from programs import REFERENCE, ROOT, refused, results, run_main, same, weights, write_datasets
 from torch import nn
 from torchvision.models import get_model
 
@@ -454,3 +454,18 @@ def test_state_of_another_program_goes_on_with_the_epoch_that_it_records(few_ima
     path = foreign_state(partial(torch.optim.SGD, lr=0.01, momentum=0.9))
     assert run_main(train, *TRAIN, "--resume-from", path, "--weight-decay", 0) == 0
     assert "epoch 1 (2/2)" in capsys.readouterr().out
+
+
+def test_commands_of_the_documentation():
+    text = (ROOT / "docs/checkpoints.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    commands = re.search(r"```\n(python .*?)```", text, re.DOTALL)[1].splitlines()
+    programs = {
+        "compute_projections.py": compute_projections,
+        "reinit_layers.py": reinit_layers,
+        "train.py": train,
+    }
+    for _, program, *options in map(str.split, commands):
+        assert run_main(programs[program], *options) == 0
+    assert results("results/fashion_mnist_mini/lenet/both.json")["epoch"] == "7"
+    assert Path("models/fashion_mnist_mini/lenet/1/lenet_8.pt").exists()

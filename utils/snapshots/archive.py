@@ -33,7 +33,7 @@ from utils.snapshots.pickles import Call
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a long integer in a pickle
-is_tensor_record = re.compile(r"[^/]+/data/([^/]+)").fullmatch
+is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch
 is_number = re.compile(r"[?biuf][1248]?").fullmatch  #: the type of a NumPy number
 
 #: The types of the storages of tensors that `torch.save` names.
@@ -54,9 +54,7 @@ class SnapshotError(UsageError):
     """A file is no snapshot, is damaged, or belongs to another network. The message, one line, names the file."""
 
     def __init__(self, message: str):
-        super().__init__(
-            printable(" ".join(message.splitlines()))
-        )  # names in the file may hold control characters
+        super().__init__(printable(" ".join(message.splitlines())))  # names in a file may hold control characters
 
 
 def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
@@ -72,9 +70,8 @@ def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
         SnapshotError: the file is missing, cannot be read, is damaged, or needs to run code.
     """
     with _open(path) as file:
-        return {"zip": _read_archive, "old": _read_old, "safetensors": _read_safetensors}[_format(path, file)](
-            path, file
-        )
+        readers = {"zip": _read_archive, "old": _read_old, "safetensors": _read_safetensors}
+        return readers[_format(path, file)](path, file)
 
 
 def checksum(path: Path) -> str | None:
@@ -178,14 +175,14 @@ def _read_old(path: Path, file: BinaryIO) -> tuple[Any, None]:
     if not dict(system.items).get("little_endian"):
         raise SnapshotError(f"{path} cannot be read: it was written by a big-endian machine")
     memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    found = {_key(one): one for one in storages}
+    found = {key: (size, dtype) for key, size, dtype in (_parse_storage(path, one) for one in storages)}
     read, position = {}, file.tell()
     for key in keys:  # before each storage stands its number of elements
-        size, numel = _size(path, found[key]), struct.pack("<q", found[key].arguments[4])
-        if memory[position : position + 8] != numel or position + 8 + size > len(memory):
+        size, dtype = found[key]
+        start, position = position + 8, position + 8 + size
+        if memory[start - 8 : start] != struct.pack("<q", size // dtype.itemsize) or position > len(memory):
             raise SnapshotError(f"{path} is damaged: a tensor is not of the size that it should have")
-        read[key] = _bytes_of(memory, position + 8, size)
-        position += 8 + size
+        read[key] = _bytes_of(memory, start, size)
     return _plain(path, content, lambda key, size: read[key][:size]), None
 
 
@@ -261,22 +258,13 @@ def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
     return position
 
 
-def _key(storage: Call) -> str:
-    """Return by what a file names the storage of a tensor."""
-    return storage.arguments[2]
-
-
-def _size(path: Path, storage: Call) -> int:
-    """Return the size of the storage of a tensor in bytes."""
-    return storage.arguments[4] * _dtype(path, storage).itemsize
-
-
-def _dtype(path: Path, storage: Call) -> torch.dtype:
-    kind = storage.arguments[1]
-    name = kind.rpartition(".")[2].removesuffix("Storage")
-    if name not in STORAGES:
-        raise SnapshotError(f"{path} is no snapshot: it holds a {kind}")
-    return STORAGES[name]
+def _parse_storage(path: Path, storage: Call) -> tuple[str, int, torch.dtype]:
+    """Return how a file names the storage of a tensor, its size in bytes, and the type of its numbers."""
+    _, kind, key, _, numel, *view = storage.arguments
+    dtype = STORAGES.get(kind.rpartition(".")[2].removesuffix("Storage"))
+    if dtype is None or any(one is not None for one in view):
+        raise SnapshotError(f"{path} is no snapshot: it holds a {kind} that is no whole storage of numbers")
+    return key, numel * dtype.itemsize, dtype
 
 
 def _plain(path: Path, content: Any, storage: Callable[[str, int], Tensor]) -> Any:
@@ -303,10 +291,10 @@ def _plain(path: Path, content: Any, storage: Callable[[str, int], Tensor]) -> A
             raise refuse("more nested or more numerous values than a snapshot does")
         if isinstance(value, int) and value.bit_length() > 64:
             raise refuse("a number of more than 64 bits")
+        if isinstance(value, (pickles.Kind, bytes, bytearray)):
+            return str(value) if isinstance(value, pickles.Kind) else "bytes"
         if value is None or isinstance(value, (bool, int, float, str)):
-            return str(value) if isinstance(value, pickles.Kind) else value
-        if isinstance(value, (bytes, bytearray)):
-            return "bytes"
+            return value
         if isinstance(value, (list, tuple)):
             return type(value)(plain(item, depth + 1) for item in value)
         if value.kind in pickles.DICTS:
@@ -335,14 +323,12 @@ def _plain(path: Path, content: Any, storage: Callable[[str, int], Tensor]) -> A
         if kind not in pickles.TENSORS:
             raise refuse(f"a tensor made by {kind}")
         stored, offset, size, stride = arguments[:4]
-        dtype, metadata = _dtype(path, stored), arguments[6:]
+        (key, size_in_file, dtype), metadata = _parse_storage(path, stored), arguments[6:]
         if kind.endswith("_v3"):
-            dtype, metadata = getattr(torch, arguments[6].removeprefix("torch.")), arguments[7:]
+            dtype, metadata = pickles.DTYPES[arguments[6]], arguments[7:]
         if any(one is not None and one.items for one in metadata):
             raise refuse("a tensor that is not dense")
-        elements = storage(_key(stored), _size(path, stored)).view(dtype)
-        if any(one is not None for one in stored.arguments[5:]):
-            raise refuse("a view of another tensor's numbers")
+        elements = storage(key, size_in_file).view(dtype)
         if math.prod(max(1, length) for length in size) > max(MAX_EXPANDED_NUMEL, elements.numel()):
             raise refuse("a tensor of more numbers than there are in the file")
         return elements.as_strided(size, stride, offset)

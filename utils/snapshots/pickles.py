@@ -16,6 +16,7 @@ LISTS = {"builtins.set", "builtins.frozenset", "torch.Size", "builtins.list", "b
 FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 PARAMETERS = {f"torch._utils._rebuild_parameter{suffix}" for suffix in ("", "_with_state")}
 TENSORS = {f"torch._utils._rebuild_tensor{suffix}" for suffix in ("", "_v2", "_v3")} | PARAMETERS | {FROM_TYPE}
+DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 NUMBER, NAMESPACE, STORAGE = "numpy._core.multiarray.scalar", "argparse.Namespace", "storage"
 
 #: Classes and functions that a file may name, because their values are found beside weights: settings, versions,
@@ -149,7 +150,6 @@ def _kind(module: str, name: str) -> Kind:
     """Return the name of a class or function, if a snapshot may name it."""
     kind = f"{OTHER_MODULES.get(module, module)}.{name}"
     is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-    is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-    if is_storage or is_dtype or kind in DICTS | LISTS | TENSORS | HARMLESS | {NUMBER, NAMESPACE}:
+    if is_storage or kind in DTYPES or kind in DICTS | LISTS | TENSORS | HARMLESS | {NUMBER, NAMESPACE}:
         return Kind(kind)
     raise RefusedError(kind)
