@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 #: What DataParallel, torch.compile, FSDP and activation checkpointing call the module that they wrap.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+MAX_PARTS = 50  #: of a name, so that a file made to do harm does not take for ever
 
 
 class Place(NamedTuple):
@@ -39,7 +40,7 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
 
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for given in names:
-        parts = given.split(".")
+        parts = given.split(".", MAX_PARTS)
         for start, part in enumerate(parts):
             if part not in wrappers and (name := translate(parts[start:])) in own:
                 found["".join(f"{part}." for part in parts[:start])].setdefault(name, given)

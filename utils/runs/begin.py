@@ -23,7 +23,7 @@ from utils.runs.folders import RunFiles
 from utils.runs.lock import FolderLock
 from utils.runs.record import Record, Snapshot, difference, read_snapshot
 from utils.snapshots import SnapshotError
-from utils.snapshots.names import parse_snapshot_name, training_states
+from utils.snapshots.names import is_training_state, parse_snapshot_name, training_states
 from utils.snapshots.weights import fingerprint
 
 REPLACED_BY_OVERRIDE = {name for name, row in CONFIGURATION.items() if row.role & OVERRIDABLE}
@@ -132,7 +132,7 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
     goes_on = snapshot.record is not None and (snapshot.is_state or not training)
     recorded = snapshot.record if goes_on else None
     config = recorded.config if recorded else {}
-    if recorded is None and snapshot.is_state:
+    if recorded is None and snapshot.is_state and (training or is_training_state(path, snapshot.content)):
         config = record.legacy_configuration(path, snapshot.content)
     started_from = config.get("started_from")
     if training and recorded is None:

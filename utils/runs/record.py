@@ -181,13 +181,11 @@ class Snapshot:
 
         without_record: what says of its run what the file does not.
         """
-        unknown = f" says nothing of its run: {without_record}" if self.record is None and without_record else ""
-        said = [self.content["translated"]] if self.content["translated"] else []
-        said += [] if self.content["checksums"] else ["it has no checksums: damage would go unnoticed"]
-        line = "; ".join(said)
-        return [f"{self.path}{unknown}" + (f"{'; ' if unknown else ': '}{line}" if said else "")] * bool(
-            unknown or said
-        )
+        unchecked = "" if self.content["checksums"] else "it has no checksums: damage would go unnoticed"
+        line = "; ".join(filter(None, [self.content["translated"], unchecked]))
+        if self.record is None and without_record:
+            return [f"{self.path} says nothing of its run: {without_record}{line and '; '}{line}"]
+        return [f"{self.path}: {line}"] if line else []
 
     def check_classes(self, class_names: list[str]) -> None:
         """Raise UsageError where the network was trained on other classes than these."""
@@ -227,7 +225,7 @@ def read_snapshot(
 
     Raises:
         SnapshotError: the snapshot or the record is damaged.
-        UsageError: it holds no weights of this network, or several; or it records another epoch.
+        UsageError: it records another epoch.
     """
     content = load_snapshot(path, settings, wanted)
     is_own = is_training_state(path, content)

@@ -99,9 +99,9 @@ def load(
         and where there is a network or a key `translated`: what was translated, in words.
 
     Raises:
-        SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot.
+        SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot; or it
+            holds no weights of the network, or several.
         NewerFormatError: a later version of this program wrote it.
-        UsageError: it holds no weights of the network, or several.
     """
     path = Path(path)
     content, check = archive.read(path)

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from core.errors import UsageError
 from models.naming import Place, places
 from utils.snapshots.archive import SnapshotError
 from utils.snapshots.names import is_training_state
@@ -17,8 +16,9 @@ from utils.snapshots.weights import describe_difference
 
 ROOT = "."  #: --weights-key for weights that are not inside another dict
 MAX_LISTED = 4  #: how many keys, or entries that are left out, a message lists
-#: What is used of a file of another program beside its weights. Its other entries may mean anything.
-USED = ("top1_acc", "top5_acc", "optimizer_state_dict", "scheduler_state_dict")
+#: What is used of a file of another program beside its weights; its other entries may mean anything. The states
+#: are used where the weights are at `model_state_dict`.
+ACCURACIES, STATES = ("top1_acc", "top5_acc"), ("optimizer_state_dict", "scheduler_state_dict")
 
 
 def translate(
@@ -35,8 +35,7 @@ def translate(
         translated, in words.
 
     Raises:
-        SnapshotError: there are no weights.
-        UsageError: none are of this network, or several are.
+        SnapshotError: no weights are of this network, or several are.
     """
     is_own = is_training_state(path, content)
     tensors: dict[str, Tensor] = {}
@@ -62,7 +61,7 @@ def translate(
         if inside is None or (not store if inside == ROOT else f"{name}.".startswith(f"{inside}."))
     }
     if not asked:
-        found = ", ".join(list(dict.fromkeys(store or ROOT for store in stores.values()))[:MAX_LISTED])
+        found = _listed(list(dict.fromkeys(stores.values())))
         what = f"--weights-key {key}: {path} has no weights there" if key else f"{path} is no snapshot: no weights"
         raise SnapshotError(f"{what}; it holds tensors at {found}" if found else f"{what} by name")
     prefix, place = _choose(path, tensors, asked, network, is_own)
@@ -77,7 +76,8 @@ def translate(
         return content | said
     around = [epochs[outer] for outer in epochs if not outer or f"{store}.".startswith(f"{outer}.")]
     said |= {"epoch": around[-1]} if around else {}
-    return {name: content[name] for name in USED if name in content} | said
+    used = (*ACCURACIES, *STATES) if store == "model_state_dict" else ACCURACIES
+    return {name: content[name] for name in used if name in content} | said
 
 
 def _choose(
@@ -103,8 +103,9 @@ def _choose(
     if fitting:
         keys = [stores[next(iter(found[prefix].names.values()))] for prefix in fitting]
         keys = keys if len(set(keys)) == len(keys) else [prefix.rstrip(".") for prefix in fitting]
-        listed = ", ".join(key or ROOT for key in keys)
-        raise UsageError(f"{path} holds several weights of this network: choose by --weights-key from {listed}")
+        raise SnapshotError(
+            f"{path} holds several weights of this network: choose by --weights-key from {_listed(keys)}"
+        )
     kept = {store: [name for name in stores if stores[name] == store] for store in dict.fromkeys(stores.values())}
     if network is None:
         kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
@@ -117,10 +118,10 @@ def _choose(
         best = max(within, key=lambda prefix: len(found[prefix].names), default=None)
         what = "no name of this network" if best is None else differing[best]
         count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
-        listed.append(f"{store or ROOT} ({count}{f': {what}' if network is not None else ''})")
+        listed.append(f"{_listed([store])} ({count}{f': {what}' if network is not None else ''})")
     more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
     what = "no weights of this network (is --arch right?)" if network is not None else "several groups of weights"
-    raise UsageError(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
+    raise SnapshotError(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
 
 
 def _missing(place: Place, network: Mapping[str, Tensor]) -> bool:
@@ -132,13 +133,18 @@ def _in_words(prefix: str, place: Place, store: str, is_own: bool) -> str:
     if store and not prefix.startswith(f"{store}."):  # they are in several dicts
         store = prefix.rstrip(".")
     inner = prefix.removeprefix(f"{store}.") if store else prefix
-    names = [given.removeprefix(f"{store}.") for given in place.left_out]
+    others = [given.removeprefix(f"{store}.") for given in place.left_out]
     renamed = sum(given != prefix + name for name, given in place.names.items())
-    listed = ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
     said = {
-        f"weights at {store}": store and not is_own,
-        f"prefix {inner} removed": inner,
+        f"weights at {_listed([store])}": store and not is_own,
+        f"prefix {_listed([inner])} removed": inner,
         f"{renamed} names translated": renamed,
-        f"{len(names)} {'entry' if len(names) == 1 else 'entries'} left out: {listed}": names,
+        f"{len(others)} {'entry' if len(others) == 1 else 'entries'} left out: {_listed(others)}": others,
     }
     return ", ".join(text for text, holds in said.items() if holds)
+
+
+def _listed(names: list[str]) -> str:
+    """List keys or names of a file in a message: the first of them, without control characters."""
+    shown = [(name if name.isprintable() else repr(name))[:100] or ROOT for name in names[:MAX_LISTED]]
+    return ", ".join(shown) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
