@@ -117,7 +117,7 @@ def test_weights_are_found_and_what_was_translated_is_said(name):
     content, said = CONTAINERS[name]
     path = saved(content, "file.tar" if name == "training state" else "file.pth")
     found = load(path)
-    assert found["translated"] == said
+    assert found.get("translated", "") == said
     assert found.get("epoch") == content.get("epoch")
     part = snapshots.load(path, "features.0.weight".__eq__, NETWORK)
     assert same(part["model_state_dict"], {"features.0.weight": TRAINED["features.0.weight"]})

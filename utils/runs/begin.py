@@ -136,7 +136,7 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
         config = record.legacy_configuration(path, snapshot.content)
     started_from = config.get("started_from")
     if training and recorded is None:
-        weights = snapshots.checksum(path) if not snapshot.content["translated"] else None
+        weights = snapshots.checksum(path) if "translated" not in snapshot.content else None
         weights = weights or fingerprint(snapshot.weights)  # one of several in a file, or without a checksum
         started_from = f"weights {weights} at epoch {first_epoch}"
     settings, warnings = adopt(settings, config, path, training)
@@ -302,7 +302,7 @@ def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Rec
     images = dataset.train_fingerprint
     if run.record is None:
         from_file = run.snapshot is not None and not run.goes_on and run.first_epoch == 0
-        from_file = from_file and not run.snapshot.content["translated"]
+        from_file = from_file and "translated" not in run.snapshot.content
         initial = snapshots.checksum(run.snapshot.path) if from_file else None
         return Record(config, dataset.class_names, images, initial, made_by)
     before = run.record

@@ -32,15 +32,6 @@ from utils.snapshots.files import atomic_write
 from utils.snapshots.names import epochs_trained, is_training_state, parse_snapshot_name, training_states
 
 FILE = "run.json"
-#: Entries of a parameter group of each optimizer of train.py.
-OPTIMIZERS = {
-    "sgd": {"lr", "momentum", "dampening", "weight_decay", "nesterov"},
-    "adam": {"lr", "betas", "eps", "weight_decay", "amsgrad"},
-}
-#: Those that it does not use: they are false there.
-UNUSED = {"dampening", "nesterov", "amsgrad", "maximize", "decoupled_weight_decay"}
-#: Those that change no number, or are not of the optimizer.
-TECHNICAL = {"params", "initial_lr", "foreach", "fused", "capturable", "differentiable"}
 WEIGHTS_ALONE = "--weights-key model_state_dict goes on with the weights alone (and --start-epoch says where)"
 IN_STATES = ("id", "config", "class_names", "train_fingerprint", "initial_weights", "overrides", "provenance")
 
@@ -182,7 +173,7 @@ class Snapshot:
         without_record: what says of its run what the file does not.
         """
         unchecked = "" if self.content["checksums"] else "it has no checksums: damage would go unnoticed"
-        line = "; ".join(filter(None, [self.content["translated"], unchecked]))
+        line = "; ".join(filter(None, [self.content.get("translated"), unchecked]))
         if self.record is None and without_record:
             return [f"{self.path} says nothing of its run: {without_record}{line and '; '}{line}"]
         return [f"{self.path}: {line}"] if line else []
@@ -278,13 +269,8 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
     try:
         group = snapshot["optimizer_state_dict"]["param_groups"][0]
         schedule = snapshot.get("scheduler_state_dict") or {}
-        others = [name for name in UNUSED if group.get(name)]
-        kinds = [kind for kind, names in OPTIMIZERS.items() if group.keys() - UNUSED - TECHNICAL == names - UNUSED]
-        if others or not kinds:
-            of = "AdamW" if "decoupled_weight_decay" in others else "an optimizer that train.py does not have"
-            raise UsageError(f"{path} holds a state of {of}, neither SGD nor Adam: {WEIGHTS_ALONE}")
         config = {
-            "optimizer": kinds[0],
+            "optimizer": "adam" if "betas" in group else "sgd",
             "lr": group.get("initial_lr", group["lr"]),
             "weight_decay": group["weight_decay"],
             "momentum": group.get("momentum"),

@@ -86,7 +86,7 @@ def load(
         wanted: says for the name of a weight whether it is needed. The other weights and the optimizer's state are
             left out and not read. Default: everything is read.
         network: the weights of the network in question, for their names and shapes, to which those of the file are
-            translated (see `utils.snapshots.foreign`). Default: the names stay as they are.
+            translated (see `utils.snapshots.foreign`); empty: of any network. Default: as this program wrote it.
         key: says where the weights are in the file (see --weights-key).
 
     Returns:
@@ -96,7 +96,7 @@ def load(
         - `structure`: the same for all weights, also those left out, but on the meta device: shapes and types only
         - `checksums`: whether the file has checksums (old non-zip files and safetensors have none)
 
-        and where there is a network or a key `translated`: what was translated, in words.
+        and `translated`, in words, if something was.
 
     Raises:
         SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot; or it
@@ -107,16 +107,9 @@ def load(
     content, check = archive.read(path)
     if not isinstance(content, dict):
         raise SnapshotError(f"{path} is no snapshot: it holds a {type(content).__name__}, not a dict")
-    if network is not None or key is not None:
-        content = foreign.translate(path, content, network, key)
-    elif "model_state_dict" not in content:
-        content = {"model_state_dict": content}
+    content = foreign.translate(path, content, network, key)
     weights = content["model_state_dict"]
-    if not isinstance(weights, dict) or not weights:
-        raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
     for name, weight in weights.items():
-        if not isinstance(name, str) or not isinstance(weight, Tensor):
-            raise SnapshotError(f"{path} is no snapshot: its weights are not tensors by name")
         if weight.is_complex():
             raise SnapshotError(f"{path} is no snapshot: {name} is of type {weight.dtype}")
     check_types(path, content)

@@ -27,12 +27,13 @@ def translate(
     """Return the content of a file with the weights of a network at `model_state_dict`, under its own names.
 
     Args:
-        network: its weights, for names and shapes. None: any network; the names stay as they are.
+        network: its weights, for names and shapes. Empty: any network; the names stay as they are. None: the same,
+            for a file of this program.
         key: of the weights in the file, those of nested dicts joined by dots. Default: found by the names.
 
     Returns:
-        of a training state of this program all that it holds, else what is used of it; and `translated`: what was
-        translated, in words.
+        of a file of this program all that it holds, else what is used of it; and `translated`, in words, if
+        something was.
 
     Raises:
         SnapshotError: no weights are of this network, or several are.
@@ -53,8 +54,9 @@ def translate(
                 epochs[store] = int(item)
 
     walk(content, "")
-    is_bare = not any(stores.values())  # then there is nothing to choose
-    inside = "model_state_dict" if is_own and key is None else None if is_bare else key
+    inside = key if any(stores.values()) else None  # of bare weights there is nothing to choose
+    if key is None and (is_own or (network is None and "model_state_dict" in content)):
+        inside = "model_state_dict"
     asked = {
         name: store
         for name, store in stores.items()
@@ -69,10 +71,8 @@ def translate(
     weights = {name: tensors[names[name]] for name in dict.fromkeys([*(network or ()), *names]) if name in names}
     store = stores[next(iter(place.names.values()))]
     translated = _in_words(prefix, place, store, is_own)
-    if is_bare and key is not None:
-        translated += f"{', ' if translated else ''}without --weights-key: it holds bare weights"
-    said = {"model_state_dict": weights, "translated": translated}
-    if is_own:
+    said = {"model_state_dict": weights, **({"translated": translated} if translated else {})}
+    if is_own or (network is None and "model_state_dict" in content):
         return content | said
     around = [epochs[outer] for outer in epochs if not outer or f"{store}.".startswith(f"{outer}.")]
     said |= {"epoch": around[-1]} if around else {}
@@ -88,7 +88,7 @@ def _choose(
     is_own: bool,
 ) -> tuple[str, Place]:
     """Return the prefix below which the weights of the network are in the file, and which they are there."""
-    found = places(stores, network) if network is not None else {}
+    found = places(stores, network) if network else {}
     differing = {
         prefix: describe_difference(
             network, {name: tensors[given] for name, given in (place.names | place.unknown).items()}
@@ -107,9 +107,9 @@ def _choose(
             f"{path} holds several weights of this network: choose by --weights-key from {_listed(keys)}"
         )
     kept = {store: [name for name in stores if stores[name] == store] for store in dict.fromkeys(stores.values())}
-    if network is None:
+    if not network:
         kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
-    if is_own or (network is None and len(kept) == 1):  # the options may say what network it is
+    if is_own or (not network and len(kept) == 1):  # the options may say what network it is
         prefix, names = next((f"{store}." if store else "", names) for store, names in kept.items())
         return prefix, Place({name.removeprefix(prefix): name for name in names}, {}, [])
     listed = []
@@ -118,9 +118,9 @@ def _choose(
         best = max(within, key=lambda prefix: len(found[prefix].names), default=None)
         what = "no name of this network" if best is None else differing[best]
         count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
-        listed.append(f"{_listed([store])} ({count}{f': {what}' if network is not None else ''})")
+        listed.append(f"{_listed([store])} ({count}{f': {what}' if network else ''})")
     more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
-    what = "no weights of this network (is --arch right?)" if network is not None else "several groups of weights"
+    what = "no weights of this network (is --arch right?)" if network else "several groups of weights"
     raise SnapshotError(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
 
 
