@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 #: What DataParallel, torch.compile, FSDP and activation checkpointing call the module that they wrap.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-MAX_PARTS = 50  #: of a name, so that a file made to do harm does not take for ever
+MAX_PARTS, MAX_PLACES = 20, 20  #: of a name, and in a file: one made to do harm must not take for ever
 
 
 class Place(NamedTuple):
@@ -29,7 +29,7 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
         own: the names of the network's weights.
 
     Returns:
-        prefix -> place, for each prefix below which there is a name of the network.
+        prefix -> place, for the prefixes below which there are most of the network's names.
     """
     own = set(own)
     wrappers = WRAPPERS - {part for name in own for part in name.split(".")}
@@ -45,7 +45,7 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
             if part not in wrappers and (name := translate(parts[start:])) in own:
                 found["".join(f"{part}." for part in parts[:start])].setdefault(name, given)
     made = {}
-    for prefix, translated in found.items():
+    for prefix, translated in sorted(found.items(), key=lambda one: -len(one[1]))[:MAX_PLACES]:
         used, stores = set(translated.values()), {names[given] for given in translated.values()}
         others = [given for given in names if names[given] in stores and given not in used]
         inside = {

@@ -90,9 +90,12 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
         SnapshotError: there is only one, and it is damaged.
     """
     given: dict[Path, Path] = {}
+    may_be_others = set()  # files of a folder whose names say nothing
     for asked_for in settings.load_from:
         for path in in_folder(asked_for, settings) if asked_for.is_dir() else [asked_for]:
             given.setdefault(path.parent.resolve() / path.name, path)
+            if asked_for.is_dir() and parse_snapshot_name(path, settings.arch) is None:
+                may_be_others.add(path)
     if settings.epoch is not None and len(given) > 1:
         raise UsageError(f"--epoch {settings.epoch}: it is of one snapshot, and --load-from gives {len(given)}")
     tars = {path.stem for path in given.values() if path.suffix == ".tar"}
@@ -102,8 +105,8 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
     for path in given.values():
         try:
             snapshot = read_of_this_network(path, settings, lambda name: False, read_record, epoch=settings.epoch)
-        except SnapshotError as error:
-            if len(given) == 1:
+        except UsageError as error:
+            if len(given) == 1 or not (isinstance(error, SnapshotError) or path in may_be_others):
                 raise
             damaged.append(str(error))
             continue

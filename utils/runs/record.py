@@ -216,7 +216,7 @@ def read_snapshot(
 
     Raises:
         SnapshotError: the snapshot or the record is damaged.
-        UsageError: it records another epoch.
+        UsageError: it holds no weights of this network, or several; or it records another epoch.
     """
     content = load_snapshot(path, settings, wanted)
     is_own = is_training_state(path, content)

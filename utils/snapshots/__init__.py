@@ -99,9 +99,9 @@ def load(
         and `translated`, in words, if something was.
 
     Raises:
-        SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot; or it
-            holds no weights of the network, or several.
+        SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot.
         NewerFormatError: a later version of this program wrote it.
+        UsageError: it holds no weights of the network, or several.
     """
     path = Path(path)
     content, check = archive.read(path)

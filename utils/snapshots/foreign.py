@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.errors import UsageError
 from models.naming import Place, places
 from utils.snapshots.archive import SnapshotError
 from utils.snapshots.names import is_training_state
@@ -36,7 +37,8 @@ def translate(
         something was.
 
     Raises:
-        SnapshotError: no weights are of this network, or several are.
+        SnapshotError: there are no weights.
+        UsageError: none are of this network, or several are.
     """
     is_own = is_training_state(path, content)
     tensors: dict[str, Tensor] = {}
@@ -103,10 +105,12 @@ def _choose(
     if fitting:
         keys = [stores[next(iter(found[prefix].names.values()))] for prefix in fitting]
         keys = keys if len(set(keys)) == len(keys) else [prefix.rstrip(".") for prefix in fitting]
-        raise SnapshotError(
+        raise UsageError(
             f"{path} holds several weights of this network: choose by --weights-key from {_listed(keys)}"
         )
-    kept = {store: [name for name in stores if stores[name] == store] for store in dict.fromkeys(stores.values())}
+    kept: dict[str, list[str]] = {}
+    for name, store in stores.items():
+        kept.setdefault(store, []).append(name)
     if not network:
         kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
     if is_own or (not network and len(kept) == 1):  # the options may say what network it is
@@ -121,7 +125,8 @@ def _choose(
         listed.append(f"{_listed([store])} ({count}{f': {what}' if network else ''})")
     more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
     what = "no weights of this network (is --arch right?)" if network else "several groups of weights"
-    raise SnapshotError(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
+    kind = UsageError if network else SnapshotError
+    raise kind(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
 
 
 def _missing(place: Place, network: Mapping[str, Tensor]) -> bool:
