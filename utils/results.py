@@ -48,14 +48,15 @@ def differing_options(path: Path, content: Mapping[str, Any]) -> list[str]:
         content: its new content, with `provenance`, and perhaps `trained_by` and `weights`.
 
     Returns:
-        the options of the measurement and of the training that differ, as far as both are recorded, and "weights"
-        if others were measured.
+        the options of the measurement and of the training that differ, as far as both are recorded; where none do,
+        but other weights were measured, "weights".
     """
     try:
         theirs, ours = _options(json.loads(path.read_text(encoding="utf-8"))), _options(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there are none, or not of these programs
         return []
-    return [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    differing = [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    return [name for name in differing if name != "weights"] or differing
 
 
 def _options(results: Mapping[str, Any]) -> dict[str, Any]:
