@@ -56,6 +56,7 @@ def main(argv=None) -> int:
         raise UsageError("torchrun: measuring is the work of one process; start it with python instead")
     check_arguments(settings)
     device = devices.choose(settings.cuda)
+    settings = settings.replace(cuda=device.type == "cuda")
     devices.take(device)
     return run(settings, device)
 
@@ -222,13 +223,19 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
 
     last, measured = run[-1]
     folder = settings.plots / last.result.parent.relative_to(settings.results)
-    network = f"{settings.arch} on {last.dataset}"
+    network = f"{settings.arch} on {last.data}"
     when = {None: Path(last.name).name, 0: "at initialization", -1: "ImageNet weights", 1: "after 1 epoch"}
     title = f"{network}, {when.get(last.epoch, f'after {last.epoch} epochs')}"
-    figures = {f"projections_{last.result.stem}": plots.distributions(measured, settings.normalize, title)}
-    points = {max(source.epoch, 0): layers for source, layers in run if source.epoch is not None}
+    figures = {
+        f"projections_{last.result.stem}": plots.distributions(measured, settings.normalize, title),
+        f"profile_{last.result.stem}": plots.profile(measured, title),
+    }
+    by_name = any(source.epoch is None for source, _ in run)
+    points = {Path(one.name).name if by_name else max(one.epoch, 0): layers for one, layers in run}
     if len(points) > 1:
         figures[f"mass_{settings.arch}"] = plots.mass_by_epoch(points, network)
+        if len(measured) <= plots.MOST_PANELS:  # else mass_<arch> is the heat map
+            figures[f"heatmap_{settings.arch}"] = plots.mass_by_epoch(points, network, as_map=True)
         figures[f"mean_{settings.arch}"] = plots.mean_by_epoch(points, settings.normalize, network)
         if settings.init_from is not None:
             figures[f"distance_{settings.arch}"] = plots.distance_by_epoch(points, network)

@@ -19,7 +19,6 @@ Results go to
 figures to the same folder below <plots>.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -34,7 +33,7 @@ from torch import nn
 import data
 import models
 from core.errors import UsageError
-from utils import correlation, options, projections, reinit
+from utils import correlation, options, projections, reinit, sources
 from utils.arguments import Settings
 from utils.options import Role, check_recorded
 from utils.process import devices, distributed
@@ -42,7 +41,7 @@ from utils.process.ending import DONE, exit_status, memory_for
 from utils.process.logging import open_log, progress
 from utils.results import differing_options, result_stem, write_json
 from utils.runs.begin import adopt
-from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.folders import describe_data, noise_of_snapshot, run_folder
 from utils.runs.provenance import provenance
 from utils.runs.record import Snapshot, read_snapshot
 from utils.snapshots.files import make_writable
@@ -63,6 +62,8 @@ def main(argv=None) -> int:
     if settings.inits_from is None and not settings.rand:
         raise UsageError("nothing to reset layers to: give --inits-from, or --rand, or both")
     device = devices.choose(settings.cuda)
+    on_gpu = device.type == "cuda"
+    settings = settings.replace(cuda=on_gpu, tf32=settings.tf32 and on_gpu)
     with distributed.group(device):
         return run(settings, device)
 
@@ -73,11 +74,10 @@ def run(settings: Settings, device: torch.device) -> int:
     precision.set_precision(device, settings.amp, settings.tf32)
     paths = read_list(settings.inits_from) if settings.inits_from is not None else []
     settings, trained, warnings = read_trained(settings)
-    dataset = load_test_set(settings, trained, device)
+    dataset = load_test_set(settings, device)
     trained.check_classes(dataset.class_names)
-    build = functools.partial(
-        models.build, settings.arch, dataset.num_classes, dataset.in_channels, dataset.image_size
-    )
+    num_classes, head_warnings = sources.classes_of_head(settings, dataset, trained.weights)
+    build = functools.partial(models.build, settings.arch, num_classes, dataset.in_channels, dataset.image_size)
     net, layers = load_network(settings, trained, build, device)
     reinit.check_segments(net, (2, dataset.in_channels, *dataset.image_size))
     initializations, more = read_initializations(paths, settings, net, layers, trained.record)
@@ -98,7 +98,7 @@ def run(settings: Settings, device: torch.device) -> int:
         make_writable(folder)
     log, log_path = open_log(log_folder, settings.log)
     announce(log, settings, trained, dataset, initializations, device, log_path)
-    for warning in dict.fromkeys([*warnings, *more, *dataset.notes]):
+    for warning in dict.fromkeys([*warnings, *head_warnings, *more, *dataset.notes]):
         log.warning(warning)
 
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
@@ -113,19 +113,22 @@ def run(settings: Settings, device: torch.device) -> int:
     if distributed.RANK > 0:
         return DONE
     results = as_results(settings, trained, initializations, measured, bias, device)
+    if num_classes != dataset.num_classes:
+        results["head_classes"] = num_classes
     stem = result_stem(settings.load_from)
     path = results_folder / f"reinit_{stem}.json"
     differing = differing_options(path, results)
     write_json(results, path)
     log.info(report(results))
-    chance = 100 / dataset.num_classes
+    chance = 100 / num_classes
     if measured.top1 / 2 < chance:
         message = f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %)"
         log.warning(f"{message}: even a layer that is needed may not be critical")
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
-    for figure in draw(results, settings, plots_folder, stem):
+    title = f"{settings.arch} on {describe_data(settings.dataset, settings.subsample_classes, noise)}"
+    for figure in draw(results, title, plots_folder, stem):
         log.info(f"figure: {figure}")
     return DONE
 
@@ -142,10 +145,13 @@ def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
     """
     path = settings.load_from
     trained = read_snapshot(path, settings, epoch=settings.epoch)
-    warnings = trained.describe("its images are prepared as the options say, normalized")
+    warnings = trained.describe("its images are prepared as the options say")
     config = trained.config
     if trained.record is not None:
         settings, _ = adopt(settings, config, path, roles=Role.NETWORK)
+        images = options.images(settings.replace(mean=None, std=None))
+        if (settings.mean, settings.std) not in ((None, None), tuple(map(list, images.normalization or ()))):
+            raise UsageError(f"--mean, --std: {path} was trained on pixel values {describe_values(images)}")
         if config.get("seed") is not None:
             check_recorded(settings, "seed", config["seed"], path)
         for name in ("amp", "tf32"):
@@ -159,9 +165,9 @@ def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
     return settings, trained, warnings
 
 
-def load_test_set(settings: Settings, trained: Snapshot, device: torch.device) -> data.Dataset:
+def load_test_set(settings: Settings, device: torch.device) -> data.Dataset:
     """Load the test images onto the device, with pixel values as the network was trained on."""
-    images = dataclasses.replace(options.images(settings), unnormalize=trained.config.get("unnormalize", False))
+    images = options.images(settings)
     batch_size = settings.batch_size
     if "batch_size" not in settings.given:
         in_channels = data.info(settings.dataset).in_channels
@@ -205,7 +211,7 @@ def announce(log, settings, trained: Snapshot, dataset: data.Dataset, initializa
         f"{settings.arch} from {settings.load_from} on the test set of {settings.dataset}: {dataset.num_classes} "
         f"classes, {dataset.test.num_images:,} images of {height}x{width} pixels"
     )
-    values = "in [0, 1]" if trained.config.get("unnormalize") else "normalized"
+    values = describe_values(options.images(settings))
     source = "as recorded with the network" if trained.record is not None else "by the options"
     log.info(f"classes and image size {source}; pixel values are {values}")
     for initialization in initializations:
@@ -213,6 +219,14 @@ def announce(log, settings, trained: Snapshot, dataset: data.Dataset, initializa
     if distributed.WORLD_SIZE > 1:
         log.info(f"{distributed.WORLD_SIZE} processes, each with its share of every batch")
     log.info(f"{devices.describe(device)}; PyTorch {torch.__version__}; log in {log_path}")
+
+
+def describe_values(images: data.Images) -> str:
+    """Return what the values of pixels are: "normalized (mean 0.1307, std 0.3015)" or "in [0, 1]"."""
+    if images.normalization is None:
+        return "in [0, 1]"
+    mean, std = (" ".join(map(str, values)) for values in images.normalization)
+    return f"normalized (mean {mean}, std {std})"
 
 
 def as_results(
@@ -233,6 +247,7 @@ def as_results(
     rows = {initialization.row: [next(in_turn) for _ in bias] for initialization in initializations}
     drops = {row: reinit.relative_drops(measured.top1, accuracies) for row, accuracies in rows.items()}
     epoch = trained.epochs_trained
+    normalization = options.images(settings).normalization
     results: dict[str, Any] = {
         "init_from_epoch": rows,
         "arch": settings.arch,
@@ -240,6 +255,7 @@ def as_results(
         "top1_test": measured.top1,
         "top5_test": measured.top5,
         "epoch": None if epoch is None else str(epoch),
+        "normalization": normalization and dict(zip(("mean", "std"), normalization, strict=True)),
         "layers": list(bias),
         "relative_drop": drops,
         "projections": {
@@ -304,11 +320,10 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: dict[str, Any], settings: Settings, plots_folder: Path, stem: str) -> list[Path]:
+def draw(results: dict[str, Any], title: str, plots_folder: Path, stem: str) -> list[Path]:
     """Draw the figures of the results. Return their files."""
     from utils import plots
 
-    title = f"{settings.arch} on {dataset_folder(settings.dataset, settings.subsample_classes)}"
     figures = {
         f"reinit_{stem}": plots.accuracy_loss(results, title),
         f"criticality_{stem}": plots.bias_and_criticality(results, title),

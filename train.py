@@ -45,6 +45,7 @@ from utils.runs.lock import FolderLock
 from utils.runs.provenance import provenance
 from utils.runs.record import save_weights
 from utils.snapshots.weights import bare_weights, load_weights
+from utils.sources import classes_of_head
 from utils.training import optimizers, precision
 from utils.training.metrics import evaluate
 from utils.training.recording import Plateau, Recorder, Training, open_board
@@ -57,6 +58,7 @@ def main(argv=None) -> int:
     if options.list_choices(settings):
         return DONE
     device = devices.choose(settings.cuda)
+    settings = settings.replace(cuda=device.type == "cuda")
     with distributed.group(device), FolderLock() as lock:
         devices.take(device)
         # Rank 0 decides for all: machines need not share a file system, but they share seeds and weights.
@@ -127,10 +129,14 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
                 memory_format=precision.memory_format(device, settings.amp, settings.tf32),
                 share=(distributed.RANK, distributed.WORLD_SIZE),
             )
+        num_classes, warnings = dataset.num_classes, []
+        if not run.training and (run.snapshot is not None or settings.pretrained):
+            weights = run.snapshot.weights if run.snapshot is not None else None
+            num_classes, warnings = classes_of_head(settings, dataset, weights)
         torch.manual_seed(settings.seed or 0)  # None: a snapshot is evaluated, and nothing in it is random
         net = models.build(
             settings.arch,
-            dataset.num_classes,
+            num_classes,
             dataset.in_channels,
             dataset.image_size,
             pretrained=settings.pretrained and run.snapshot is None,
@@ -138,7 +144,6 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
     fingerprints = (dataset.train_fingerprint, dataset.test_fingerprint)
     if distributed.from_rank_0(lambda: fingerprints) != fingerprints:
         raise data.DataError("--data-path: the images or labels differ from those of rank 0")
-    warnings = []
     if run.snapshot is not None:
         if run.record is not None:
             run.snapshot.check_classes(dataset.class_names)

@@ -19,7 +19,4 @@ from data.registry import DataError, ImageError, info, names, register
 for _module in pkgutil.iter_modules(__path__, prefix="data."):
     importlib.import_module(_module.name)
 
-#: Version of the data manipulations. It grows when the same options and seeds give other images or labels.
-PROTOCOL = 1
-
-__all__ = ["PROTOCOL", "DataError", "Dataset", "ImageError", "Images", "info", "load", "names", "register"]
+__all__ = ["DataError", "Dataset", "ImageError", "Images", "info", "load", "names", "register"]

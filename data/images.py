@@ -1,5 +1,6 @@
 """Which images are asked for: a dataset, and how its images and labels are changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Images:
     split_seed: int | None = None  #: seed for shuffling before the split, in [0, 2^32)
     shuffle: bool = False  #: shuffle before the split; without a split: use a new random order in each epoch
     unnormalize: bool = False  #: leave pixel values in [0, 1]
+    mean: Sequence[float] | None = None  #: of pixel values in [0, 1], one per channel; None: that of the dataset
+    std: Sequence[float] | None = None  #: likewise
 
     @property
     def spec(self) -> Spec:
@@ -59,9 +62,19 @@ class Images:
         spec, own = self.spec, None
         if self.unnormalize:
             return None
+        if self.mean is not None:
+            return tuple(self.mean), tuple(self.std)
         if self.upscaled_side is not None:
             own = spec.normalization_upscaled if self.upscale else spec.normalization_padded
         return own or spec.normalization
+
+    @property
+    def protocol(self) -> int:
+        """Version of these images: it grows when the same options and seeds give other images or labels.
+
+        2: upscaled images have whole grey levels.
+        """
+        return 2 if self.upscaled_side is not None and self.spec.in_memory else 1
 
     def check(self) -> None:
         """Check everything that can be checked before anything is read.
@@ -78,3 +91,7 @@ class Images:
             raise DataError(f"--noise {self.noise:g}: with a single class there is no wrong label")
         if self.upscale and self.upscale_padding:
             raise DataError("--upscale and --upscale-padding exclude each other: give one of them")
+        counts = [len(values) for values in (self.mean, self.std) if values is not None]
+        if counts and (self.unnormalize or counts != [spec.in_channels] * 2):
+            each = f"{spec.in_channels} number{'s' if spec.in_channels > 1 else ''} each for {spec.name}"
+            raise DataError(f"--mean, --std: give both together, {each}, without --unnormalize")

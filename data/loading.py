@@ -102,8 +102,8 @@ def load(
         in_channels=images.spec.in_channels,
         image_size=images.image_size,
         class_names=class_names,
-        train_fingerprint=None if train is None else fingerprint(train),
-        test_fingerprint=fingerprint(test),
+        train_fingerprint=None if train is None else fingerprint(train, images.protocol),
+        test_fingerprint=fingerprint(test, images.protocol),
         notes=notes,
     )
 

@@ -23,7 +23,7 @@ class MemoryLoader(Epochs):
     """
 
     images: Tensor  #: (n, C, H, W) uint8
-    finish: Callable[[Tensor], Tensor]  #: uint8 or float images (B, C, H, W) in 0 to 255 -> normalized images
+    finish: Callable[[Tensor], Tensor]  #: uint8 images (B, C, H, W) -> normalized images
     side: int | None = None  #: upscale to side x side pixels and zero-pad to 224x224; None: keep the size
     flip: bool = False  #: whether augmentation flips images horizontally
     permutations: Tensor | None = None  #: pixel shuffle: (n, H * W) on the device

@@ -50,14 +50,17 @@ class FolderSource:
 Source = ArraySource | FolderSource
 
 
-def fingerprint(source: Source) -> str:
-    """Return the number of images and a checksum of labels and images, or of the names of files and folders."""
+def fingerprint(source: Source, protocol: int) -> str:
+    """Return the number of images, a checksum of labels and images (or of the names of files and folders), and
+    the version of the images, `Images.protocol`, if it is not 1.
+    """
     if isinstance(source, ArraySource):
         content = source.images.contiguous().numpy()
     else:
         names = ["/".join(file.rsplit("/", 2)[-2:]) for file in source.files]
         content = "\n".join(names).encode(errors="surrogateescape")
-    return f"{len(source.labels)} {zlib.crc32(source.labels, zlib.crc32(content)):08x}"
+    version = f" {protocol}" if protocol > 1 else ""
+    return f"{len(source.labels)} {zlib.crc32(source.labels, zlib.crc32(content)):08x}{version}"
 
 
 @dataclass(frozen=True)

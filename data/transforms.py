@@ -9,18 +9,29 @@ from torch.nn import functional
 
 UPSCALED = 224  #: side of upscaled images in pixels
 UPSCALED_PADDED = 112  #: side of upscaled images that are then zero-padded to UPSCALED
+PIL_PRECISION = 2**22  #: PIL's weights are multiples of 1 / PIL_PRECISION
 CROP_PADDING = 4  #: zeros on each side of an image before a random crop, in pixels
 
 
 def upscale(images: Tensor, side: int) -> Tensor:
-    """Upscale to side x side pixels by bilinear interpolation and zero-pad to UPSCALED x UPSCALED.
+    """Resize uint8 images to side x side pixels, with PIL's bilinear values, and zero-pad to UPSCALED x UPSCALED.
 
-    The values become float32 and keep their range.
+    PIL interpolates along the rows, then along the columns, with weights of a fixed precision, and rounds to whole
+    grey levels each time. In float64 all of this is exact, on every device.
     """
-    # functional.interpolate calls this too. With --deterministic on a GPU, however, it takes a slower way for a
-    # gradient that is not needed here, and gives slightly different values.
-    images = torch.ops.aten.upsample_bilinear2d.vec(images.float(), (side, side), False, None)
+    for _ in range(2):
+        weights = _resize_weights(images.shape[3], side, images.device)
+        images = (images.double() @ weights.T).add_(0.5).to(torch.uint8).mT
     return zero_pad(images, (UPSCALED - side) // 2)
+
+
+def _resize_weights(size: int, side: int, device: torch.device) -> Tensor:
+    """Return PIL's bilinear weights of `size` pixels in each of `side` pixels: (side, size) float64."""
+    scale = size / side
+    centers = scale * (torch.arange(side, device=device, dtype=torch.float64)[:, None] + 0.5)
+    distances = (torch.arange(size, device=device) + 0.5 - centers).abs() / max(scale, 1)
+    weights = (1 - distances).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True) * PIL_PRECISION).round() / PIL_PRECISION
 
 
 def zero_pad(images: Tensor, padding: int) -> Tensor:
@@ -73,8 +84,5 @@ def normalize(
         mean, std: broadcastable to (B, C, H, W); None: leave the values in [0, 1]. For channels_last on a CPU, a
             whole image (1, C, H, W) in this format takes a quarter of the time of (C, 1, 1).
     """
-    if images.is_floating_point():
-        images = images.div(255).contiguous(memory_format=memory_format)
-    else:
-        images = images.float().contiguous(memory_format=memory_format).div_(255)
+    images = images.float().contiguous(memory_format=memory_format).div_(255)
     return images if mean is None else images.sub_(mean).div_(std)

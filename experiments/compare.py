@@ -14,6 +14,7 @@ figures are <output>_mass and <output>_mean, or <output>_map and <output>_points
 
 import argparse
 import datetime
+import os
 import re
 import statistics
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ["MPLBACKEND"] = "agg"  # whatever a notebook sets for what it starts
 
 from core.text import say
 from experiments import figures

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils import correlation, projections, reinit
 from utils.plots import style
@@ -17,7 +16,9 @@ GROUP_COLORS = ("#c8553d", "#3d7ea6", "#5a9367", "#8a5a9e", "#c9a227", "#444444"
 
 
 @style.apply()
-def compare_runs(groups: Mapping[str, Sequence[Mapping[int, style.Layers]]], statistic: str, title: str) -> Figure:
+def compare_runs(
+    groups: Mapping[str, Sequence[Mapping[int, style.Layers]]], statistic: str, title: str
+) -> style.Figure:
     """Draw the mass or mean of each layer against epoch for groups of runs: the mean over seeds, and the spread.
 
     Args:
@@ -59,7 +60,9 @@ def compare_runs(groups: Mapping[str, Sequence[Mapping[int, style.Layers]]], sta
 
 
 @style.apply()
-def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: str, correlations: str) -> Figure:
+def bias_and_criticality_of_runs(
+    results: Sequence[Mapping[str, Any]], title: str, correlations: str
+) -> style.Figure:
     """Draw the accuracy lost at initialization against bias: a small point per run, a large one per mean.
 
     Args:
@@ -71,24 +74,25 @@ def bias_and_criticality_of_runs(results: Sequence[Mapping[str, Any]], title: st
     names = results[0]["layers"]
     bias = correlation.bias([[one["projections"][name]["mass"] for name in names] for one in results])
     drops = 100 * np.array([one["relative_drop"][row] for one in results])
-    figure, axes = criticality_axes(names, bias, drops, "its initialization")
-    for layer, color in enumerate(number_points(axes, bias.mean(0), drops.mean(0), names)):
+    legend = "large: mean, small: each seed"
+    title = f"{title}: bias and criticality, {len(results)} seeds\n({legend})"
+    figure, axes = criticality_axes(title, bias, drops, "its initialization")
+    colors = number_points(axes, bias.mean(0), drops.mean(0), dict(enumerate(names, 1)))
+    for layer, color in enumerate(colors):
         axes.scatter(bias[:, layer], drops[:, layer], s=8, color=color, alpha=0.7, linewidth=0, clip_on=False)
     axes.set_title(correlations)
-    legend = "large: mean, small: each seed; grey: critical"
-    figure.suptitle(f"{title}: bias and criticality, {len(results)} seeds\n({legend})", fontsize=11)
     return figure
 
 
 @style.apply()
-def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> style.Figure:
     """Draw the mass of every layer of several networks: one row per network, one point per layer.
 
     Args:
         results: architecture -> results of compute_projections.py.
         title: names the group of networks.
     """
-    figure = Figure(figsize=(8, 1.6 + 0.28 * len(results)), layout="constrained")
+    figure = style.new_figure(8, 1.6 + 0.28 * len(results), f"{title}: mass of each layer")
     axes = figure.subplots()
     axes.axvline(0.5, color="black", linewidth=0.8)
     for row, content in enumerate(results.values()):
@@ -100,5 +104,4 @@ def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> 
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("mass of a layer (share of filters with projection ≤ 0)")
     figure.colorbar(points, label="depth (0: first, 1: last)")
-    figure.suptitle(f"{title}: mass of each layer")
     return figure

@@ -63,7 +63,10 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
         if num_classes != IMAGENET_CLASSES:
             _replace_last_layer(net, num_classes)
     if in_channels != 3:
-        _replace_first_convolution(net, in_channels)
+        first = _replace_first_convolution(net, in_channels)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        if first.bias is not None:
+            nn.init.zeros_(first.bias)
     if name in VGG:
         net.avgpool = PoolUnlessOnePixel(net.avgpool)
         net.classifier[0] = LinearOfPooled.like(net.classifier[0])
@@ -73,7 +76,9 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
 @register("vgg19_orig")
 def vgg19_orig(name, num_classes, in_channels, image_size):
     """VGG-19 as first initialized: weights from N(0, 0.01^2), zero biases (Simonyan and Zisserman, ICLR 2015)."""
-    net = torchvision_net("vgg19", num_classes, in_channels, image_size)
+    net = torchvision_net("vgg19", num_classes, 3, image_size)
+    if in_channels != 3:
+        _replace_first_convolution(net, in_channels)
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=0.01)
@@ -170,13 +175,11 @@ def _replace_last_layer(net: nn.Module, num_classes: int) -> None:
         net.set_submodule(name, nn.Conv2d(last.in_channels, num_classes, kernel_size=1))
 
 
-def _replace_first_convolution(net: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution: same geometry and width, Kaiming-normal (fan_out, ReLU), zero bias."""
+def _replace_first_convolution(net: nn.Module, in_channels: int) -> nn.Conv2d:
+    """Replace the first convolution by one of the same geometry and width, and return it."""
     name, first = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
     copied = ("out_channels", "kernel_size", "stride", "padding", "dilation")
     options = {option: getattr(first, option) for option in copied}
     replacement = nn.Conv2d(in_channels, **options, bias=first.bias is not None)
-    nn.init.kaiming_normal_(replacement.weight, mode="fan_out", nonlinearity="relu")
-    if replacement.bias is not None:
-        nn.init.zeros_(replacement.bias)
     net.set_submodule(name, replacement)
+    return replacement

@@ -46,6 +46,18 @@ def count(record_property):
     return lambda what, number=1: record_property(f"count: {what}", number)
 
 
+@pytest.fixture
+def titles(monkeypatch) -> list[str]:
+    """The titles of the figures that programs save in this process."""
+    from utils import plots
+
+    found, save = [], plots.save
+    monkeypatch.setattr(
+        plots, "save", lambda figure, path: found.append(figure.get_suptitle()) or save(figure, path)
+    )
+    return found
+
+
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -315,18 +315,19 @@ def test_table_has_a_line_per_layer(capsys):
 
 
 @pytest.mark.parametrize(
-    ("config", "folders"),
+    ("config", "folders", "said"),
     [
-        ({"noise": 0.29}, "mnist/noise_29/lenet"),
-        ({"noise": -1, "noise_seed": 3}, "mnist/pixel_shuffle/lenet"),
-        ({"noise": 0.0}, "mnist/lenet"),
+        ({"noise": 0.29}, "mnist/noise_29/lenet", "mnist, 29 % label noise"),
+        ({"noise": -1, "noise_seed": 3}, "mnist/pixel_shuffle/lenet", "mnist, shuffled pixels"),
+        ({"noise": 0.0}, "mnist/lenet", "mnist"),
     ],
 )
-def test_noise_folder_is_that_of_the_configuration(config, folders, tmp_path):
+def test_noise_is_that_of_the_configuration(config, folders, said, tmp_path, titles):
     path = snapshot(tmp_path / "noise_50" / "lenet_2.tar", 2, **config)
     assert run(*LENET, "--load-from", path, "--plots", "plots") == 0
     assert files_below(Path("results")) == {f"{folders}/lenet_2.json"}
     assert f"{folders}/projections_lenet_2.png" in files_below(Path("plots"))
+    assert titles[0].replace("\n", " ") == f"lenet on {said}, after 3 epochs"
     assert all(name.startswith(f"{folders}/") for name in files_below(Path("log")))
 
 
@@ -392,25 +393,28 @@ def png_size(path: Path) -> tuple[int, int]:
 def test_figures_of_one_snapshot():
     assert run(*LENET, "--load-from", TRAINED, "--plots", "plots", "--seed", 1) == 0
     folder = Path("plots/mnist/lenet/1")
-    assert files_below(folder) == {"projections_lenet_2.png", "projections_lenet_2.pdf"}
+    names = ("projections_lenet_2", "profile_lenet_2")
+    assert files_below(folder) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert min(png_size(folder / "projections_lenet_2.png")) > 500
     assert (folder / "projections_lenet_2.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_figures_of_several_snapshots():
     assert run(*LENET, "--load-from", REFERENCE, "--init-from", INITIAL, "--plots", "plots") == 0
-    names = ("projections_lenet_2", "mass_lenet", "mean_lenet", "distance_lenet")
+    names = ("projections_lenet_2", "profile_lenet_2")
+    names += ("mass_lenet", "mean_lenet", "distance_lenet", "heatmap_lenet")
     assert files_below(Path("plots")) == {
         f"mnist/lenet/{name}.{kind}" for name in names for kind in ("png", "pdf")
     }
 
 
-def test_figure_of_one_filter_layers_and_dead_layers(tmp_path):
+def test_figures_of_dead_layers_and_of_snapshots_without_an_epoch():
     weights = {name: torch.zeros_like(w) for name, w in torch.load(INITIAL, weights_only=True).items()}
-    for epoch in (0, 1):
-        snapshot(tmp_path / f"lenet_{epoch}.tar", epoch, weights)
-    assert run(*LENET, "--normalize", "--load-from", tmp_path, "--plots", "plots") == 0
-    assert len(files_below(Path("plots"))) == 6
+    for name in ("best.pt", "final.pt"):
+        write(weights, Path(name))
+    assert run(*LENET, "--normalize", "--load-from", "best.pt", "final.pt", "--plots", "plots") == 0
+    names = ("projections_final", "profile_final", "mass_lenet", "mean_lenet", "heatmap_lenet")
+    assert {path.stem for path in Path("plots/mnist/lenet").iterdir()} == set(names)
 
 
 # ---- what goes wrong ----

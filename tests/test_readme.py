@@ -1,5 +1,6 @@
 """The files that the README shows in full do what it says."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,11 @@ def in_the_copy(*commands):
         ", ".join(f"program({name!r}).main({list(map(str, options))!r})" for name, *options in commands)
         + ")), 0))"
     )
-    return subprocess.run([sys.executable, "-c", main], capture_output=True, text=True, timeout=300)
+    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as Jupyter sets it for what it starts
+    environment = {**os.environ, **backend}
+    return subprocess.run(
+        [sys.executable, "-c", main], capture_output=True, text=True, timeout=300, env=environment
+    )
 
 
 @pytest.fixture
@@ -61,3 +66,4 @@ def test_added_network_is_trained_on_added_dataset_measured_and_reset(copy_with_
         "features.6       64",
     ]
     assert Path("results/shapes/tiny/1/reinit_tiny_2.json").exists()
+    assert Path("plots/shapes/tiny/1/reinit_tiny_2.png").exists()

@@ -11,11 +11,15 @@ from pathlib import Path
 import programs
 import pytest
 import torch
+from PIL import Image
 from programs import REFERENCE, files_below, results, run_main, weights
+from torch.nn.functional import cross_entropy
+from torchvision.models import SqueezeNet1_1_Weights
 
 import models
 import reinit_layers
 import train
+from data.idx import read_mini
 
 MINI = ("--dataset", "fashion_mnist_mini")
 LENET = ("--arch", "lenet", *MINI)
@@ -184,8 +188,8 @@ def test_same_command_gives_the_same_results():
     assert results(f"first/{name}")["correlation"]["spearman"] is None  # no initialization
 
 
-def test_images_are_prepared_as_the_snapshot_records(capsys):
-    """Classes, pixel values and noise folder of a run of train.py; the accuracy is the one it reported."""
+def test_images_are_prepared_as_the_snapshot_records(capsys, titles):
+    """Classes, pixel values, noise folder and titles of a run of train.py; the accuracy is the one it reported."""
     trained = (
         "--subsample-classes",
         3,
@@ -214,6 +218,9 @@ def test_images_are_prepared_as_the_snapshot_records(capsys):
     measured = results("results/fashion_mnist_mini_3/noise_10/lenet/1/reinit_lenet_1.json")
     assert measured["top1_test"] == pytest.approx(snapshot["top1_acc"])
     assert measured["dataset"] == "fashion_mnist_mini"
+    assert all(
+        "on fashion_mnist_mini, 3 classes, 10 % label noise:" in title.replace("\n", " ") for title in titles
+    )
     # Its final weights say nothing themselves, but the state beside them does.
     final = ("--seed", 1, "--load-from", folder / "lenet_2.pt", *options[4:])
     assert run(*LENET, *final) == 0
@@ -225,6 +232,58 @@ def test_images_are_prepared_as_the_snapshot_records(capsys):
     assert "--subsample-classes" in refused(capsys, *LENET, *options, "--subsample-classes", 4)
     assert "--upscale" in refused(capsys, *LENET, *options, "--upscale")
     assert "--seed 2" in refused(capsys, *LENET, *options[2:], "--seed", 2)
+
+
+@pytest.fixture
+def mini_test_set() -> tuple[torch.Tensor, torch.Tensor]:
+    """The images, with values in [0, 1], and labels of the test set that comes with the repository."""
+    source, _ = read_mini(Path(), train=False)
+    return source.images.float() / 255, torch.from_numpy(source.labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "mean", "std"),
+    [(("--unnormalize",), 0, 1), (("--mean", 0.5, "--std", 0.25), 0.5, 0.25)],
+)
+def test_images_are_prepared_as_asked_for_another_programs_network(options, mean, std, mini_test_set, capsys):
+    assert run(*LENET, *options, "--rand", "--load-from", REFERENCE / "lenet_2.tar", "--cuda") == 0
+    first, *_, last = capsys.readouterr().err.splitlines()  # there is no GPU
+    assert first == last
+    assert first.startswith("warning: --cuda")
+    measured = results("results/fashion_mnist_mini/lenet/reinit_lenet_2.json")
+    expected = None if "--unnormalize" in options else {"mean": [mean], "std": [std]}
+    assert measured["normalization"] == expected
+    net = models.build("lenet", 10, 1).eval()
+    net.load_state_dict(weights(REFERENCE / "lenet_2.tar"))
+    images, labels = mini_test_set
+    hits = net((images - mean) / std).argmax(1) == labels
+    assert measured["top1_test"] == pytest.approx(100 * hits.float().mean().item(), abs=0.11)
+
+
+def test_head_with_more_classes_than_an_image_folder_is_kept(capsys, monkeypatch):
+    for part, label, number in itertools.product(("train", "val"), "abc", range(2)):
+        Path(part, label).mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((256, 256), 20 + 60 * number).convert("RGB").save(f"{part}/{label}/{number}.png")
+    torch.manual_seed(3)
+    net = models.build("squeezenet1_1", 1000).eval()
+    net.classifier[1].bias.data[:4] += torch.rand(4)
+    torch.save(net.state_dict(), "squeezenet1_1_9.pt")
+    protocol = SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()
+    images = torch.stack([protocol(Image.open(path)) for path in sorted(Path("val").rglob("*.png"))])
+    logits, labels = net(images), torch.arange(6) // 2
+    expected = [100 * (logits.topk(k).indices == labels[:, None]).sum().item() / 6 for k in (1, 5)]
+    folder = ("--arch", "squeezenet1_1", "--dataset", "imagenet", "--data-path", ".", "--workers", 0)
+    assert run(*folder, "--rand", "--load-from", "squeezenet1_1_9.pt") == 0
+    measured = results("results/imagenet/squeezenet1_1/reinit_squeezenet1_1_9.json")
+    assert [measured["top1_test"], measured["top5_test"]] == pytest.approx(expected)
+    assert measured["head_classes"] == 1000
+    Path("hub/checkpoints").mkdir(parents=True)
+    Path("squeezenet1_1_9.pt").rename("hub/checkpoints/squeezenet1_1-b8a52dc0.pth")
+    monkeypatch.setenv("TORCH_HOME", str(Path().resolve()))
+    assert run_main(train, *folder, "--pretrained", "--evaluate") == 0
+    output = capsys.readouterr()
+    assert f"test set: loss {cross_entropy(logits, labels):.4f}, top-1 {expected[0]:.2f} %" in output.out
+    assert output.err.count("the network has 1,000 classes and . has 3: its head is kept") == 2
 
 
 def test_initialization_of_another_run_is_warned_about(capsys):

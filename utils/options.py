@@ -71,6 +71,10 @@ def needs(*names: str, **values: Any) -> Callable[[Mapping[str, Any]], str]:
     return effect
 
 
+def needs_gpu(options: Mapping[str, Any]) -> str:
+    return "" if options.get("cuda") else "on the CPU"
+
+
 def needs_batch_norm(options: Mapping[str, Any]) -> str:
     if not options.get("sync_bn") or models.has_batch_norm(options["arch"]):
         return ""
@@ -153,7 +157,12 @@ OPTIONS: dict[str, list[Option]] = {
         Option("upscale", "upscale images to 224x224 pixels", programs=WITH_IMAGES, role=NETWORK),
         Option("upscale_padding", "upscale images to 112x112 pixels and pad them with zeros to 224x224",
                programs=WITH_IMAGES, role=NETWORK),
-        Option("unnormalize", "pixel values in [0, 1] instead of normalized ones", role=NETWORK, modes=IMAGES),
+        Option("unnormalize", "pixel values in [0, 1] instead of normalized ones", programs=WITH_IMAGES,
+               role=NETWORK, modes=IMAGES),
+        Option("mean", "mean of pixel values in [0, 1], a number a channel, for another program's network",
+               Number(float, 0, 1), None, (REINIT,), several=True),
+        Option("std", "their standard deviation, likewise (default: --mean and --std of the dataset)",
+               Number(float, most=LARGEST, above=0), None, (REINIT,), several=True),
         Option("noise", "share of wrong labels, in [0, 1]; -1: shuffle pixels instead", Number(float, -1, 1), 0.0,
                role=IDENTITY, modes=("train", "initialize", "evaluate_train")),
         Option("noise_seed", "seed for label noise or shuffled pixels (default: drawn)", SEED, role=IDENTITY,
@@ -222,7 +231,8 @@ OPTIONS: dict[str, list[Option]] = {
         Option("with_linear", "also measure (or reset) the fully connected layers", programs=MEASURING),
     ],
     "computation": [
-        Option("cuda", "compute on the GPU; under torchrun each process has one", programs=ALL, role=PLACE),
+        Option("cuda", "compute on the GPU, without one on the CPU; under torchrun each process has a GPU",
+               programs=ALL, role=PLACE),
         Option("amp", "compute in bfloat16 (autocast); changes the numbers", programs=WITH_IMAGES, role=IDENTITY,
                modes=IMAGES),
         Option("tf32", "let the GPU round the factors of products to 10 bits (TF32)", programs=WITH_IMAGES,
@@ -230,7 +240,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option("sync_bn", "under torchrun: batch norm over the whole batch instead of each GPU's share",
                role=IDENTITY, modes=TRAINING, effect=needs_batch_norm),
         Option("deterministic", "the same bits each time on a GPU too; slower", modes=IMAGES,
-               effect=needs("cuda")),
+               effect=needs_gpu),
         Option("compile", "compile the training step (torch.compile); on one GPU it is one CUDA graph",
                modes=TRAINING),
     ],
@@ -299,6 +309,8 @@ def find_without_effect(settings: Settings) -> dict[str, str]:
             found[name] = MODES[mode(settings)]
         elif row.effect(settings):
             found[name] = row.effect(settings)
+    if needs_gpu(settings):  # but a run records it as asked for: it may go on with a GPU
+        found["tf32"] = needs_gpu(settings)
     return found
 
 
@@ -340,7 +352,7 @@ def check_recorded(settings: Settings, name: str, recorded: Any, path: Path) -> 
     raise UsageError(f"{flag(name)} {given}: {path} was trained with {flag(name)} {recorded}")
 
 
-def images(settings: Settings) -> data.Images:
+def images(settings: Mapping[str, Any]) -> data.Images:
     """Return which images the options ask for."""
     names = [field.name for field in dataclasses.fields(data.Images) if field.name in settings]
     return data.Images(root=settings.get("data_path", ""), **{name: settings[name] for name in names})
@@ -354,7 +366,7 @@ def check_computation(settings: Settings) -> None:
         models.ModelError: the images are too small for the architecture.
         UsageError: --tf32, which results record, is given without a GPU.
     """
-    if "tf32" in settings.given and not settings.cuda:
+    if "tf32" in settings.given and "cuda" not in settings.given:
         raise UsageError("--tf32 is for a GPU: give --cuda too")
     asked_for = images(settings)
     asked_for.check()

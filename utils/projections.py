@@ -12,6 +12,7 @@ arXiv 2003.07797.
 This module is pure: tensors in, numbers out.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -207,6 +208,7 @@ def sign_test(non_positive: int, filters: int) -> float | None:
     return min(1.0, 2.0 * float(bdtr(min(non_positive, filters - non_positive), filters, 0.5)))
 
 
+@functools.cache
 def chance_of_mass(filters: int) -> tuple[float, float]:
     """Return the least and the greatest mass that `sign_test` does not reject at the level 1 - CONFIDENCE.
 

@@ -5,7 +5,7 @@ import functools
 import os
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from utils.options import check_recorded
 from utils.process import distributed
 from utils.results import result_stem
 from utils.runs import record
-from utils.runs.folders import dataset_folder, noise_of_snapshot, run_folder
+from utils.runs.folders import dataset_folder, describe_data, noise_of_snapshot, run_folder
 from utils.runs.record import Record, Snapshot, load_snapshot, read_snapshot, structure
 from utils.snapshots import SnapshotError
 from utils.snapshots.names import SUFFIXES, parse_snapshot_name
@@ -40,6 +40,7 @@ class Source:
     epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
     classes: str  #: how many, and what says so
     dataset: str  #: with the number of classes if they are subsampled
+    data: str  #: the same for people, with its noise
     read: Callable[[], dict[str, Any]]  #: returns its content, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file of its results
     record: Record | None = None  #: of its run; None: it says nothing of its run
@@ -74,6 +75,7 @@ def new_network(settings: Settings, has_new_layers: bool) -> Source:
         epoch=-1 if pretrained else 0,
         classes=count_classes(settings, {}),
         dataset=dataset_folder(settings.dataset, settings.subsample_classes),
+        data=describe_data(settings.dataset, settings.subsample_classes),
         read=read,
         result=folder / f"{'pretrained' if pretrained else 'init'}_{settings.arch}.json",
     )
@@ -121,6 +123,7 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
             epoch=snapshot.epochs_trained,
             classes=count_classes(settings, snapshot.config),
             dataset=dataset_folder(settings.dataset, kept),
+            data=describe_data(settings.dataset, kept, noise),
             read=functools.partial(load_snapshot, path, settings, wanted),
             result=result,
             record=snapshot.record,
@@ -197,6 +200,30 @@ def count_classes(settings: Settings, config: dict[str, Any]) -> str:
         return f"{config['num_classes']} (recorded)"
     says_so = "--subsample-classes" if settings.subsample_classes else f"--dataset {settings.dataset}"
     return f"{options.images(settings).num_classes} ({says_so})"
+
+
+def classes_of_head(
+    settings: Settings, dataset: data.Dataset, weights: Mapping[str, Tensor] | None = None
+) -> tuple[int, list[str]]:
+    """Return how many classes the head of a network has, and a warning if a folder of images has fewer.
+
+    Args:
+        weights: of the network; None: those of the model zoo.
+    """
+    num_classes, image = dataset.num_classes, (dataset.in_channels, dataset.image_size)
+    if data.info(settings.dataset).in_memory or settings.subsample_classes:
+        return num_classes, []
+    if weights is None:
+        weights = structure(settings.arch, data.info("imagenet").num_classes, *image).state_dict()
+    net = structure(settings.arch, num_classes, *image).state_dict()
+    differing = [name for name in net if name in weights and net[name].shape != weights[name].shape]
+    heads = {weights[name].shape[:1] for name in differing if net[name].shape[:1] == (num_classes,)}
+    if len(heads) != 1 or max(heads) <= (num_classes,):
+        return num_classes, []
+    (head,) = heads.pop()
+    kept = f"the network has {head:,} classes and {settings.data_path} has {num_classes:,}: its head is kept"
+    labels = "the folders, in alphabetical order, are taken for its first classes"
+    return head, [f"{kept}, and {labels}; if they are others, accuracies mean nothing"]
 
 
 def weights_of(layers: list[models.Layer], content: dict[str, Any], device: torch.device) -> dict[str, Tensor]:

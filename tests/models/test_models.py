@@ -191,15 +191,16 @@ def test_mlp_is_kaiming_normal_with_fan_out_and_zero_biases(arch):
             assert not layer.bias.any()
 
 
-def test_vgg19_orig_has_weights_of_standard_deviation_0_01_and_zero_biases():
+def test_vgg19_orig_has_normal_weights_in_the_authors_order_of_draws_and_zero_biases():
     torch.manual_seed(7)
-    net = models.build("vgg19_orig", 10)
-    layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    assert len(layers) == 19
-    for layer in layers:
-        weight = layer.weight.flatten()[:1_000_000]
-        assert weight.std().item() == pytest.approx(0.01, rel=5 / math.sqrt(2 * len(weight)))
-        assert abs(weight.mean().item()) < 5 * 0.01 / math.sqrt(len(weight))
+    net = models.build("vgg19_orig", 10, in_channels=1)
+    ours = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    torch.manual_seed(7)
+    theirs = torchvision.models.vgg19(num_classes=10)
+    theirs.features[0] = nn.Conv2d(1, 64, 3, padding=1)
+    layers = [module for module in theirs.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer, expected in zip(ours, layers, strict=True):
+        assert layer.weight.equal(nn.init.normal_(expected.weight, std=0.01))
         assert not layer.bias.any()
 
 

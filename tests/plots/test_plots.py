@@ -32,8 +32,92 @@ def test_mass_is_drawn_against_epoch_in_the_band_of_chance():
     np.testing.assert_allclose(lines(first)[0], [(0, 0.5), (1, 0.51), (10, 0.6)])
     np.testing.assert_allclose(lines(second)[0], [(0, 0.1), (1, 0.11), (10, 0.2)])
     # For six filters, all on one side have p = 0.03, and five of them p = 0.22.
-    band = first.patches[0].get_extents().transformed(first.transData.inverted())
-    assert (band.y0, band.y1) == pytest.approx((1 / 6, 5 / 6))
+    heights = first.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((1 / 6, 5 / 6))
+
+
+def rows_of(axes) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def columns_of(axes) -> list[str]:
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_heat_map_of_mass_is_white_at_one_half_and_marks_the_band_of_chance():
+    figure = plots.mass_by_epoch(POINTS, "LeNet on MNIST", as_map=True)
+    axes = figure.axes[0]
+    image = axes.images[0]
+    np.testing.assert_allclose(image.get_array(), [[0.5, 0.51, 0.6], [0.1, 0.11, 0.2]])
+    assert sum(image.cmap(image.norm(0.5))[:3]) == pytest.approx(2.9, abs=0.02)
+    red, _, blue = image.cmap(image.norm(0.9))[:3]
+    assert red > 2 * blue  # as the histogram of the projections <= 0 is
+    # Of six filters one to five may be <= 0 by chance: a mass of 1/6 to 5/6.
+    assert axes.collections[0].get_offsets().tolist() == [[0, 0], [1, 0], [2, 0], [2, 1]]
+    assert rows_of(axes) == ["1 first (6)", "2 second (6)"]
+    assert columns_of(axes) == ["0", "1", "10"]
+    assert figure.get_suptitle() == "LeNet on MNIST: mass of each layer"
+
+
+def test_profile_shows_the_mass_of_each_layer_in_its_band():
+    (axes,) = plots.profile({"a": layer(1.0), "b": layer(0.25, filters=64)}, "LeNet").axes
+    assert axes.lines[-1].get_xydata().tolist() == [[1, 0], [0.25, 1]]
+    bands = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    np.testing.assert_allclose(bands, [(1 / 6, 5 / 6), (24 / 64, 40 / 64)])  # p of 23 of 64: 0.03, of 24: 0.06
+    assert axes.yaxis_inverted()
+    assert rows_of(axes) == ["1 a (6)", "2 b (64)"]
+
+
+def test_snapshots_without_epochs_are_drawn_by_name_in_the_order_given():
+    points = {name: POINTS[epoch] for name, epoch in (("z.pt", 10), ("best.pt", 0), ("a.pt", 1))}
+    first, _ = plots.mass_by_epoch(points, "LeNet").axes
+    np.testing.assert_allclose(lines(first)[0], [(0, 0.6), (1, 0.5), (2, 0.51)])
+    distance, _ = plots.distance_by_epoch(points, "LeNet").axes
+    heat_map = plots.mass_by_epoch(points, "LeNet", as_map=True).axes[0]
+    np.testing.assert_allclose(heat_map.images[0].get_array()[0], [0.6, 0.5, 0.51])
+    for axes in (first, distance, heat_map):
+        assert columns_of(axes) == ["z.pt", "best.pt", "a.pt"]
+
+
+@pytest.mark.parametrize("depth", [20, 161])
+def test_figures_of_deep_networks_have_rows_and_fit_on_a_page(depth):
+    names = [f"features.denseblock{n // 20}.denselayer{n % 20}.conv2" for n in range(depth)]
+    masses = [n / depth for n in range(depth)]
+    more = {"l2_dist": 0.1, "l_inf_dist": 0.1, "projections": [-1.0, 2.0, 2.0]}
+    layers = {name: layer(mass, filters=3, **more) for name, mass in zip(names, masses, strict=True)}
+    points = dict.fromkeys(range(3), layers)
+    title = "densenet201 on cifar10, 4 classes, 20 % label noise"
+    found = resets([n / depth for n in range(depth)], masses)
+    found = {**found, "layers": names, "projections": layers}
+    drawn = {
+        "mass": plots.mass_by_epoch(points, title),
+        "mean": plots.mean_by_epoch(points, True, title),
+        "distance": plots.distance_by_epoch(points, title),
+        "projections": plots.distributions(layers, True, title),
+        "profile": plots.profile(layers, title),
+        "loss": plots.accuracy_loss(found, title),
+        "criticality": plots.bias_and_criticality(found, title),
+    }
+    for figure in drawn.values():
+        assert (figure.get_size_inches() <= (14, 18)).all()
+        assert figure.get_suptitle().replace("\n", " ").startswith(title)
+    is_deep = depth > 20
+    assert (len(drawn["mass"].axes) == depth) is not is_deep
+    assert bool(drawn["distance"].legends) is bool(drawn["criticality"].legends) is not is_deep
+    if is_deep:
+        loss = drawn["loss"].axes[0]
+        np.testing.assert_allclose(loss.images[0].get_array()[:, 0], 100 * np.array(masses))
+        assert columns_of(loss) == ["0", "fresh random"]
+        shares = drawn["projections"].axes[0].images[0].get_array()
+        np.testing.assert_allclose(shares.sum(1), 100 / 3 - 200 / 3)  # projections > 0 count as negative: blue
+        assert drawn["mean"].axes[0].images[0].get_array().shape == (depth, 3)
+        for axes in (drawn[name].axes[0] for name in ("mass", "mean", "projections", "profile", "loss")):
+            first, *_, last = rows_of(axes)
+            assert first.startswith("1 denseb0.densel0.conv2")
+            assert len(last) < 36
+            assert len(rows_of(axes)) <= 120
+        numbers = [int(text.get_text()) for text in drawn["criticality"].axes[0].texts]
+        assert sorted(numbers) == list(range(depth - 19, depth + 1))  # the 20 that lose most
 
 
 def test_mean_is_drawn_against_epoch_in_the_band_of_chance():
@@ -96,7 +180,15 @@ def test_heat_map_shows_the_accuracy_lost_in_percent():
 def test_points_are_bias_against_the_accuracy_lost():
     (axes,) = plots.bias_and_criticality(resets([0.25, None, 0.75], (0.25, 0.6, 1.0)), "LeNet").axes
     np.testing.assert_allclose(axes.collections[0].get_offsets(), [(0.25, 25), (0.5, 75)])
-    assert [text.get_text() for text in axes.texts[1:]] == ["1", "2"]
+    assert [text.get_text() for text in axes.texts] == ["1", "3"]  # the depths of the layers
+
+
+def test_numbers_of_points_stay_inside_the_axes():
+    (axes,) = plots.bias_and_criticality(resets([0.0] * 12, (0.5,) * 12), "LeNet").axes
+    axes.figure.draw_without_rendering()
+    for text in axes.texts:
+        x, y = text.get_window_extent().get_points().mean(0)
+        assert axes.bbox.contains(x, y)
 
 
 def test_title_says_why_there_is_no_correlation():

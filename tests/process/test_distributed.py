@@ -281,8 +281,9 @@ def test_evaluation_counts_every_image_once(capsys):
     options = (*LENET, "--resume-from", TRAINED, "--evaluate", "--batch-size", 37)
     assert run_main(train, *options) == 0
     alone = re.search(r"test set: loss .*", capsys.readouterr().out)[0]
-    first, *others = on_ranks(train, *options, size=3)
+    first, *others = on_ranks(train, *options, "--cuda", size=3)  # there is no GPU, unless with -m cuda
     assert (first.status, re.search(r"test set: loss .*", first.out)[0]) == (0, alone)
+    assert first.err.count("warning: --cuda: there is no GPU") == 2
     assert others == [SILENT, SILENT]
 
 
@@ -387,6 +388,15 @@ def test_ranks_with_different_initializations_do_not_reset_layers():
     (line,) = second.errors
     assert line.startswith("reinit_layers.py: error: rank 1: torchrun: ")
     assert not list(Path("results").rglob("*.json"))
+
+
+def test_ranks_of_which_only_some_have_a_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: distributed.RANK == 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    first, second = on_ranks(train, *LENET, "--cuda", "--seed", 1)
+    (line,) = first.err.splitlines()
+    assert line.startswith("train.py: error: --cuda: rank 1 ")
+    assert (first.status, second) == (2, REFUSED)
 
 
 # Starting and ending

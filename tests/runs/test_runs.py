@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, files_below, refused, results, run_main, same, weights
+from programs import REFERENCE, files_below, refused, results, run_main, same, weights, write_datasets
 
 import compute_projections
 import reinit_layers
@@ -255,6 +255,7 @@ def test_latest_keeps_the_seed_that_was_drawn(missing, capsys):
 
 def test_option_without_effect_does_not_make_another_run(capsys):
     unused = ("--noise-seed", 5, "--split-seed", 5, "--optimizer", "adam", "--momentum", 0.8, "--workers", 2)
+    unused += ("--lr-step", 2, "--lr-decay", 0)
     assert run(*QUICK, *unused, "--epochs", 1, *LATEST) == 0
     assert run(*QUICK, "--optimizer", "adam", "--epochs", 2, *LATEST) == 0
     assert re.findall(r"^epoch (\d+)", capsys.readouterr().out, re.M) == ["0", "1"]
@@ -388,11 +389,44 @@ def test_snapshots_that_record_no_configuration_are_not_overwritten(capsys):
     folder = Path("models/fashion_mnist_mini/lenet/1")
     folder.mkdir(parents=True)
     shutil.copy(REFERENCE / "lenet_2.tar", folder)
-    assert "recorded no configuration" in refused(train, capsys, *LENET, "--seed", 1)
-    assert "lenet_2.tar records no run" in refused(train, capsys, *LENET, "--seed", 1, *LATEST)
-    # But a run of the authors' program goes on where it was.
-    assert run(*LENET, "--seed", 1, "--resume-from", folder / "lenet_2.tar", "--epochs", 4) == 0
+    shutil.copy(REFERENCE / "lenet_0.tar", folder)
+    shutil.copy(REFERENCE / "lenet_init_0.pt", folder / "lenet_3.pt")
+    for start in ((), LATEST, ("--resume-from", folder / "lenet_0.tar")):
+        line = refused(train, capsys, *LENET, "--seed", 1, *start)
+        assert re.search(r"lenet_2\.tar (records no run|is of a run that recorded no configuration)", line)
+        advice = re.search(r"give (\S+ \S+), or choose another (--name), (--seed) or (--models-path),", line)
+    # Of a finished run, the final weights stay too.
+    for start in ((), ("--resume-from", folder / "lenet_2.tar")):
+        line = refused(train, capsys, *LENET, "--seed", 1, "--epochs", 3, *start)
+        assert "lenet_3.pt is" in line
+        assert "--resume-from" not in line
+    # What the line says works: the run goes on where it was, or another one begins elsewhere.
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert run(*LENET, "--seed", 1, *advice[1].split(), "--epochs", 4) == 0
     assert run(*LENET, "--seed", 1, *LATEST, "--lr", 0.05, "--epochs", 5) == 0
+    for option, value in ((advice[2], "a"), (advice[3], 2), (advice[4], "b")):
+        assert run(*LENET, "--seed", 1, option, value, "--epochs", 0) == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_run_on_images_that_were_upscaled_without_rounding_is_told_apart(capsys):
+    write_datasets(Path("images"), 20)
+    options = ("--arch", "lenet", "--dataset", "mnist", "--data-path", "images", "--upscale-padding", "--seed", 1)
+    folder = Path("models/mnist/lenet/1")
+    assert run(*options, "--epochs", 1) == 0
+    content = state(0, folder)
+    assert content["provenance"]["data_protocol"] == 2
+    images = content["train_fingerprint"]
+    before = {**content, "train_fingerprint": images.removesuffix(" 2")}
+    assert before["train_fingerprint"] != images
+    for older in (before, {name: value for name, value in before.items() if name != "train_fingerprint"}):
+        torch.save(older, folder / "lenet_0.tar")
+        (folder / "run.json").unlink(missing_ok=True)
+        capsys.readouterr()
+        for how in (LATEST, ("--resume-from", folder / "lenet_0.tar")):
+            assert "upscaled, without rounding" in refused(train, capsys, *options, *how, "--epochs", 2)
+    assert run(*options, *LATEST, "--epochs", 2, "--override") == 0
+    assert run_json(folder)["overrides"] == [{"epoch": 1, "train_fingerprint": images}]
 
 
 def test_record_of_a_later_version_is_neither_overwritten_nor_passed_over(capsys):

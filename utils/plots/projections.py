@@ -2,36 +2,36 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from utils import projections
 from utils.plots import style
 
+ROWS = "layer (number of filters)"
+CHANCE_OF_MASS = "chance: at least 95 %, if signs are fair coins"
+CHANCE_OF_MEAN = "chance: 95 %, if signs are fair coins"
+
 
 @style.apply()
 def distributions(layers: style.Layers, normalized: bool, title: str) -> Figure:
-    """Draw the histogram of the projections of each layer, and its mass.
+    """Draw the histogram of the projections of each layer, and its mass. Many layers are rows of a heat map.
 
     layers: name -> statistics with `projections`, `mass` and `filters`. normalized: the projections are cosines.
     """
+    if len(layers) > style.MOST_PANELS:
+        return _distributions_in_rows(layers, normalized, title)
     figure, panels = style.panel_per_layer(layers, title)
     for axes, layer in zip(panels, layers.values(), strict=True):
-        values = np.asarray(layer["projections"])
-        limit = np.abs(values).max() * 1.001 or 1.0
-        half = min(20, max(5, round(math.sqrt(len(values)))))  # bins on each side of 0
-        edges = np.linspace(-limit, limit, 2 * half + 1)
-        edges[half] = 0.0
-        # np.histogram closes the last bin on both sides: a projection of 0 counts on the left.
-        for part, own_edges, color in (
-            (values[values <= 0], edges[: half + 1], style.NON_POSITIVE),
-            (values[values > 0], edges[half:], style.POSITIVE),
-        ):
-            axes.stairs(np.histogram(part, own_edges)[0], own_edges, fill=True, color=color)
+        half = min(20, max(5, round(math.sqrt(layer["filters"]))))
+        edges, non_positive, positive = _histogram(layer["projections"], half)
+        axes.stairs(non_positive, edges[: half + 1], fill=True, color=style.NON_POSITIVE)
+        axes.stairs(positive, edges[half:], fill=True, color=style.POSITIVE)
         axes.axvline(0, color="black", linewidth=0.8)
         label = {"va": "top", "color": style.NON_POSITIVE, "weight": "bold"}
         axes.text(0.03, 0.95, f"mass {layer['mass']:.2f}", transform=axes.transAxes, **label)
@@ -45,77 +45,161 @@ def distributions(layers: style.Layers, normalized: bool, title: str) -> Figure:
     return figure
 
 
+def _histogram(projections: list[float], half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the edges of `half` bins on each side of 0, the filters in each bin <= 0, and those in each > 0."""
+    values = np.asarray(projections)
+    limit = np.abs(values).max() * 1.001 or 1.0
+    edges = np.linspace(-limit, limit, 2 * half + 1)
+    edges[half] = 0.0
+    # np.histogram closes the last bin on both sides: a projection of 0 counts on the left.
+    non_positive, _ = np.histogram(values[values <= 0], edges[: half + 1])
+    return edges, non_positive, np.histogram(values[values > 0], edges[half:])[0]
+
+
+def _distributions_in_rows(layers: style.Layers, normalized: bool, title: str) -> Figure:
+    """Draw the histograms of many layers: a row a layer, each from its largest projection on both sides."""
+    halves = [_histogram(layer["projections"], 15)[1:] for layer in layers.values()]
+    filters = np.array([layer["filters"] for layer in layers.values()])
+    shares = 100 * np.array([[*non_positive, *-positive] for non_positive, positive in halves]) / filters[:, None]
+    colors = {"cmap": "RdBu_r", "vmin": -np.abs(shares).max(), "vmax": np.abs(shares).max()}
+    label = "filters of the layer in a bin (%)\nred: projection ≤ 0, blue: > 0"
+    figure, axes, _ = style.heat_map(shares, style.name_layers(layers), [""] * 30, title, label, 0.2, **colors)
+    axes.axvline(14.5, color="black", linewidth=0.8)
+    axes.set_xticks([-0.5, 7, 14.5, 22, 29.5], ["-1", "-0.5", "0", "0.5", "1"])
+    axes.set(xlabel=f"{quantity(normalized)},\ndivided by the largest of the layer", ylabel=ROWS)
+    figure.axes[-1].yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    return figure
+
+
 @style.apply()
-def mass_by_epoch(points: Mapping[int, style.Layers], title: str) -> Figure:
+def profile(layers: style.Layers, title: str) -> Figure:
+    """Draw the mass of each layer by depth, a row a layer, with the band that holds 95 % or more of fair coins.
+
+    layers: name -> statistics with `mass` and `filters`.
+    """
+    figure = style.new_figure(8, max(3, 2.2 + 0.24 * len(layers)), f"{title}: mass of each layer")
+    axes, rows = figure.subplots(), range(len(layers))
+    low, high = np.array([projections.chance_of_mass(layer["filters"]) for layer in layers.values()]).T
+    axes.barh(rows, high - low, left=low, height=1, color=style.CHANCE, linewidth=0)
+    axes.axvline(0.5, color="black", linewidth=0.6)
+    masses = [layer["mass"] for layer in layers.values()]
+    axes.plot(masses, rows, "o-", color=style.NON_POSITIVE, linewidth=0.8, clip_on=False, zorder=3)
+    style.label_rows(axes, style.name_layers(layers))
+    axes.set(xlim=(0, 1), ylabel=ROWS)
+    colors = {"mass": style.NON_POSITIVE, CHANCE_OF_MASS: style.CHANCE}
+    style.label_below(figure, "mass (share of filters with projection ≤ 0)", colors)
+    return figure
+
+
+@style.apply()
+def mass_by_epoch(points: style.Points, title: str, as_map: bool = False) -> Figure:
     """Draw the mass of each layer against epoch, with the band that holds 95 % or more of fair coins.
 
-    points: epochs trained -> layers, with `mass` and `filters`.
+    points: epochs trained, or names of snapshots -> layers, with `mass` and `filters`.
+    as_map: draw a heat map, as for many layers: layer by epoch, white where the mass is 1/2.
     """
-    epochs = sorted(points)
-    layers = points[epochs[-1]]
-    figure, panels = style.panel_per_layer(layers, f"{title}: mass of each layer", share_x=True, share_y=True)
-    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
-        axes.axhspan(*projections.chance_of_mass(layer["filters"]), color=style.CHANCE, linewidth=0)
-        masses = [points[epoch][name]["mass"] for epoch in epochs]
-        axes.plot(epochs, masses, "o-", color=style.NON_POSITIVE, clip_on=False)
-        axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
-        style.label_epochs(axes)
-    figure.supylabel("mass (share of filters)")
-    chance = "chance: at least 95 %, if signs are fair coins"
-    colors = {"share of filters with projection ≤ 0": style.NON_POSITIVE, chance: style.CHANCE}
-    style.label_below(figure, "training (epochs)", colors)
-    return figure
+
+    def band(layer: Mapping[str, Any]) -> tuple[float, float]:
+        return projections.chance_of_mass(layer["filters"])
+
+    label = "mass (share of filters\nwith projection ≤ 0)"
+    return _by_epoch(points, "mass", band, title, label, CHANCE_OF_MASS, as_map)
 
 
 @style.apply()
-def mean_by_epoch(points: Mapping[int, style.Layers], normalized: bool, title: str) -> Figure:
+def mean_by_epoch(points: style.Points, normalized: bool, title: str) -> Figure:
     """Draw the mean projection of each layer against epoch, with the 95 % band of fair coins.
 
-    points: epochs trained -> layers, with `mean`, `std` and `filters`. normalized: the projections are cosines.
+    points: epochs trained, or names of snapshots -> layers, with `mean`, `std` and `filters`.
+    normalized: the projections are cosines.
     """
-    epochs = sorted(points)
-    layers = points[epochs[-1]]
-    figure, panels = style.panel_per_layer(layers, f"{title}: mean of each layer", share_x=True)
-    for axes, name in zip(panels, layers, strict=True):
-        layer = [points[epoch][name] for epoch in epochs]
-        band = np.array([projections.chance_of_mean(at["mean"], at["std"], at["filters"]) for at in layer])
-        axes.fill_between(epochs, -band, band, color=style.CHANCE, linewidth=0)
-        axes.axhline(0, color="black", linewidth=0.6)
-        axes.plot(epochs, [at["mean"] for at in layer], "o-", color=style.POSITIVE)
-        style.label_epochs(axes)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    figure.supylabel(f"mean {quantity(normalized)}")
-    colors = {"mean over filters": style.POSITIVE, "chance: 95 %, if signs are fair coins": style.CHANCE}
-    style.label_below(figure, "training (epochs)", colors)
+
+    def band(layer: Mapping[str, Any]) -> tuple[float, float]:
+        limit = projections.chance_of_mean(layer["mean"], layer["std"], layer["filters"])
+        return -limit, limit
+
+    return _by_epoch(points, "mean", band, title, f"mean {quantity(normalized)}", CHANCE_OF_MEAN)
+
+
+def _by_epoch(
+    points: style.Points,
+    statistic: str,
+    band: Callable[[Mapping[str, Any]], tuple[float, float]],
+    title: str,
+    label: str,
+    chance: str,
+    as_map: bool = False,
+) -> Figure:
+    """Draw a statistic against epoch: a panel per layer, or a heat map with a dot where it is in its band."""
+    epochs, positions, when = style.along_training(points)
+    layers, is_mass = points[epochs[-1]], statistic == "mass"
+    title = f"{title}: {statistic} of each layer"
+    values = np.array([[points[epoch][name][statistic] for epoch in epochs] for name in layers])
+    bands = np.array([[band(points[epoch][name]) for epoch in epochs] for name in layers])
+    if as_map or len(layers) > style.MOST_PANELS:
+        limit = np.abs(values).max() or 1.0  # red is for projections <= 0, as NON_POSITIVE is
+        colors = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
+        if is_mass:
+            colors = {"cmap": "RdBu_r", "vmin": 0, "vmax": 1}
+        columns = style.shorten(map(str, epochs))
+        rows = style.name_layers(layers)
+        figure, axes, cell = style.heat_map(values, rows, columns, title, label, 0.4, **colors)
+        rows, columns = np.nonzero((bands[..., 0] - 1e-9 <= values) & (values <= bands[..., 1] + 1e-9))
+        dot = {"marker": "o", "color": "#333333", "linewidth": 0}
+        axes.scatter(columns, rows, s=min(4, 0.3 * cell.min()) ** 2, **dot)
+        axes.set(xlabel=when, ylabel=ROWS)
+        handle = Line2D([], [], markersize=4, label=f"within {chance}", **dot)
+        figure.legend(handles=[handle], loc="outside lower center")
+        return figure
+    figure, panels = style.panel_per_layer(layers, title, share_x=True, share_y=is_mass)
+    color = style.NON_POSITIVE if is_mass else style.POSITIVE
+    for axes, of_layer, of_band in zip(panels, values, bands, strict=True):
+        axes.fill_between(positions, *of_band.T, color=style.CHANCE, linewidth=0)
+        axes.plot(positions, of_layer, "o-", color=color, clip_on=False, zorder=3)
+        if is_mass:
+            axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
+        else:
+            axes.axhline(0, color="black", linewidth=0.6)
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        style.label_epochs(axes, epochs)
+    figure.supylabel(label)
+    style.label_below(figure, when, {statistic: color, chance: style.CHANCE})
     return figure
 
 
 @style.apply()
-def distance_by_epoch(points: Mapping[int, style.Layers], title: str) -> Figure:
+def distance_by_epoch(points: style.Points, title: str) -> Figure:
     """Draw the relative distance of each layer from its initialization against epoch.
 
-    points: epochs trained -> layers, with `l2_dist` and `l_inf_dist`; None where they are undefined.
+    points: epochs trained, or names of snapshots -> layers, with `l2_dist` and `l_inf_dist`; None: undefined.
     """
-    epochs = sorted(points)
+    epochs, positions, when = style.along_training(points)
     names = list(points[epochs[-1]])
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
-    figure = Figure(figsize=(10, max(4.2, 0.27 * len(names))), layout="constrained")
-    figure.suptitle(f"{title}: distance from initialization")
-    for axes, kind, norm in zip(figure.subplots(1, 2), ("l2_dist", "l_inf_dist"), ("2", r"\infty"), strict=True):
+    few = len(names) <= style.MOST_PANELS
+    colors = style.DEPTH(np.linspace(0, 1, len(names)))
+    height = max(4.2, 0.27 * len(names)) if few else 5
+    figure = style.new_figure(10, height, f"{title}: distance from initialization")
+    panels = figure.subplots(1, 2)
+    for axes, kind, norm in zip(panels, ("l2_dist", "l_inf_dist"), ("2", r"\infty"), strict=True):
         # None becomes NaN, which is not drawn.
         values = np.array([[points[epoch][name][kind] for epoch in epochs] for name in names], dtype=float)
-        for name, of_layer, color, marker in zip(names, values, colors, itertools.cycle("osv^D"), strict=False):
-            axes.plot(epochs, of_layer, color=color, marker=marker, label=name)
-        axes.set_xlabel("training (epochs)")
+        markers = itertools.cycle("osv^D" if few else "o")
+        for name, of_layer, color, marker in zip(style.shorten(names), values, colors, markers, strict=False):
+            line = {"color": color, "marker": marker, "label": name}
+            axes.plot(positions, of_layer, clip_on=False, zorder=3, **line)
+        axes.set_xlabel(when)
         label = rf"relative distance $\|W - W_0\|_{norm}\;/\;\|W_0\|_{norm}$"
         axes.set_ylabel(label, parse_math=True)
         if np.isnan(values).all():
             place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
             axes.text(0.5, 0.5, "not defined: initial weights are zero", **place)
         axes.set_ylim(bottom=0)
-        style.label_epochs(axes, 6)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="layer", fontsize=9)
+        style.label_epochs(axes, epochs, 6)
+    if few:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", title="layer", fontsize=9)
+    else:
+        style.depth_bar(figure, panels, len(names))
     return figure
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +12,6 @@ from matplotlib.lines import Line2D
 from utils import correlation, reinit
 from utils.plots import style
 
-MOST_ROWS = 40  #: of a heat map with a number in each cell and a label at each row
-NAMES_PER_COLUMN = 40  #: of the legend of layers
 NUMBER_SIZE_PT = (9, 7)  #: width and height of the number at a point
 
 
@@ -22,27 +19,27 @@ NUMBER_SIZE_PT = (9, 7)  #: width and height of the number at a point
 def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
     """Draw the relative accuracy loss as a heat map: one row per initialization, one column per layer.
 
+    More than MOST_PANELS layers are rows, and the initializations are columns.
+
     results: of reinit_layers.py, with `layers`, `relative_drop` and `top1_test`.
     """
-    names, drops = results["layers"], results["relative_drop"]
-    values = np.array(list(drops.values()), dtype=float)  # None becomes NaN, which is not drawn
-    figure = Figure(figsize=(2.6 + 0.62 * len(names), max(3.6, 2.1 + 0.36 * len(drops))), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(values * 100, cmap="magma_r", vmin=0, vmax=100, aspect="auto")
-    axes.grid(visible=False)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    labels = ["fresh random" if row == "rand" else row for row in drops]
-    shown = range(0, len(labels), math.ceil(len(labels) / MOST_ROWS))
-    axes.set_yticks(shown, [labels[index] for index in shown])
-    axes.set_xlabel("layer that is reset")
-    axes.set_ylabel("reset to epoch")
-    if len(labels) <= MOST_ROWS:
+    names, drops = style.shorten(results["layers"]), results["relative_drop"]
+    values = np.array(list(drops.values()), dtype=float) * 100  # None becomes NaN, which is not drawn
+    rows = ["fresh random" if row == "rand" else row for row in drops]
+    few, columns = len(names) <= style.MOST_PANELS, names
+    if not few:
+        rows, columns, values = [f"{depth} {name}" for depth, name in enumerate(names, 1)], rows, values.T
+    title = f"{title}:\naccuracy lost (trained: {results['top1_test']:.2f} %)"
+    label = "relative loss of\ntop-1 accuracy (%)"
+    figure, axes, cell = style.heat_map(values, rows, columns, title, label, cmap="magma_r", vmin=0, vmax=100)
+    size = min(9, cell[0] / 2.2, 0.7 * cell[1])
+    if size >= 5:  # else there is no room for a number in each cell
         for (row, column), value in np.ndenumerate(values):
-            text = "" if math.isnan(value) else str(round(100 * value))
-            color = "white" if value > 0.4 else "black"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
-    figure.suptitle(f"{title}:\naccuracy lost (trained: {results['top1_test']:.2f} %)")
-    figure.colorbar(image, label="relative loss of\ntop-1 accuracy (%)")
+            text = "" if math.isnan(value) else str(round(value))
+            color = "white" if value > 40 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    both = ["reset to epoch", "layer that is reset"]
+    axes.set(xlabel=both[few], ylabel=both[not few])
     return figure
 
 
@@ -57,11 +54,13 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     row = initialization or list(results["relative_drop"])[-1]
     sources = {"0": "its initialization", "-1": "the model zoo's weights", "rand": "fresh random weights"}
     losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))
-    names = [name for name, loss in losses.items() if loss is not None]  # None: the loss is not defined
-    bias = correlation.bias([results["projections"][name]["mass"] for name in names])
-    drops = [100 * losses[name] for name in names]
-    figure, axes = criticality_axes(names, bias, np.array(drops), sources.get(row, f"epoch {row}"))
-    axes.text(0.002, 51, "critical: more than half is lost", fontsize=9, color="#555555")
+    # None: the loss is not defined.
+    names = {depth: name for depth, (name, loss) in enumerate(losses.items(), 1) if loss is not None}
+    bias = correlation.bias([results["projections"][name]["mass"] for name in names.values()])
+    drops = np.array([100 * losses[name] for name in names.values()])
+    figure, axes = criticality_axes(
+        f"{title}: bias and criticality", bias, drops, sources.get(row, f"epoch {row}")
+    )
     number_points(axes, bias, drops, names)
     found = results["correlation"]
     text = "not defined" if initialization else "only for layers reset to their initialization"
@@ -73,57 +72,63 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
             f"(95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     axes.set_title(f"Spearman's rank correlation: {text}")
-    figure.suptitle(f"{title}: bias and criticality")
     return figure
 
 
-def criticality_axes(
-    names: Sequence[str], bias: np.ndarray, drops: np.ndarray, reset_to: str
-) -> tuple[Figure, Axes]:
-    """Return a figure of the accuracy lost (in percent) against bias, with room for a legend of all layers."""
-    columns = math.ceil(len(names) / NAMES_PER_COLUMN)
-    width = max(8, 5.7 + columns * (0.6 + 0.075 * max(map(len, names), default=0)))
-    height = max(5, 1 + 0.21 * min(len(names), NAMES_PER_COLUMN))
-    figure = Figure(figsize=(width, height), layout="constrained")
+def criticality_axes(title: str, bias: np.ndarray, drops: np.ndarray, reset_to: str) -> tuple[Figure, Axes]:
+    """Return a figure of the accuracy lost (in percent) against bias."""
+    figure = style.new_figure(8, 5.2, title)
     axes = figure.subplots()
     axes.axhspan(50, 200, color=style.CHANCE, alpha=0.5, linewidth=0)
     axes.set_xlim(0, min(0.5, 1.2 * bias.max(initial=0.05)))
     axes.set_ylim(drops.min(initial=0) - 4, drops.max(initial=100) + 4)
-    axes.set_xlabel("bias |mass - 1/2| (share of filters)")
+    axes.set_xlabel("bias |mass - 1/2| (share of filters)\ngrey: critical, more than half is lost")
     axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {reset_to} (%)")
     return figure, axes
 
 
-def number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> np.ndarray:
-    """Draw a numbered point for each layer, coloured by its depth, and a legend of the numbers on the right.
+def number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Mapping[int, str]) -> np.ndarray:
+    """Draw a point for each layer, coloured by its depth, with its depth as a number, and a legend on the right.
 
-    Each number is at the nearest place where it hides neither a point nor another number.
+    Each number is at the nearest place in the axes where it hides neither a point nor another number. Of more than
+    MOST_PANELS layers only so many have a number, those of the greatest y, and a colour bar replaces the legend.
 
     Args:
         axes: with their final limits.
-        xs, ys, names: the point and the name of each layer, in network order.
+        xs, ys: the point of each layer, in network order.
+        names: depth, which begins with 1 -> name of the layer.
 
     Returns:
         the colours of the layers, (N, 4).
     """
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
+    depths = np.array(list(names))
+    colors = style.DEPTH((depths - 1) / max(1, depths.max(initial=1) - 1))
     axes.scatter(xs, ys, s=25, c=colors, zorder=3, clip_on=False)
     # The size of the axes in points is an estimate: the layout is computed when the figure is drawn.
     size = np.array([5 * 72, 0.8 * 72 * axes.figure.get_size_inches()[1]])
-    taken = np.column_stack([xs, ys]) * size / [np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())]
+    scale = size / [np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())]
+    taken = np.column_stack([xs, ys]) * scale
+    lowest, highest = np.transpose([axes.get_xlim(), axes.get_ylim()]) * scale
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     directions = np.column_stack([np.cos(angles), np.sin(angles)])
     shifts = np.concatenate([distance * directions for distance in range(8, 800, 2)])
     label = {"ha": "center", "va": "center", "fontsize": 7, "annotation_clip": False, "zorder": 2.5}
     label["arrowprops"] = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
-    for index, point in enumerate(zip(xs, ys, strict=True)):
+    few = len(names) <= style.MOST_PANELS
+    for index in range(len(names)) if few else np.argsort(-np.asarray(ys), kind="stable")[: style.MOST_PANELS]:
         places = taken[index] + shifts
-        nearest = (np.abs(places[:, None] - taken) > NUMBER_SIZE_PT).any(2).all(1).argmax()
+        free = (np.abs(places[:, None] - taken) > NUMBER_SIZE_PT).any(2).all(1)
+        free &= ((places > lowest + 4) & (places < highest - 4)).all(1)
+        nearest = free.argmax()
         taken = np.vstack([taken, places[nearest]])
-        axes.annotate(str(index + 1), point, shifts[nearest], textcoords="offset points", **label)
-    if names:
+        axes.annotate(
+            str(depths[index]), (xs[index], ys[index]), shifts[nearest], textcoords="offset points", **label
+        )
+    if not few:
+        style.depth_bar(axes.figure, axes, depths.max())
+    elif names:
         handles = [Line2D([], [], marker="o", linestyle="", markersize=7, color=color) for color in colors]
-        labels = [f"{number} {name}" for number, name in enumerate(names, 1)]
-        legend = {"loc": "outside right center", "ncols": math.ceil(len(labels) / NAMES_PER_COLUMN)}
-        axes.figure.legend(handles, labels, title="layer", fontsize=9, handletextpad=0.1, **legend)
+        labels = [f"{depth} {name}" for depth, name in zip(names, style.shorten(names.values()), strict=True)]
+        legend = {"loc": "outside right center", "fontsize": 9, "handletextpad": 0.1}
+        axes.figure.legend(handles, labels, title="layer", **legend)
     return colors

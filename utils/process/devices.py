@@ -5,12 +5,14 @@ import functools
 import os
 import platform
 import re
+import warnings
 
 import torch
 
 from core.errors import UsageError
 from core.text import first_line
 from utils.process import distributed
+from utils.process.logging import warn_first_and_last
 
 #: Freed blocks of memory up to this size are reused: the most that glibc allows, with room for its bookkeeping.
 REUSED_BLOCK_BYTES = 32 * 2**20 - 2**16
@@ -21,12 +23,22 @@ class DeviceError(UsageError):
 
 
 def choose(cuda: bool) -> torch.device:
-    """Return the GPU of this process, or the CPU without `cuda`. Raise DeviceError if there are too few GPUs."""
+    """Return the GPU of this process, or the CPU: without `cuda`, and with a warning where there is no GPU.
+
+    Raise DeviceError if there are fewer GPUs than processes.
+    """
     if not cuda:
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    with warnings.catch_warnings(record=True) as caught:  # PyTorch warns about a driver that it cannot use
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if not available:
         reason = "finds none" if torch.backends.cuda.is_built() else "was built without CUDA"
-        raise DeviceError(f"--cuda: there is no GPU that PyTorch can use (PyTorch {torch.__version__} {reason})")
+        reason = first_line(str(caught[-1].message)) if caught else f"PyTorch {torch.__version__} {reason}"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            reason += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        warn_first_and_last(f"--cuda: there is no GPU, the CPU computes instead ({reason})")
+        return torch.device("cpu")
     if distributed.WORLD_SIZE == 1:
         return torch.device("cuda")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()

@@ -44,7 +44,8 @@ def group(device: torch.device):
     """Join the process group for the block: NCCL for tensors on GPUs, gloo for everything else.
 
     Raises:
-        UsageError: some processes did not start, or torchrun's variables are incomplete.
+        UsageError: some processes did not start, or have no GPU while others have one; or torchrun's variables are
+            incomplete.
     """
     global _store
     if WORLD_SIZE == 1:
@@ -55,6 +56,10 @@ def group(device: torch.device):
     except ValueError as error:
         raise UsageError(f"RANK and WORLD_SIZE are set, but not all of torchrun's variables: {error}") from None
     _store = distributed.PrefixStore(_agree_on_group_name(store), store)
+    _store.set(f"device/{RANK}", device.type)
+    on_cpu = [rank for rank in range(WORLD_SIZE) if _store.get(f"device/{rank}") == b"cpu"]
+    if 0 < len(on_cpu) < WORLD_SIZE:
+        raise UsageError(f"--cuda: rank {on_cpu[0]} has no GPU and others have: use machines that all have GPUs")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=_store, rank=RANK, world_size=WORLD_SIZE)
     yield

@@ -18,7 +18,7 @@ from core.errors import OneLineError, RunError
 from core.text import first_line
 from utils.process import distributed, signals
 from utils.process.devices import is_out_of_gpu_memory
-from utils.process.logging import close_log, last_words
+from utils.process.logging import close_log, last_words, log_first_and_last
 
 DONE, FAILED, WRONG_USE, PLATEAU = 0, 1, 2, 3
 
@@ -76,6 +76,9 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
+        os.environ["MPLBACKEND"] = (
+            "agg"  # Jupyter's, which is passed on to what it starts, may not be installed here
+        )
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         with contextlib.suppress(AttributeError):  # stdout is closed, or a notebook's
@@ -84,6 +87,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
         with signals.as_exceptions(enabled=distributed.WORLD_SIZE == 1):
             try:
                 status = main(argv)
+                log_first_and_last()
             except BaseException as error:
                 status = _report(error, name)
                 if status is None:

@@ -15,6 +15,7 @@ from utils.process import distributed
 from utils.process.signals import check_signals
 
 LOGGER = "hyperplanes"
+_first_and_last = ""  # a warning; see warn_first_and_last
 
 
 class _File(logging.FileHandler):
@@ -63,14 +64,28 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
             file = _File(path, mode="x", encoding="utf-8")
             break
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    close_log()
     logger.addHandler(file)
     logger.addHandler(_Console())
+    log_first_and_last()
     return logger, path
 
 
+def warn_first_and_last(line: str) -> None:
+    """Set a warning that is logged when the log is opened, and again when the program has done its work."""
+    global _first_and_last
+    _first_and_last = line
+
+
+def log_first_and_last() -> None:
+    """Log that warning, if there is one and a log is open."""
+    logger = logging.getLogger(LOGGER)
+    if _first_and_last and logger.handlers:
+        logger.warning(_first_and_last)
+
+
 def close_log() -> None:
-    """Close the log file. Does nothing if no log is open."""
+    """Close the log file, if one is open."""
+    warn_first_and_last("")
     logger = logging.getLogger(LOGGER)
     for handler in [handler for handler in logger.handlers if isinstance(handler, (_Console, _File))]:
         logger.removeHandler(handler)

@@ -61,6 +61,8 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
         UsageError: options contradict each other or the snapshot, or another run is in the folder.
         SnapshotError: the snapshot is damaged.
     """
+    if any(settings[name] is None and name in settings.given for name in ("lr_step", "lr_decay")):
+        settings = settings.replace(lr_step=None, lr_decay=None)  # one of them is 0: off
     training = options.mode(settings) in options.WRITING
     latest = settings.resume_from == "latest"
     if latest and settings.weights_key is not None:
@@ -102,10 +104,10 @@ def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, R
             warnings.append(f"passed over: {error}")
             continue
         if snapshot.record is None:
-            raise UsageError(f"{path} records no run that could go on: {_advice(settings)}")
+            raise UsageError(f"{path} records no run that could go on: {_advice(f'give --resume-from {path}')}")
         differing = _difference(settings, snapshot.record)
         if differing:
-            raise UsageError(f"{path} is of another run ({differing}): {_advice(settings)}")
+            raise UsageError(f"{path} is of another run ({differing}): {_advice('give the options of that run')}")
         return snapshot, None, warnings
     if not training:
         raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
@@ -168,9 +170,10 @@ def _difference(settings: Settings, recorded: Record) -> str:
     return difference(options.configuration(settings), recorded.config, ignore)
 
 
-def _advice(settings: Settings) -> str:
-    latest = "" if settings.resume_from == "latest" else " and --resume-from latest"
-    return f"give the options of that run{latest}, or choose another --name, --seed or --models-path, or remove it"
+def _advice(go_on: str = "") -> str:
+    """Return what to do about another run in the folder. `go_on`: how that run goes on, where it can."""
+    others = "choose another --name, --seed or --models-path, or move the files of that run away"
+    return f"{go_on}, or {others}" if go_on else others
 
 
 def adopt(
@@ -228,13 +231,13 @@ def check_arguments(run: Run) -> list[str]:
     if settings.stratified and not settings.split:
         raise UsageError("--stratified: there is no split; give --split")
     for given, missing in (("lr_step", "lr_decay"), ("lr_decay", "lr_step")):
-        if settings[given] is not None and settings[missing] is None and missing not in settings.given:
+        if settings[given] is not None and settings[missing] is None:
             raise UsageError(f"{flag(given)}: give {flag(missing)} too")
     from_weights = run.snapshot is not None and not run.goes_on
     if from_weights and "pretrained" in settings.given and "_pretrained_" not in run.snapshot.path.name:
         raise UsageError(f"--pretrained: contradicts --resume-from {run.snapshot.path}")
     if settings.sync_bn and run.training and distributed.WORLD_SIZE > 1 and not settings.cuda:
-        raise UsageError("--sync-bn: PyTorch has it only on GPUs; give --cuda too")
+        raise UsageError("--sync-bn: PyTorch has it only on GPUs; give --cuda too, on a machine with GPUs")
     if run.training and not run.goes_on and run.first_epoch > settings.epochs:
         raise UsageError(f"--start-epoch {run.first_epoch}: there are {settings.epochs} epochs (--epochs)")
     options.check_computation(settings)
@@ -266,7 +269,7 @@ def _is_finished(run: Run) -> bool:
         except SnapshotError:  # it is not there, or damaged: it is written
             return False
         if recorded is None or recorded.weights.get(final.name) != checksum:
-            raise UsageError(f"{final} is not what this run wrote, and would be overwritten: remove it")
+            raise UsageError(f"{final} is not what this run wrote, and would be overwritten: {_advice()}")
     say(f"training is finished: {reason}", sys.stdout)
     return True
 
@@ -335,18 +338,19 @@ def refuse_to_overwrite(run: Run, mine: Record) -> Record:
         path for path in folder.glob("*.pt") if (name := parse_snapshot_name(path, arch)) and name.number > 0
     ]
     written = [*finals, *states.values()]
+    later += [path for path in finals if path == run.files.final]
     if not written:
         return mine
     if recorded is None and run.goes_on and run.snapshot.path.parent.resolve() == folder.resolve() and not later:
         return mine  # a run of the authors' program goes on where it was
     if recorded is None:
-        raise UsageError(f"{written[-1]} is of a run that recorded no configuration: {_advice(run.settings)}")
+        can_go_on = states and run.files.final not in finals
+        advice = _advice(f"give --resume-from {[*states.values()][-1]}" if can_go_on else "")
+        raise UsageError(f"{(later or written)[-1]} is of a run that recorded no configuration: {advice}")
     differing = (run.record or mine).difference(recorded)
     if differing:
-        raise UsageError(
-            f"{written[-1]} is of another run ({differing}), and would be overwritten: {_advice(run.settings)}"
-        )
-    later += [path for path in finals if path == run.files.final]
+        advice = _advice("give the options of that run and --resume-from latest")
+        raise UsageError(f"{written[-1]} is of another run ({differing}), and would be overwritten: {advice}")
     if later and mine.overrides != recorded.overrides:
         message = f"{later[0]} is of this run with other overridden options, and would be overwritten"
         raise UsageError(f"--override: {message}: remove it, or give --name")

@@ -37,6 +37,15 @@ def dataset_folder(dataset: str, subsample_classes: int = 0) -> str:
     return f"{dataset}_{subsample_classes}" if subsample_classes else dataset
 
 
+def describe_data(dataset: str, subsample_classes: int = 0, noise: str | None = None) -> str:
+    """Name the data of a run for people: "cifar10, 4 classes, 20 % label noise". noise: its folder."""
+    parts = [dataset, f"{subsample_classes} classes" if subsample_classes else ""]
+    if noise is not None:
+        share = noise.removeprefix("noise_")
+        parts.append("shuffled pixels" if share == noise else f"{share} % label noise")
+    return ", ".join(filter(None, parts))
+
+
 def run_folder(base: str | Path, settings: Settings, noise: str | None, seed: int | None) -> Path:
     """Return the folder of a run below `base`.
 

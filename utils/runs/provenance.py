@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import data
+from utils import options
 from utils.process import devices
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +34,7 @@ def provenance(program: str, arguments: Mapping[str, Any], device: torch.device)
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own class would be refused when a snapshot is read
         **{package: importlib.metadata.version(package) for package in ("torchvision", "numpy")},
-        "data_protocol": data.PROTOCOL,
+        "data_protocol": options.images(arguments).protocol,
     }
 
 

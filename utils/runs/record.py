@@ -92,10 +92,13 @@ class Record:
 
     def difference_of_images(self, fingerprint: str) -> str:
         """Say in a few words what the run was trained on, if that is not what the fingerprint is of."""
-        if self.train_fingerprint in (None, fingerprint):
-            return ""
-        theirs, ours = self.train_fingerprint.split()[0], fingerprint.split()[0]
-        return f"{theirs} training images, not {ours}" if theirs != ours else "other images or labels"
+        ours = fingerprint.split()
+        theirs = ours[:2] if self.train_fingerprint is None else self.train_fingerprint.split()
+        if theirs[0] != ours[0]:
+            return f"{theirs[0]} training images, not {ours[0]}"
+        if theirs[1] != ours[1]:
+            return "other images or labels"
+        return "images that another version upscaled, without rounding" if theirs != ours else ""
 
 
 def difference(mine: Mapping[str, Any], recorded: Mapping[str, Any], ignore: set[str] = frozenset()) -> str:
