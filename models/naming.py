@@ -14,6 +14,7 @@ class Place(NamedTuple):
     """Where the weights of a network may be in a file."""
 
     names: dict[str, str]  #: in the network -> in the file
+    missing: list[str]  #: of the network's names, those that are not in the file
     unknown: dict[str, str]  #: without the prefix -> in the file, of weights that only a larger network has
     left_out: list[str]  #: in the file: what stands beside the network, such as counters and auxiliary heads
 
@@ -53,7 +54,9 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
         }
         unknown = {name: given for name, given in inside.items() if _is_of_larger_network(name, own)}
         left_out = [given for given in others if given not in unknown.values()]
-        made[prefix] = Place(translated, unknown, left_out)
+        # PyTorch before 0.4.1 had no num_batches_tracked, and networks do without it.
+        missing = [name for name in own - translated.keys() if not name.endswith("num_batches_tracked")]
+        made[prefix] = Place(translated, missing, unknown, left_out)
     return made
 
 

@@ -130,13 +130,11 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
             notes=tuple(snapshot.describe("the options say what it is")),
         )
 
-    def order(source: Source) -> tuple:
-        if source.epoch is None:  # these come last, in the order given
-            return (True,)
-        # The final weights, which share an epoch with the last training state, come after it.
-        return False, source.epoch, source.name.endswith(".pt"), source.name
-
-    return sorted(found.values(), key=order), damaged
+    # The final weights, which share an epoch with the last training state, come after it. Those of unknown epoch
+    # come last, in the order given.
+    known = [source for source in found.values() if source.epoch is not None]
+    known.sort(key=lambda one: (one.epoch, one.name.endswith(".pt"), one.name))
+    return known + [source for source in found.values() if source.epoch is None], damaged
 
 
 def in_folder(folder: Path, settings: Settings) -> list[Path]:
@@ -148,10 +146,8 @@ def in_folder(folder: Path, settings: Settings) -> list[Path]:
     found = [path for path in found if path.is_file() and not path.name.startswith(".")]
     named = [path for path in found if path.suffix in (".pt", ".tar") and parse_snapshot_name(path, settings.arch)]
     if not found:
-        arch, kinds = settings.arch, ", ".join(SUFFIXES)
-        raise UsageError(
-            f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar; or {kinds})"
-        )
+        arch = settings.arch
+        raise UsageError(f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar)")
     return named or found
 
 

@@ -97,7 +97,7 @@ def _choose(
         )
         for prefix, place in found.items()
     }
-    fitting = [prefix for prefix, place in found.items() if not place.unknown and not _missing(place, network)]
+    fitting = [prefix for prefix, place in found.items() if not place.unknown and not place.missing]
     fitting = [prefix for prefix in fitting if not differing[prefix]] or fitting
     different = {tuple(tensors[given].data_ptr() for given in found[one].names.values()): one for one in fitting}
     if len(different) == 1:
@@ -115,7 +115,7 @@ def _choose(
         kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
     if is_own or (not network and len(kept) == 1):  # the options may say what network it is
         prefix, names = next((f"{store}." if store else "", names) for store, names in kept.items())
-        return prefix, Place({name.removeprefix(prefix): name for name in names}, {}, [])
+        return prefix, Place({name.removeprefix(prefix): name for name in names}, [], {}, [])
     listed = []
     for store, names in sorted(kept.items(), key=lambda one: -len(one[1]))[:MAX_LISTED]:
         within = [prefix for prefix, place in found.items() if not set(names).isdisjoint(place.names.values())]
@@ -127,10 +127,6 @@ def _choose(
     what = "no weights of this network (is --arch right?)" if network else "several groups of weights"
     kind = UsageError if network else SnapshotError
     raise kind(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
-
-
-def _missing(place: Place, network: Mapping[str, Tensor]) -> bool:
-    return any(name not in place.names and not name.endswith("num_batches_tracked") for name in network)
 
 
 def _in_words(prefix: str, place: Place, store: str, is_own: bool) -> str:

@@ -21,20 +21,14 @@ NUMBER, NAMESPACE, STORAGE = "numpy._core.multiarray.scalar", "argparse.Namespac
 
 #: Classes and functions that a file may name, because their values are found beside weights: settings, versions,
 #: dates, paths. Their names are all that is read of them.
-HARMLESS = {
-    *(
-        f"builtins.{name}"
-        for name in ("bool", "bytearray", "bytes", "complex", "float", "int", "long", "str", "unicode")
-    ),
-    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
-    *(
-        f"numpy.{name}"
-        for name in ("dtype", "ndarray", "_core.multiarray._reconstruct", "_core.numeric._frombuffer")
-    ),
-    *("pathlib.WindowsPath", "_codecs.encode", "torch.device", "torch.torch_version.TorchVersion"),
-    *("torch.Tensor", "torch.nn.parameter.Parameter"),
-}
+HARMLESS = set(
+    "argparse.Namespace builtins.bool builtins.bytearray builtins.bytes builtins.complex builtins.float "
+    "builtins.int builtins.long builtins.str builtins.unicode _codecs.encode datetime.date datetime.datetime "
+    "datetime.time datetime.timedelta datetime.timezone pathlib.Path pathlib.PosixPath pathlib.WindowsPath "
+    "pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath numpy.dtype numpy.ndarray "
+    "numpy._core.multiarray.scalar numpy._core.multiarray._reconstruct numpy._core.numeric._frombuffer "
+    "torch.device torch.Tensor torch.nn.parameter.Parameter torch.torch_version.TorchVersion".split()
+)
 #: Modules that have other names in other versions of Python and NumPy.
 OTHER_MODULES = {
     "__builtin__": "builtins",
@@ -150,6 +144,6 @@ def _kind(module: str, name: str) -> Kind:
     """Return the name of a class or function, if a snapshot may name it."""
     kind = f"{OTHER_MODULES.get(module, module)}.{name}"
     is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-    if is_storage or kind in DTYPES or kind in DICTS | LISTS | TENSORS | HARMLESS | {NUMBER, NAMESPACE}:
+    if is_storage or kind in DTYPES or kind in DICTS | LISTS | TENSORS | HARMLESS:
         return Kind(kind)
     raise RefusedError(kind)
