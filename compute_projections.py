@@ -38,7 +38,7 @@ import torch
 import data
 import models
 from core.errors import RunError, UsageError
-from utils import options, projections, snapshots, sources
+from utils import options, projections, sources
 from utils.arguments import Settings
 from utils.process import devices, distributed
 from utils.process.ending import DONE, FAILED, exit_status, memory_for
@@ -47,7 +47,7 @@ from utils.process.output import try_folder
 from utils.results import differing_options, write_json, write_projections
 from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
-from utils.snapshots.weights import check_finite
+from utils.snapshots.weights import check_finite, fingerprint
 from utils.sources import Source
 
 #: Accuracies in a training state, in percent.
@@ -83,7 +83,7 @@ def run(settings: Settings, device: torch.device) -> int:
     if settings.init_from is not None:
         initial = sources.read_of_this_network(settings.init_from, settings, wanted, of_this_run=False)
         check_finite(initial.path, initial.weights)
-        warnings["no checksums"] += initial.warnings
+        warnings["initial notes"] += initial.describe()
         with memory_for("the initialization"):
             initial_weights = sources.weights_of(layers, initial.content, device)
     new_layers = sources.layers_without_weights(settings, layers) if settings.pretrained else []
@@ -113,11 +113,7 @@ def run(settings: Settings, device: torch.device) -> int:
                 raise SnapshotError(damaged[0]) from None
             continue
         results = as_results(measured, layers, settings, source, content, device)
-        if settings.load_from:
-            warnings["no checksums"] += snapshots.without_checksums(Path(source.name), content)
-            if source.record is None:
-                message = f"{source.name} says nothing of its run: the options say what it is"
-                warnings["no record"].append(message)
+        warnings["notes"] += source.notes
         if initial is not None:
             warnings["initial"] += sources.warn_of_another_run(initial, source.record)
         differing = differing_options(source.result, results)
@@ -157,6 +153,8 @@ def check_arguments(settings: Settings) -> None:
     models.check(settings.arch, settings.pretrained)
     if settings.load_from and settings.pretrained:
         raise UsageError("--pretrained: contradicts --load-from, which says where the weights come from")
+    if settings.epoch is not None and not settings.load_from:
+        raise UsageError(f"--epoch {settings.epoch}: it is of the network of --load-from, which is not given")
     options.images(settings).check()
     for path in settings.load_from or []:
         if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
@@ -188,6 +186,8 @@ def as_results(
         results["trained_by"] = source.record.provenance
     if "init_seed" in content:
         results["init_seed"] = content["init_seed"]
+    if settings.load_from:
+        results["weights"] = fingerprint(sources.weights_of(layers, content, torch.device("cpu")))
     for key in ACCURACIES:
         if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
             results[key] = content[key]

@@ -154,11 +154,10 @@ def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
         UsageError: options contradict it or each other.
     """
     path = settings.load_from
-    trained = read_snapshot(path, settings.arch)
-    warnings, config = list(trained.warnings), trained.config
-    if trained.record is None:
-        warnings.append(f"{path} says nothing of its run: its images are prepared as the options say")
-    else:
+    trained = read_snapshot(path, settings, epoch=settings.epoch)
+    warnings = trained.describe("its images are prepared as the options say")
+    config = trained.config
+    if trained.record is not None:
         settings, _ = adopt(settings, config, path, roles=Role.NETWORK)
         images = options.images(settings.replace(mean=None, std=None))
         if (settings.mean, settings.std) not in ((None, None), tuple(map(list, images.normalization or ()))):
@@ -286,6 +285,7 @@ def as_results(
     for initialization in initializations:
         if initialization.seed is not None:
             results["rand_seed"] = initialization.seed
+    results["weights"] = fingerprint(trained.weights)
     results["initializations"] = {one.row: fingerprint(one.weights) for one in initializations}
     results["provenance"] = provenance("reinit_layers.py", options.recorded_arguments(settings), device)
     if trained.record is not None and trained.record.provenance:

@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 
 from models.building import build, check, has_batch_norm, names, structure  # noqa: F401
-from models.parts import Layer, check_own_weights, layers, own_names, segments  # noqa: F401
+from models.parts import Layer, check_own_weights, layers, segments  # noqa: F401
 from models.registry import ModelError, register  # noqa: F401
 from models.zoo import other_names  # noqa: F401
 

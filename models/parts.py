@@ -143,17 +143,3 @@ def check_own_weights(found: Iterable[Layer]) -> None:
                 f"{layer.name} is pruned or parametrized, so it has no weights of its own to measure: "
                 "make them permanent first (prune.remove, parametrize.remove_parametrizations)"
             )
-
-
-def own_names(names: Iterable[str]) -> dict[str, str]:
-    """Map the names of a network's weights to the names without the prefixes of DataParallel.
-
-    DataParallel may wrap the whole network (`module.fc.weight`) or the convolutional part of AlexNet and VGG
-    (`features.module.0.weight`).
-    """
-    own = {name: name for name in names}
-    for outer in ("", "features."):
-        inside = [name for name, short in own.items() if short.startswith(outer)]
-        if all(own[name].startswith(f"{outer}module.") for name in inside):
-            own |= {name: outer + own[name].removeprefix(f"{outer}module.") for name in inside}
-    return own

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from core.text import first_line, say
+from models.naming import places
 from models.registry import ModelError, register
 
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
@@ -35,7 +36,6 @@ FAMILIES = (
     *("convnext_*", "densenet*", "efficientnet_*", "googlenet", "inception_v3", "mnasnet*", "mobilenet_v*"),
     *("regnet_*", "resnet*", "resnext*", "shufflenet_v2_*", "squeezenet*", "wide_resnet*"),
 )
-AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def other_names() -> list[str]:
@@ -149,11 +149,11 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
             raise ModelError(f"--pretrained: cannot download {url} ({reason})") from None
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
-        for key in list(weights):
-            weight = weights.pop(key)
-            if not key.startswith(AUXILIARY_HEADS):
-                # DenseNet's weights have names of an old version: denselayer1.norm.1 is denselayer1.norm1 now.
-                weights[re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", key)] = weight
+        place = places(dict.fromkeys(weights, ""), net.state_dict())[""]
+        for own, given in (place.names | place.unknown).items():  # without auxiliary heads
+            weights[own] = weights.pop(given)
+        for given in place.left_out:
+            del weights[given]
         net.load_state_dict(weights)
     except OSError as error:
         raise ModelError(f"--pretrained: {file} cannot be read ({error.strerror or error})") from None

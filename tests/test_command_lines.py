@@ -75,6 +75,7 @@ WRONG_VALUES = {
         "--arch": "'' lenett",
         "--dataset": "'' nmist",
         "--subsample-classes": f"{NOT_WHOLE} 11 {10**30}",
+        "--epoch": f"{NOT_WHOLE} 3",
         "--seed": f"{NOT_WHOLE} {2**32}",
         "--results": NOT_A_FOLDER,
         "--plots": NOT_A_FOLDER,
@@ -233,6 +234,13 @@ ROWS = [
     Row("reinit", "--load-from lenet_2.tar --inits-from list:unnumbered.pt", "unnumbered.pt",
         "snapshot network data"),
     Row("reinit", "--load-from lenet_2.tar --inits-from results.json --rand", "results.json"),
+    Row("compute", "--load-from lenet_2.tar lenet_0.tar --epoch 3", "--epoch 3"),
+    Row("compute", "--load-from recorded.tar --epoch 4", "recorded.tar is after 3 epochs", "snapshot network"),
+    Row("train", "--resume-from latest --weights-key model", "--weights-key model"),
+    *(Row(program, f"--weights-key modle {option} lenet_2.tar", "modle: lenet_2.tar", "snapshot network")
+      for program, option in (
+        ("compute", "--load-from"), ("reinit", "--rand --load-from"), ("train", "--resume-from"),
+    )),
     # Two inputs that would write one file
     Row("compute", "--load-from lenet_2.tar --load-from runs/lenet_2.tar",
         "lenet_2.tar and runs/lenet_2.tar would both write results/", "snapshot network"),
@@ -378,6 +386,7 @@ RESUMED = "--resume-from lenet_2.tar"
         ("train", "--epochs 0 --seed 1 --upscale --noise 0.1", ""),
         ("train", "--evaluate --seed 1 --split 0.1 --stratified --shuffle --split-seed 1 --unnormalize", ""),
         ("train", "--evaluate --shuffle", "--shuffle"),
+        ("train", "--evaluate --weights-key model", "--weights-key"),
         ("train", "--evaluate-train --shuffle --noise 0.1 --noise-seed 1 --batch-size 500", "--shuffle"),
         ("train", f"{RESUMED} --epochs 4 --split 0.9", ""),
         ("train", f"{RESUMED} --epochs 4 --split 0.9 --lr 0.05 --kill-plateaus", ""),

@@ -183,12 +183,18 @@ OPTIONS: dict[str, list[Option]] = {
     ],
     "weights": [
         Option("pretrained", "ImageNet weights from the model zoo", programs=(TRAIN, COMPUTE), role=NETWORK),
-        Option("load_from", "trained networks: snapshots, or folders with snapshots of ARCH", input_path, None,
-               (COMPUTE,), several=True),
+        Option("load_from", "trained networks: files of weights, or folders, of which the snapshots of ARCH are "
+               "taken, else all files of weights", input_path, None, (COMPUTE,), several=True),
         Option("load_from", "snapshot of the trained network (required)", input_path, None, (REINIT,)),
         Option("init_from", "snapshot of the initialization, to measure each layer's distance from", input_path,
                None, (COMPUTE,)),
-        Option("inits_from", "text file with the path of a snapshot on each line", input_path, None, (REINIT,)),
+        Option("inits_from", "text file with the path of a snapshot on each line; its epoch may follow",
+               input_path, None, (REINIT,)),
+        Option("weights_key", "key of the weights in files of other programs, such as model_ema or "
+               "state_dict.net (default: found by the names)", not_empty, None, ALL,
+               effect=lambda options: "" if options.get("resume_from", True) else "without --resume-from"),
+        Option("epoch", "for how many epochs the network of --load-from was trained, if its file does not say so",
+               COUNT, None, MEASURING),
         Option("rand", "also reset layers to a new random initialization", programs=(REINIT,)),
         Option("resume_from", "continue from a snapshot; 'latest': from the newest intact one of this run",
                path_text),

@@ -53,25 +53,26 @@ def differing_options(path: Path, content: Mapping[str, Any]) -> list[str]:
 
     Args:
         path: the file.
-        content: its new content, with `provenance`, and perhaps `trained_by`.
+        content: its new content, with `provenance`, and perhaps `trained_by` and `weights`.
 
     Returns:
-        the options of the measurement and of the training that differ, as far as both are recorded.
+        the options of the measurement and of the training that differ, as far as both are recorded; where none do,
+        but other weights were measured, "weights".
     """
     try:
         theirs, ours = _options(json.loads(path.read_text(encoding="utf-8"))), _options(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there are none, or not of these programs
         return []
-    return [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    differing = [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    return [name for name in differing if name != "weights"] or differing
 
 
 def _options(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded options that change what is measured."""
     made_by, trained_by = results["provenance"], results.get("trained_by", {}).get("arguments", {})
     found = compared_arguments(made_by["program"].removesuffix(".py"), made_by["arguments"])
-    return found | {
-        f"{flag(name)} of the training": trained_by[name] for name in CONFIGURATION if name in trained_by
-    }
+    found |= {f"{flag(name)} of the training": trained_by[name] for name in CONFIGURATION if name in trained_by}
+    return found | {name: results[name] for name in ("weights",) if name in results}
 
 
 #: Columns of the tables. Other statistics of a layer, where there are any, follow them.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,9 +24,9 @@ from utils.process import distributed
 from utils.results import result_stem
 from utils.runs import record
 from utils.runs.folders import dataset_folder, describe_data, noise_of_snapshot, run_folder
-from utils.runs.record import Record, Snapshot, read_snapshot
+from utils.runs.record import Record, Snapshot, load_snapshot, read_snapshot, structure
 from utils.snapshots import SnapshotError
-from utils.snapshots.names import parse_snapshot_name
+from utils.snapshots.names import SUFFIXES, parse_snapshot_name
 from utils.snapshots.weights import check_finite, describe_difference
 
 RAND = "rand"  #: the row of the new random initialization
@@ -43,12 +44,7 @@ class Source:
     read: Callable[[], dict[str, Any]]  #: returns its content, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file of its results
     record: Record | None = None  #: of its run; None: it says nothing of its run
-
-
-@functools.cache
-def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
-    """Return a network without weights: names and shapes. Images may be too small to train it on."""
-    return models.structure(arch, num_classes, in_channels, image_size, must_fit=False)
+    notes: tuple[str, ...] = ()  #: what it does not say, and how it was read
 
 
 def layers_without_weights(settings: Settings, layers: list[models.Layer]) -> list[str]:
@@ -96,18 +92,23 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
         SnapshotError: there is only one, and it is damaged.
     """
     given: dict[Path, Path] = {}
+    may_be_others = set()  # files of a folder whose names say nothing
     for asked_for in settings.load_from:
         for path in in_folder(asked_for, settings) if asked_for.is_dir() else [asked_for]:
             given.setdefault(path.parent.resolve() / path.name, path)
+            if asked_for.is_dir() and parse_snapshot_name(path, settings.arch) is None:
+                may_be_others.add(path)
+    if settings.epoch is not None and len(given) > 1:
+        raise UsageError(f"--epoch {settings.epoch}: it is of one snapshot, and --load-from gives {len(given)}")
     tars = {path.stem for path in given.values() if path.suffix == ".tar"}
     read_record = functools.cache(record.read)
     found: dict[Path, Source] = {}
     damaged: list[str] = []
     for path in given.values():
         try:
-            snapshot = read_of_this_network(path, settings, lambda name: False, read_record)
-        except SnapshotError as error:
-            if len(given) == 1:
+            snapshot = read_of_this_network(path, settings, lambda name: False, read_record, epoch=settings.epoch)
+        except UsageError as error:
+            if len(given) == 1 or not (isinstance(error, SnapshotError) or path in may_be_others):
                 raise
             damaged.append(str(error))
             continue
@@ -123,24 +124,35 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
             classes=count_classes(settings, snapshot.config),
             dataset=dataset_folder(settings.dataset, kept),
             data=describe_data(settings.dataset, kept, noise),
-            read=functools.partial(snapshots.load, path, wanted),
+            read=functools.partial(load_snapshot, path, settings, wanted),
             result=result,
             record=snapshot.record,
+            notes=tuple(snapshot.describe("the options say what it is")),
         )
-    # The final weights, which share an epoch with the last training state, come after it.
-    return sorted(
-        found.values(), key=lambda one: (one.epoch is None, one.epoch or 0, one.name.endswith(".pt"), one.name)
-    ), damaged
+
+    # The final weights, which share an epoch with the last training state, come after it. Those of unknown epoch
+    # come last, in the order given.
+    known = [source for source in found.values() if source.epoch is not None]
+    known.sort(key=lambda one: (one.epoch, one.name.endswith(".pt"), one.name))
+    return known + [source for source in found.values() if source.epoch is None], damaged
 
 
 def in_folder(folder: Path, settings: Settings) -> list[Path]:
-    """Return the files of a folder that are named as snapshots of ARCH."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix in (".pt", ".tar") and path.is_file()]
-    found = [path for path in found if parse_snapshot_name(path, settings.arch) is not None]
+    """Return the files of a folder that are named as snapshots of ARCH; if there are none, all files of weights.
+
+    They are in the order of their names, numbers in the order of their values.
+    """
+    found = [path for path in sorted(folder.iterdir(), key=_in_numerical_order) if path.suffix in SUFFIXES]
+    found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    named = [path for path in found if path.suffix in (".pt", ".tar") and parse_snapshot_name(path, settings.arch)]
     if not found:
         arch = settings.arch
         raise UsageError(f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar)")
-    return found
+    return named or found
+
+
+def _in_numerical_order(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def read_of_this_network(
@@ -149,17 +161,19 @@ def read_of_this_network(
     wanted: Callable[[str], bool],
     read_record: Callable[[Path, str], Record | None] = record.read,
     of_this_run: bool = True,
+    epoch: int | None = None,
 ) -> Snapshot:
     """Read a snapshot, with the weights that are wanted, and check that it is of the network in question.
 
     Args:
         of_this_run: whether it must be of the run that the options describe.
+        epoch: as for `read_snapshot`.
 
     Raises:
         SnapshotError: it is damaged.
         UsageError: it is of another network, or contradicts the options.
     """
-    snapshot = read_snapshot(path, settings.arch, wanted, read_record)
+    snapshot = read_snapshot(path, settings, wanted, read_record, epoch)
     config, theirs = snapshot.config, snapshot.content["structure"]
     for name in ("arch", "dataset", "seed", "subsample_classes") if of_this_run else ("arch",):
         if config.get(name) is not None:
@@ -227,8 +241,8 @@ class Initialization:
         return RAND if self.epoch is None else str(self.epoch)
 
 
-def read_list(path: Path) -> list[Path]:
-    """Read the paths in a text file, one on each line.
+def read_list(path: Path) -> list[tuple[Path, int | None]]:
+    """Read the paths in a text file, one on each line; an epoch may follow after a space.
 
     Raises:
         UsageError: there is no such file, it holds no paths, or some of them do not exist.
@@ -239,20 +253,32 @@ def read_list(path: Path) -> list[Path]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"--inits-from {path}: not a text file that can be read") from None
-    paths = [input_path(line.strip()) for line in lines if line.strip()]
-    if not paths:
+    listed: list[tuple[Path, int | None]] = []
+    for line in filter(None, map(str.strip, lines)):
+        with_epoch = (
+            None if os.path.isfile(os.path.expanduser(line)) else re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
+        )
+        listed.append((input_path(with_epoch[1]), int(with_epoch[2])) if with_epoch else (input_path(line), None))
+    if not listed:
         raise UsageError(f"--inits-from {path}: there is no path in it")
-    missing = [textwrap.shorten(str(path), 300) for path in paths if not os.path.isfile(path)]
+    missing = [textwrap.shorten(str(path), 300) for path, _ in listed if not os.path.isfile(path)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UsageError(f"--inits-from {path}: there is no file {missing[0]}{more}")
-    return paths
+    return listed
 
 
 def read_initializations(
-    paths: list[Path], settings: Settings, net: nn.Module, layers: list[models.Layer], trained: Record | None
+    paths: list[tuple[Path, int | None]],
+    settings: Settings,
+    net: nn.Module,
+    layers: list[models.Layer],
+    trained: Record | None,
 ) -> tuple[list[Initialization], list[str]]:
     """Read the snapshots that layers are reset to, by epoch: only the weights of these layers.
+
+    Args:
+        paths: as `read_list` returns them.
 
     Returns:
         them, and warnings about those that are of another run than the trained network, or without checksums.
@@ -266,8 +292,8 @@ def read_initializations(
     found: dict[int, Initialization] = {}
     warnings = []
     read_record = functools.cache(record.read)
-    for path in paths:
-        snapshot = read_snapshot(path, settings.arch, wanted.__contains__, read_record)
+    for path, given in paths:
+        snapshot = read_snapshot(path, settings, wanted.__contains__, read_record, given)
         for name in ("arch", "dataset"):
             if name in snapshot.config:
                 check_recorded(settings, name, snapshot.config[name], path)
@@ -275,10 +301,13 @@ def read_initializations(
         if differing:
             raise snapshots.SnapshotError(f"{path} is no snapshot of this {settings.arch}: {differing}")
         check_finite(path, snapshot.weights)
-        warnings += [*snapshot.warnings, *warn_of_another_run(snapshot, trained)]
+        warnings += [*snapshot.describe(), *warn_of_another_run(snapshot, trained)]
         epoch = snapshot.epochs_trained
         if epoch is None:
-            raise UsageError(f"{path}: its name does not say after how many epochs (as {settings.arch}_3.pt does)")
+            raise UsageError(
+                f"--inits-from: nothing says after how many epochs {path} is, as the name {settings.arch}_3.pt "
+                f"does: write the number after it, as in {path} 3"
+            )
         one = found.setdefault(epoch, Initialization(epoch, str(path), snapshot.weights))
         if any(not torch.equal(weight, one.weights[name]) for name, weight in snapshot.weights.items()):
             raise UsageError(f"{one.source} and {path} are different weights, both after epoch {epoch}")

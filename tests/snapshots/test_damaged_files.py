@@ -10,7 +10,6 @@ import os
 import pickle
 import random
 import shutil
-import struct
 import threading
 import zipfile
 from pathlib import Path
@@ -156,7 +155,6 @@ def zipped(file) -> None:
         archive.writestr("readme.txt", "text")
 
 
-HEADER = json.dumps({"conv1.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
 OTHERS = {
     "empty": b"",
     "zeros": bytes(10_000),
@@ -164,7 +162,6 @@ OTHERS = {
     "pickle": pickle.dumps({"model_state_dict": {"features.0.weight": [1.0, 2.0]}}),
     "npz": written(lambda file: np.savez(file, weight=np.ones((6, 1, 3, 3)))),
     "zip": written(zipped),
-    "safetensors": struct.pack("<Q", len(HEADER)) + HEADER + bytes(8),
     "list": written(lambda file: torch.save([torch.ones(3)], file)),
     "tensor": written(lambda file: torch.save(torch.ones(3), file)),
     "empty dict": written(lambda file: torch.save({}, file)),

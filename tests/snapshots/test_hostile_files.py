@@ -81,6 +81,7 @@ OBJECTS = {
     "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
     "nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
 }
+HARMLESS = {"numpy array", "numpy scalar", "set", "bytes", "complex number", "path"}  #: beside the weights
 SMALL = {"model_state_dict": {"features.0.weight": torch.ones(6, 1, 3, 3)}}  # the least that is a snapshot
 NESTED = {
     "weight": lambda thing: {"model_state_dict": {"features.0.weight": thing}},
@@ -209,7 +210,7 @@ def hostile_files() -> dict[str, bytes]:
     """Files that `snapshots.load` has to refuse, by what they are."""
     files = dict(archives())
     for name, make in OBJECTS.items():
-        for place, nest in NESTED.items():
+        for place, nest in list(NESTED.items())[: 3 if name in HARMLESS else None]:
             for old in ("", ", old format"):
                 try:
                     files[f"{name} as {place}{old}"] = saved(nest(make()), not old)

@@ -25,7 +25,7 @@ from utils.runs.folders import METRICS, RunFiles
 from utils.runs.lock import FolderLock
 from utils.runs.record import Record, Snapshot, difference, read_snapshot
 from utils.snapshots import SnapshotError
-from utils.snapshots.names import parse_snapshot_name, training_states
+from utils.snapshots.names import is_training_state, parse_snapshot_name, training_states
 from utils.snapshots.weights import fingerprint
 
 REPLACED_BY_OVERRIDE = {name for name, row in CONFIGURATION.items() if row.role & OVERRIDABLE}
@@ -67,6 +67,10 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
         settings = settings.replace(lr_step=None, lr_decay=None)  # one of them is 0: off
     training = options.mode(settings) in options.WRITING
     latest = settings.resume_from == "latest"
+    if latest and settings.weights_key is not None:
+        raise UsageError(
+            f"--weights-key {settings.weights_key}: --resume-from latest goes on with training states"
+        )
     warnings: list[str] = []
     snapshot = unstarted = None
     files = RunFiles.of(settings)
@@ -81,15 +85,13 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
         snapshot, unstarted, damaged = _find_latest(settings, training)
         warnings += damaged
     elif settings.resume_from is not None:
-        snapshot = read_snapshot(Path(settings.resume_from), settings.arch)
+        snapshot = read_snapshot(Path(settings.resume_from), settings)
     run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, unstarted)
     warnings += [*run.warnings, *check_arguments(run)]
     if training and (run.goes_on or unstarted is not None) and _is_finished(run):
         return None
     if training:  # again: the snapshot may have led to another folder
         warnings += hold_folder(run.files.folder, lock, settings.arch)
-    elif snapshot is not None and snapshot.record is None and not settings.eval_regularization_loss:
-        warnings.append(f"{snapshot.path} says nothing of its run: the options say how its images are prepared")
     settings, notes = run.settings, list(run.notes)
     for name in DRAWN_SEEDS:
         needed = not CONFIGURATION[name].effect(settings) and (training or snapshot is None or name != "seed")
@@ -105,7 +107,7 @@ def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, R
     warnings = []
     for path in reversed(training_states(folder, arch).values()):
         try:
-            snapshot = read_snapshot(path, arch)
+            snapshot = read_snapshot(path, settings)
         except SnapshotError as error:
             warnings.append(f"passed over: {error}")
             continue
@@ -133,19 +135,24 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
     """Return the run that begins with a snapshot, of its own or of another run."""
     path, first_epoch = snapshot.path, settings.start_epoch
     if snapshot.is_state:
-        first_epoch = snapshot.content["epoch"] + 1
+        first_epoch = snapshot.epochs_trained
         given = "start_epoch" in settings.given and settings.resume_from != "latest"
         if given and settings.start_epoch != first_epoch:
             raise UsageError(f"--start-epoch {settings.start_epoch}: {path} continues with epoch {first_epoch}")
     goes_on = snapshot.record is not None and (snapshot.is_state or not training)
     recorded = snapshot.record if goes_on else None
-    config = recorded.config if recorded else record.legacy_configuration(path, snapshot.content)
+    config = recorded.config if recorded else {}
+    if recorded is None and snapshot.is_state and (training or is_training_state(path, snapshot.content)):
+        config = record.legacy_configuration(path, snapshot.content)
     started_from = config.get("started_from")
     if training and recorded is None:
-        weights = snapshots.checksum(path) or fingerprint(snapshot.weights)  # an old non-zip file has no checksum
+        weights = snapshots.checksum(path) if "translated" not in snapshot.content else None
+        weights = weights or fingerprint(snapshot.weights)  # one of several in a file, or without a checksum
         started_from = f"weights {weights} at epoch {first_epoch}"
     settings, warnings = adopt(settings, config, path, training)
-    files, warnings = RunFiles.of(settings), (*warnings, *snapshot.warnings)
+    shows_images = not training and not settings.eval_regularization_loss
+    said = snapshot.describe("the options say how its images are prepared" if shows_images else "")
+    files, warnings = RunFiles.of(settings), (*warnings, *said)
     return Run(settings, training, files, snapshot, recorded, first_epoch, started_from, (), warnings)
 
 
@@ -323,6 +330,7 @@ def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Rec
     images = dataset.train_fingerprint
     if run.record is None:
         from_file = run.snapshot is not None and not run.goes_on and run.first_epoch == 0
+        from_file = from_file and "translated" not in run.snapshot.content
         initial = snapshots.checksum(run.snapshot.path) if from_file else None
         return Record(config, dataset.class_names, images, initial, made_by)
     before = run.record

@@ -11,6 +11,7 @@ intact training state.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import secrets
 import textwrap
@@ -18,16 +19,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+import data
+import models
 from core.errors import OneLineError, UsageError
-from utils import snapshots
+from utils import options, snapshots
+from utils.arguments import Settings
 from utils.options import CONFIGURATION, DEFAULTS, flag
 from utils.snapshots import SnapshotError
 from utils.snapshots.files import atomic_write
-from utils.snapshots.names import epochs_trained, parse_snapshot_name, training_states
+from utils.snapshots.names import epochs_trained, is_training_state, parse_snapshot_name, training_states
 
 FILE = "run.json"
+WEIGHTS_ALONE = "--weights-key model_state_dict goes on with the weights alone (and --start-epoch says where)"
 IN_STATES = ("id", "config", "class_names", "train_fingerprint", "initial_weights", "overrides", "provenance")
 
 
@@ -153,6 +158,8 @@ class Snapshot:
     path: Path
     content: dict[str, Any]  #: as `utils.snapshots.load` returns it
     record: Record | None  #: None: its run is unknown
+    epochs_trained: int | None  #: 0 for an initialization, -1 for the model zoo's weights; None: not known
+    is_state: bool  #: whether it is a training state, not weights alone
 
     @property
     def config(self) -> dict[str, Any]:
@@ -160,21 +167,19 @@ class Snapshot:
         return self.record.config if self.record is not None else {}
 
     @property
-    def is_state(self) -> bool:
-        """Whether it is a training state, not bare weights."""
-        return "epoch" in self.content
-
-    @property
     def weights(self) -> dict[str, Tensor]:
         return self.content["model_state_dict"]
 
-    @property
-    def epochs_trained(self) -> int | None:
-        return epochs_trained(self.path, self.content)
+    def describe(self, without_record: str = "") -> list[str]:
+        """Return a line about what the file does not say, and how it was read; an empty list if all is as usual.
 
-    @property
-    def warnings(self) -> list[str]:
-        return snapshots.without_checksums(self.path, self.content)
+        without_record: what says of its run what the file does not.
+        """
+        unchecked = "" if self.content["checksums"] else "it has no checksums: damage would go unnoticed"
+        line = "; ".join(filter(None, [self.content.get("translated"), unchecked]))
+        if self.record is None and without_record:
+            return [f"{self.path} says nothing of its run: {without_record}{line and '; '}{line}"]
+        return [f"{self.path}: {line}"] if line else []
 
     def check_classes(self, class_names: list[str]) -> None:
         """Raise UsageError where the network was trained on other classes than these."""
@@ -185,27 +190,51 @@ class Snapshot:
             raise UsageError(f"--data-path: {self.path} was trained on the classes {theirs}, not {ours}")
 
 
+@functools.cache
+def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """Return a network without weights: names and shapes. Images may be too small to train it on."""
+    return models.structure(arch, num_classes, in_channels, image_size, must_fit=False)
+
+
+def load_snapshot(path: Path, settings: Settings, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
+    """Read the weights of the network that the settings name: `utils.snapshots.load`."""
+    spec, images = data.info(settings.dataset), options.images(settings)
+    net = structure(settings.arch, images.num_classes, spec.in_channels, images.image_size)
+    return snapshots.load(path, wanted, net.state_dict(), settings.weights_key)
+
+
 def read_snapshot(
     path: Path,
-    arch: str,
+    settings: Settings,
     wanted: Callable[[str], bool] | None = None,
     read: Callable[[Path, str], Record | None] = read,
+    epoch: int | None = None,
 ) -> Snapshot:
     """Read a snapshot, and the record of its run.
 
     Args:
         wanted: as for `utils.snapshots.load`.
         read: reads the record of a folder; another one may keep what it has read.
+        epoch: for how many epochs it was trained, if the user says so.
 
     Raises:
         SnapshotError: the snapshot or the record is damaged.
+        UsageError: it holds no weights of this network, or several; or it records another epoch.
     """
-    content = snapshots.load(path, wanted)
-    if "epoch" in content or content.get("config"):
-        return Snapshot(path, content, Record.of(path, content))
-    recorded = read(path.parent, arch)
-    known = recorded is not None and snapshots.checksum(path) in recorded.weights.values()
-    return Snapshot(path, content, recorded if known else None)
+    content = load_snapshot(path, settings, wanted)
+    is_own = is_training_state(path, content)
+    recorded = Record.of(path, content) if is_own else None
+    if "epoch" not in content:
+        recorded = read(path.parent, settings.arch)
+        known = recorded is not None and snapshots.checksum(path) in recorded.weights.values()
+        recorded = recorded if known else None
+    found = epochs_trained(path, content, settings.arch)
+    if epoch is not None and found != epoch and recorded is not None:
+        raise UsageError(f"{path} is after {found} epochs, as its run records, not {epoch}")
+    is_state = "epoch" in content and (is_own or "optimizer_state_dict" in content)
+    return Snapshot(
+        path, content, recorded, found if epoch is None else epoch, is_state and settings.weights_key is None
+    )
 
 
 def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial: bool = False) -> Record:
@@ -252,7 +281,9 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
             "lr_decay": schedule.get("gamma"),
         }
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise SnapshotError(f"{path} is no snapshot: its optimizer's state is not one of SGD or Adam") from None
+        raise SnapshotError(
+            f"{path} is no snapshot: its optimizer's state is not one of SGD or Adam; {WEIGHTS_ALONE}"
+        ) from None
     _check_config(path, config)
     return config
 

@@ -23,16 +23,15 @@ Nothing in a file is executed when it is read, and everything that is used is co
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import models
 from core.errors import UsageError
-from utils.snapshots import archive
+from utils.snapshots import archive, foreign
 from utils.snapshots.archive import SnapshotError as SnapshotError
 from utils.snapshots.archive import checksum as checksum
 from utils.snapshots.files import atomic_write
@@ -72,8 +71,13 @@ def save(content: dict[str, Any], path: Path, before: Callable[[str], None] | No
             before(checksum(Path(file.name)))
 
 
-def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
-    """Read a snapshot of any format: `.tar` or `.pt`, ours or the authors', zip archive or old non-zip file.
+def load(
+    path: Path,
+    wanted: Callable[[str], bool] | None = None,
+    network: Mapping[str, Tensor] | None = None,
+    key: str | None = None,
+) -> dict[str, Any]:
+    """Read a snapshot: by `torch.save`, zip archive or old non-zip file, or by safetensors; of any program.
 
     The file is memory-mapped: tensors are views of it, and only those that are used are read from disk.
 
@@ -81,34 +85,34 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
         path: the file.
         wanted: says for the name of a weight whether it is needed. The other weights and the optimizer's state are
             left out and not read. Default: everything is read.
+        network: the weights of the network in question, for their names and shapes, to which those of the file are
+            translated (see `utils.snapshots.foreign`); empty: of any network. Default: as this program wrote it.
+        key: says where the weights are in the file (see --weights-key).
 
     Returns:
         the content of the file, of which every tensor has been compared with its checksum. In any case it has
 
-        - `model_state_dict`: name of the weight -> CPU tensor, without the prefixes `module.` of DataParallel
+        - `model_state_dict`: name of the weight -> CPU tensor
         - `structure`: the same for all weights, also those left out, but on the meta device: shapes and types only
-        - `checksums`: whether the file has checksums (old non-zip files have none)
+        - `checksums`: whether the file has checksums (old non-zip files and safetensors have none)
+
+        and `translated`, in words, if something was.
 
     Raises:
         SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot.
         NewerFormatError: a later version of this program wrote it.
+        UsageError: it holds no weights of the network, or several.
     """
     path = Path(path)
     content, check = archive.read(path)
     if not isinstance(content, dict):
         raise SnapshotError(f"{path} is no snapshot: it holds a {type(content).__name__}, not a dict")
-    if "model_state_dict" not in content:
-        content = {"model_state_dict": content}
+    content = foreign.translate(path, content, network, key)
     weights = content["model_state_dict"]
-    if not isinstance(weights, dict) or not weights:
-        raise SnapshotError(f"{path} is no snapshot: it holds no weights by name")
     for name, weight in weights.items():
-        if not isinstance(name, str) or not isinstance(weight, Tensor):
-            raise SnapshotError(f"{path} is no snapshot: its weights are not tensors by name")
         if weight.is_complex():
             raise SnapshotError(f"{path} is no snapshot: {name} is of type {weight.dtype}")
     check_types(path, content)
-    weights = {name: weights[given] for given, name in models.own_names(weights).items()}
     structure = {
         name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in weights.items()
     }
@@ -125,13 +129,6 @@ def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, A
 def load_record(path: Path) -> dict[str, Any]:
     """Read a snapshot without its weights and optimizer state: `load`, but it reads no tensor."""
     return load(path, wanted=lambda name: False)
-
-
-def without_checksums(path: Path, content: dict[str, Any]) -> list[str]:
-    """Return a warning if a snapshot, as returned by `load`, has no checksums; else an empty list."""
-    if content["checksums"]:
-        return []
-    return [f"{path} is in PyTorch's old format, which has no checksums: damage would go unnoticed"]
 
 
 def _on_cpu(value: Any) -> Any:

@@ -1,9 +1,21 @@
-"""Names of snapshots."""
+"""Names of snapshots, and what tells for how many epochs they were trained."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+SUFFIXES = (".pt", ".tar", ".pth", ".ckpt", ".safetensors", ".bin")  #: of files with weights
+#: Entries of a training state of the authors' program, in a `.tar`.
+LEGACY = {"epoch", "model_state_dict", "scheduler_state_dict", "top1_acc", "top5_acc"}
+#: A date, and perhaps a time after it.
+_DATE = re.compile(
+    r"(?<!\d)(?:\d{8}|(?:19|20)\d\d([-_.])\d\d?\1\d\d?|\d\d?([-_.])\d\d?\2(?:19|20)\d\d|\d\d([-_.])\d\d\3\d\d)"
+    r"(?:[-_T]\d\d[-_:]?\d\d(?:[-_:]?\d\d)?)?(?!\d)"
+)
+_EPOCH = re.compile(r"(?<![a-z])epoch[=_-](\d{1,5})(?!\d)", re.IGNORECASE)
+#: A last number. One of more than five digits is taken for a date or a hash.
+_NUMBER = re.compile(r"(?<!steps)(?<!step)(?<!iter)(?<!seed)(?<!fold)(?<!run)(?:^|[_-])(\d{1,5})$")
 
 
 class SnapshotName(NamedTuple):
@@ -41,22 +53,35 @@ def training_states(folder: Path, arch: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def epochs_trained(path: Path, content: Mapping[str, Any]) -> int | None:
+def is_training_state(path: Path, content: Mapping[str, Any]) -> bool:
+    """Return whether a file is a training state of this program, or of the authors' program (without `format`)."""
+    return isinstance(content.get("format"), int) or (path.suffix == ".tar" and content.keys() >= LEGACY)
+
+
+def epochs_trained(path: Path, content: Mapping[str, Any], arch: str) -> int | None:
     """Return for how many epochs the weights of a snapshot were trained.
 
-    It follows from the file's own 0-based epoch, else from its name: 0 for an initialization, -1 for weights from
-    the model zoo (`<arch>_pretrained_0.pt`). None if the name does not say.
+    It follows from the epoch that the file records: of a training state of this program the 0-based epoch, of any
+    other file the number as it stands. Else it follows from the name: 0 for an initialization, -1 for weights from
+    the model zoo (`<arch>_pretrained_0.pt`), the number after `epoch` (`epoch=3-step=96`), or a last number after
+    `_` or `-`. Dates are no numbers of epochs. None if nothing says it.
 
     Args:
         content: the snapshot, as `utils.snapshots.load` returns it.
+        arch: the name of the network, which may end in a number.
     """
     if isinstance(content.get("epoch"), int):
-        return content["epoch"] + 1
+        return content["epoch"] + is_training_state(path, content)
     name = parse_snapshot_name(path)
-    if name is None:
+    if name is not None and (name.kind == "init" or (name.kind == "pretrained" and name.number == 0)):
+        return 0 if name.kind == "init" else -1
+    if path.suffix == ".tar" and name is not None and name.arch == arch:
+        return name.number + 1
+    stem = path.name
+    while Path(stem).suffix in SUFFIXES:
+        stem = Path(stem).stem
+    stem = _DATE.sub("", stem)
+    if re.sub(r"[\W_]", "", stem).lower() == re.sub(r"[\W_]", "", arch).lower():
         return None
-    if name.kind == "init":
-        return 0
-    if name.kind == "pretrained" and name.number == 0:
-        return -1
-    return name.number + 1 if name.suffix == ".tar" else name.number
+    found = _EPOCH.search(stem) or _NUMBER.search(stem)
+    return int(found[1]) if found else None

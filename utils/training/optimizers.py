@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 from core.errors import UsageError
+from utils.runs.record import WEIGHTS_ALONE
 
 #: Entries of a parameter group that are no hyperparameters, or follow from the schedule.
-NOT_COMPARED = {"params", "lr", "fused", "foreach", "capturable", "differentiable"}
+NOT_COMPARED = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+#: What SGD and Adam can do, and do not do here.
+UNUSED = {"dampening", "nesterov", "amsgrad", "maximize", "decoupled_weight_decay"}
 
 
 def make_optimizer(net: nn.Module, args: Any) -> torch.optim.Optimizer:
@@ -62,14 +65,24 @@ def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, An
     try:
         state = snapshot["optimizer_state_dict"]
         (theirs,), (ours,) = state["param_groups"], optimizer.state_dict()["param_groups"]
+        own = (
+            "amsgrad" if "betas" in ours else "nesterov"
+        )  # RAdam has no amsgrad, NAdam has more entries than Adam
+        if own not in theirs or theirs.keys() - ours.keys() - NOT_COMPARED or any(map(theirs.get, UNUSED)):
+            kind = "AdamW" if theirs.get("decoupled_weight_decay") else "an optimizer"
+            raise UsageError(f"{path} holds a state of {kind} that train.py does not have: {WEIGHTS_ALONE}")
         compared = (ours.keys() & theirs.keys()) - NOT_COMPARED
         if not override and any(theirs[name] != ours[name] for name in compared):
             raise ValueError("another optimizer")
         groups = [{**ours, "params": theirs["params"]}]
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
         _restore_buffers(optimizer, may_be_empty=override)
+    except UsageError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise UsageError(f"{path} holds no state of this optimizer for this network: it cannot go on") from None
+        raise UsageError(
+            f"{path} holds no state of this optimizer for this network: it cannot go on; {WEIGHTS_ALONE}"
+        ) from None
 
 
 def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
