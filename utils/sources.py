@@ -255,10 +255,11 @@ def read_list(path: Path) -> list[tuple[Path, int | None]]:
         raise UsageError(f"--inits-from {path}: not a text file that can be read") from None
     listed: list[tuple[Path, int | None]] = []
     for line in filter(None, map(str.strip, lines)):
-        with_epoch = (
-            None if os.path.isfile(os.path.expanduser(line)) else re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
-        )
-        listed.append((input_path(with_epoch[1]), int(with_epoch[2])) if with_epoch else (input_path(line), None))
+        epoch = re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
+        if epoch is None or os.path.isfile(input_path(line)):
+            listed.append((input_path(line), None))
+        else:
+            listed.append((input_path(epoch[1]), int(epoch[2])))
     if not listed:
         raise UsageError(f"--inits-from {path}: there is no path in it")
     missing = [textwrap.shorten(str(path), 300) for path, _ in listed if not os.path.isfile(path)]

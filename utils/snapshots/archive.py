@@ -1,21 +1,23 @@
-"""Read files of weights without trusting them.
+"""Read files of weights, by `torch.save` or safetensors, without trusting them.
 
 Nothing in a file is executed, and every tensor that is used is compared with its checksum.
 
-`torch.save` writes a zip archive with a pickle, which `utils.snapshots.pickles` reads without running it, and a
-record for each tensor, with a CRC-32. Old non-zip files and safetensors have no checksums. Files are mapped into
-memory: only the tensors that are used are read from disk. What a file holds becomes plain: tensors, numbers,
-texts, None, and dicts, lists and tuples of these.
+`torch.save` writes a zip archive with a CRC-32 for each record, which `torch.load` does not check. Files are
+loaded with `weights_only=True`. Their content becomes plain: tensors, numbers, strings, None, and dicts, lists and
+tuples of these. Harmless objects that other programs save beside weights become text; a file that needs more is
+refused. Old non-zip files and safetensors have no checksums.
 """
 
 import contextlib
 import hashlib
 import io
-import math
-import mmap
+import os
+import pickle
+import pickletools
 import re
 import struct
 import textwrap
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,25 +30,26 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.text import first_line, printable
-from utils.snapshots import pickles
-from utils.snapshots.pickles import Call
 
 ZIP_MAGIC = b"PK\x03\x04"
-OLD_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a long integer in a pickle
-is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch
-is_number = re.compile(r"[?biuf][1248]?").fullmatch  #: the type of a NumPy number
+OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
+PICKLE_PROTOCOL = 2  #: of torch.save; weights_only knows no later one
+OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, byte order, content, names of the storages
 
-#: The types of the storages of tensors that `torch.save` names.
-STORAGES = {
-    **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16},
-    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
-    **{"Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128},
-    "Untyped": torch.uint8,
-}
+#: The functions and classes of PyTorch that a pickle may name. `weights_only` allows more: they run no code of the
+#: file, but some can fill the memory (bytearray, torch.Tensor) or hide what the tensors are.
+is_allowed = re.compile(
+    r"collections\.(OrderedDict|Counter)|torch\.(\w+Storage|storage\.(Typed|Untyped)Storage)|builtins\.(set|complex)"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|_codecs\.encode"
+    r"|torch\.(Size|device|bool|(b?float|u?int|complex)\d+(_\w+)?)"
+).fullmatch
+is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch
+
 #: Largest number of elements of a tensor that repeats fewer stored ones: it is small on disk and large in memory.
 MAX_EXPANDED_NUMEL = 2**30
 MAX_DEPTH, MAX_VALUES = 16, 200_000  #: nesting and number of values in a snapshot: far more than any has
-MAX_HEADER = 2**25  #: bytes of a pickle, or of the header of a safetensors file
+MAX_REPLACEMENTS = 100  #: how often a file may be replaced while it is read
+MAX_HEADER_BYTES = 2**25  #: of a safetensors file: far more than any has
 SAVE_WEIGHTS_ALONE = 'save the weights alone: torch.save(net.state_dict(), "weights.pt")'
 
 
@@ -57,10 +60,58 @@ class SnapshotError(UsageError):
         super().__init__(printable(" ".join(message.splitlines())))  # names in a file may hold control characters
 
 
+class _ReplacedError(Exception):
+    """Another file has taken the name of the one that is being read."""
+
+
+class _StandIn:
+    """An object of a harmless class, in place of it: it holds what the file says of it, and does nothing."""
+
+    def __new__(cls, *arguments):
+        made = object.__new__(cls)
+        made.arguments, made.state = arguments, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _number(dtype: _StandIn, content: bytes) -> int | float | bool | str:
+    """Return a number of NumPy as one of Python; a text for anything else."""
+    (name, *_), (_, order, *_) = dtype.arguments, dtype.state
+    is_number = re.fullmatch(r"[?biuf][1248]?", name)
+    return np.frombuffer(content, (">" if order == ">" else "<") + name)[0].item() if is_number else "numpy.scalar"
+
+
+def _stand_ins() -> dict[str, Callable]:
+    """Return what takes the place of the harmless classes and functions that a pickle may name."""
+    modules = {
+        "argparse": "Namespace",
+        "builtins": "bool bytes dict float int list str tuple",
+        "datetime": "date datetime time timedelta timezone",
+        "numpy": "dtype ndarray",
+        "numpy._core.multiarray": "_reconstruct",
+        "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+        "torch.torch_version": "TorchVersion",
+    }
+    names = [f"{module}.{name}" for module, names in modules.items() for name in names.split()]
+    found: dict[str, Callable] = {name: type(name, (_StandIn,), {}) for name in names}
+    found["builtins.frozenset"] = lambda items=(): list(items)
+    found["collections.defaultdict"] = lambda *factory: {}
+    found["numpy._core.multiarray.scalar"] = _number
+    for name in list(found):  # modules have other names in other versions of NumPy and Python
+        found[name.replace("numpy._core", "numpy.core").replace("pathlib", "pathlib._local")] = found[name]
+    return found
+
+
+STAND_INS = _stand_ins()
+
+
 def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
     """Read a file written by `torch.save`, zip archive or old non-zip file, or by safetensors, to the CPU.
 
-    Its tensors are views of the file in memory, and only those that are used are read from disk.
+    Zip archives and safetensors are memory-mapped: their tensors are views of the file, and only those that are
+    used are read from disk.
 
     Returns:
         the content; and a function `check(tensor, name)` that compares a tensor of the content with its checksum
@@ -69,17 +120,25 @@ def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
     Raises:
         SnapshotError: the file is missing, cannot be read, is damaged, or needs to run code.
     """
-    with _open(path) as file:
-        readers = {"zip": _read_archive, "old": _read_old, "safetensors": _read_safetensors}
-        return readers[_format(path, file)](path, file)
+    for _ in range(MAX_REPLACEMENTS):
+        with contextlib.suppress(_ReplacedError), _open(path) as file:
+            kind = _format(path, file)
+            if kind == "zip":
+                return _read_archive(path, file)
+            if kind == "safetensors":
+                return _read_safetensors(path, file), None
+            for _ in range(OLD_PICKLES):
+                _check_pickle(path, file)
+            file.seek(0)
+            return _load(path, file), None
+    raise SnapshotError(f"{path} cannot be read: it is being replaced again and again")
 
 
 def checksum(path: Path) -> str | None:
     """Return a checksum of the tensors in a zip archive by `torch.save`: 16 hexadecimal digits.
 
     It is computed from the CRC-32 and size of each tensor in the directory of the zip archive; no tensor is read.
-    The same tensors, saved in the same order, have the same checksum. Old non-zip files and safetensors have none:
-    None.
+    The same tensors, saved in the same order, have the same checksum. Other files have none: None.
 
     Raises:
         SnapshotError: the file is missing, is no file of weights, or its directory is damaged.
@@ -115,129 +174,94 @@ def _open(path: Path):
             raise SnapshotError(f"{path} is not a file")
         with open(path, "rb") as file:
             yield file
-    except (SnapshotError, MemoryError):
+    except (SnapshotError, MemoryError, _ReplacedError):
         raise
     except OSError as error:
         raise SnapshotError(f"{path}: {error.strerror or error}") from None
-    except pickles.RefusedError as error:
-        kind = textwrap.shorten(str(error), 100)
-        raise SnapshotError(
-            f"{path} is refused: to read its {kind} would run code; {SAVE_WEIGHTS_ALONE}"
-        ) from None
-    except Exception as error:  # garbage can make zipfile, pickletools, PyTorch and safetensors raise anything
+    except Exception as error:  # garbage can make zipfile, pickletools and PyTorch raise anything
+        reason = first_line(error)[:200]
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch's message is several paragraphs of advice
+            reason = "it holds more than tensors and numbers"
         what = "is damaged" if isinstance(error, zipfile.BadZipFile) else "is no snapshot, or it is damaged"
-        raise SnapshotError(f"{path} {what}: {first_line(error)[:200]}") from None
+        raise SnapshotError(f"{path} {what}: {reason}") from None
 
 
 def _format(path: Path, file: BinaryIO) -> str:
-    """Return the format of an open file: "zip" and "old" of `torch.save`, or "safetensors"."""
-    first = file.read(32)
+    """Return the format of an open file: "zip" or "old", by `torch.save`, or "safetensors"."""
+    first_bytes = file.read(len(OLD_MAGIC))
     file.seek(0)
-    if first.startswith(b"\x80") and OLD_MAGIC in first:
-        return "old"
-    if first.startswith(ZIP_MAGIC):
+    if first_bytes.startswith(ZIP_MAGIC):
         return "zip"
-    if first[8:9] == b"{":
+    if first_bytes == OLD_MAGIC:
+        return "old"
+    if first_bytes[8:9] == b"{":
         return "safetensors"
     raise SnapshotError(
         f"{path} is no snapshot: neither torch.save nor safetensors wrote it, or its beginning is damaged"
     )
 
 
-def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None]]:
-    pickled, records = _check_records(path, file)
-    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    content, _ = pickles.read(io.BytesIO(pickled))
-    read: dict[str, Tensor] = {}
-    crcs: dict[int, int] = {}  # by the address of the tensor in memory
+def _read_safetensors(path: Path, file: BinaryIO) -> dict[str, Tensor]:
+    from safetensors import safe_open
 
-    def storage(key: str, size: int) -> Tensor:
-        position, record = records[key]
-        if record.file_size != size:
-            raise SnapshotError(f"{path} is damaged: {record.filename} is not of the size of its tensor")
-        if key not in read:
-            read[key] = _bytes_of(memory, position, size)
-            crcs[read[key].data_ptr()] = record.CRC
-        return read[key]
+    (header_bytes,) = struct.unpack("<Q", file.read(8))
+    if header_bytes > MAX_HEADER_BYTES:
+        raise SnapshotError(f"{path} is no snapshot: its header has {header_bytes:,} bytes")
+    with safe_open(path, "pt") as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+
+
+def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None]]:
+    records = _check_records(path, file)
+    try:
+        content = _load(path, path, mmap=True)
+    finally:
+        # PyTorch opens the file by its name, and more than once. A run that goes on may have replaced it.
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise _ReplacedError
+    # The memory address of the file's beginning: the first tensor in memory is the first in the file.
+    addresses = [tensor.untyped_storage().data_ptr() for _, tensor in tensors_in(content)]
+    start = min(filter(None, addresses), default=0) - min(records, default=0)
 
     def check(tensor: Tensor, name: str) -> None:
-        stored = tensor.untyped_storage()
-        if stored.nbytes() and crcs[stored.data_ptr()] != zlib.crc32(
-            torch.empty(0, dtype=torch.uint8).set_(stored).numpy()
-        ):
+        storage = tensor.untyped_storage()
+        if not storage.nbytes():
+            return
+        record = records.get(storage.data_ptr() - start)
+        if record is None or record.file_size != storage.nbytes():
+            raise SnapshotError(f"{path} is damaged: {name} lies outside of its record")
+        if zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) != record.CRC:
             raise SnapshotError(f"{path} is damaged: {name} does not match its checksum")
 
-    return _plain(path, content, storage), check
+    return content, check
 
 
-def _read_old(path: Path, file: BinaryIO) -> tuple[Any, None]:
-    _, _, (system, _), (content, storages), (keys, _) = (pickles.read(file) for _ in range(5))
-    if not dict(system.items).get("little_endian"):
-        raise SnapshotError(f"{path} cannot be read: it was written by a big-endian machine")
-    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    found = {key: (size, dtype) for key, size, dtype in (_parse_storage(path, one) for one in storages)}
-    read, position = {}, file.tell()
-    for key in keys:  # before each storage stands its number of elements
-        size, dtype = found[key]
-        start, position = position + 8, position + 8 + size
-        if memory[start - 8 : start] != struct.pack("<q", size // dtype.itemsize) or position > len(memory):
-            raise SnapshotError(f"{path} is damaged: a tensor is not of the size that it should have")
-        read[key] = _bytes_of(memory, start, size)
-    return _plain(path, content, lambda key, size: read[key][:size]), None
-
-
-def _read_safetensors(path: Path, file: BinaryIO) -> tuple[Any, None]:
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > MAX_HEADER:
-        raise SnapshotError(f"{path} is no snapshot: its header has {length:,} bytes")
-    from safetensors import safe_open  # not above: most files need it not
-
-    with safe_open(path, "pt") as tensors:
-        return {name: tensors.get_tensor(name) for name in tensors.keys()}, None  # noqa: SIM118
-
-
-def _bytes_of(memory: mmap.mmap, position: int, size: int) -> Tensor:
-    """Return bytes of a file that is mapped into memory, as a tensor; a copy if they are not aligned."""
-    if not size:
-        return torch.empty(0, dtype=torch.uint8)
-    found = torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=position)
-    return found.clone() if position % 16 else found
-
-
-def _check_records(path: Path, file: BinaryIO) -> tuple[bytes, dict[str, tuple[int, zipfile.ZipInfo]]]:
+def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
     """Check the structure of a zip archive, and the checksums of all records that are not tensors.
 
     Returns:
-        the pickle; and of each tensor by its key the position of its first byte in the file, and its record.
+        the records of the tensors that are not empty, each by the position of its first byte in the file.
     """
-    tensors, others, positions = {}, {}, {}
+    tensors = {}
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
-        names = {record.filename.lower() for record in records}
+        names = {record.filename.lower() for record in records}  # PyTorch ignores the case
         if len({name.split("/")[0] for name in names}) != 1 or len(names) != len(records):
             raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
-        if min(record.header_offset for record in records):  # other programs would read other records
+        if min(record.header_offset for record in records):  # PyTorch and zipfile would read different records
             raise SnapshotError(f"{path} is damaged: there is something before its first record")
         for record in records:
             if record.compress_type != zipfile.ZIP_STORED:
                 raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
             archive.open(record).close()  # checks that the name beside the record is the one in the directory
             position = _find_content(file, record)
-            if match := is_tensor_record(record.filename):
-                tensors[match[1]] = (position, record)
-                if record.file_size and positions.setdefault(position, record) is not record:
-                    raise SnapshotError(f"{path} is damaged: {record.filename} lies within another record")
-            elif record.file_size > MAX_HEADER:
-                raise SnapshotError(f"{path} is no snapshot: {record.filename} has {record.file_size:,} bytes")
-            else:
-                others[record.filename.partition("/")[2]] = archive.read(record)  # checks its CRC-32
-    if "constants.pkl" in others:
-        raise SnapshotError(f"{path} is TorchScript, a program; {SAVE_WEIGHTS_ALONE}")
-    if not {"data.pkl", "version"} <= others.keys():
-        raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
-    if others.get("byteorder", b"little") != b"little":
-        raise SnapshotError(f"{path} cannot be read: it was written by a big-endian machine")
-    return others["data.pkl"], tensors
+            if not is_tensor_record(record.filename):
+                content = archive.read(record)  # checks its CRC-32
+                if record.filename.lower().endswith("/data.pkl"):
+                    _check_pickle(path, io.BytesIO(content))
+            elif record.file_size and tensors.setdefault(position, record) is not record:
+                raise SnapshotError(f"{path} is damaged: {record.filename} lies within another record")
+    return tensors
 
 
 def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
@@ -258,23 +282,29 @@ def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
     return position
 
 
-def _parse_storage(path: Path, storage: Call) -> tuple[str, int, torch.dtype]:
-    """Return how a file names the storage of a tensor, its size in bytes, and the type of its numbers."""
-    _, kind, key, _, numel, *view = storage.arguments
-    dtype = STORAGES.get(kind.rpartition(".")[2].removesuffix("Storage"))
-    if dtype is None or any(one is not None for one in view):
-        raise SnapshotError(f"{path} is no snapshot: it holds a {kind} that is no whole storage of numbers")
-    return key, numel * dtype.itemsize, dtype
+def _check_pickle(path: Path, file: BinaryIO) -> None:
+    """Raise SnapshotError if a pickle names a function or class that no snapshot needs. Nothing is executed."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "PROTO" and argument > PICKLE_PROTOCOL:
+            raise SnapshotError(f"{path} cannot be read: its pickle has protocol {argument}; {SAVE_WEIGHTS_ALONE}")
+        if opcode.name == "GLOBAL":
+            name = argument.replace(" ", ".").replace("__builtin__.", "builtins.")
+            if name not in STAND_INS and not is_allowed(name):
+                name = textwrap.shorten(name, 100)
+                raise SnapshotError(f"{path} is refused: to read its {name} would run code; {SAVE_WEIGHTS_ALONE}")
 
 
-def _plain(path: Path, content: Any, storage: Callable[[str, int], Tensor]) -> Any:
-    """Make plain values of what `pickles.read` returns: dense tensors, numbers, texts, None, dicts, lists, tuples.
+def _load(path: Path, file: Path | BinaryIO, **options) -> Any:
+    stand_ins = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        warnings.simplefilter("ignore")  # PyTorch's doubts about the file: our errors say what matters
+        return _plain(path, torch.load(file, map_location="cpu", weights_only=True, **options))
 
-    Dates, paths and other harmless objects become their kind, a text. Attributes of objects, cycles, and values
-    that unfold to more than a memory holds do not get past this.
 
-    Args:
-        storage: returns the bytes of a tensor, by the key and the size of its storage.
+def _plain(path: Path, content: Any) -> Any:
+    """Copy dicts, lists and tuples of dense tensors, numbers, strings and None. Harmless objects become text.
+
+    Attributes of objects, cycles, and values that unfold to more than a memory holds do not get past this.
 
     Raises:
         SnapshotError: the content holds anything else.
@@ -291,55 +321,26 @@ def _plain(path: Path, content: Any, storage: Callable[[str, int], Tensor]) -> A
             raise refuse("more nested or more numerous values than a snapshot does")
         if isinstance(value, int) and value.bit_length() > 64:
             raise refuse("a number of more than 64 bits")
-        if isinstance(value, (pickles.Kind, bytes, bytearray)):
-            return str(value) if isinstance(value, pickles.Kind) else "bytes"
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        if isinstance(value, (list, tuple)):
-            return type(value)(plain(item, depth + 1) for item in value)
-        if value.kind in pickles.DICTS:
-            earlier = value.arguments[-1:] if value.kind != "collections.defaultdict" else ()
-            pairs = [pair for given in earlier for pair in (given.items if isinstance(given, Call) else given)]
-            return {plain(key, MAX_DEPTH): plain(item, depth + 1) for key, item in (*pairs, *value.items)}
-        if value.kind in pickles.LISTS:
-            return plain(list(*value.arguments), depth)
-        if value.kind in pickles.TENSORS:
-            return tensor(value)
-        if value.kind == pickles.NAMESPACE:
+        if isinstance(value, dict):  # dict.items: attributes of an OrderedDict can hide its own
+            return {plain(key, MAX_DEPTH): plain(item, depth + 1) for key, item in dict.items(value)}
+        if isinstance(value, (list, tuple, set)):  # a tuple may be a torch.Size
+            kind = tuple if isinstance(value, tuple) else list
+            return kind(plain(item, depth + 1) for item in value)
+        if isinstance(value, STAND_INS["argparse.Namespace"]):
             return plain(value.state, depth + 1)
-        if value.kind in ("builtins.bytearray", "builtins.bytes") and not all(map(is_text, value.arguments)):
-            raise refuse(f"a {value.kind}{value.arguments}")  # of so many bytes, perhaps more than a memory holds
-        return number(value) if value.kind == pickles.NUMBER else value.kind
-
-    def is_text(value: Any) -> bool:
-        return isinstance(value, (bytes, str, Call))
-
-    def tensor(call: Any) -> Tensor:
-        kind, arguments = call.kind, call.arguments
-        if kind == pickles.FROM_TYPE:
-            return tensor(Call(arguments[0], arguments[2]))
-        if kind in pickles.PARAMETERS:
-            return tensor(arguments[0])
-        if kind not in pickles.TENSORS:
-            raise refuse(f"a tensor made by {kind}")
-        stored, offset, size, stride = arguments[:4]
-        (key, size_in_file, dtype), metadata = _parse_storage(path, stored), arguments[6:]
-        if kind.endswith("_v3"):
-            dtype, metadata = pickles.DTYPES[arguments[6]], arguments[7:]
-        if any(one is not None and one.items for one in metadata):
+        if isinstance(value, _StandIn) or (isinstance(value, type) and issubclass(value, _StandIn)):
+            return (value if isinstance(value, type) else type(value)).__name__
+        if isinstance(value, (bytes, complex, torch.device, torch.dtype)):
+            return textwrap.shorten(str(value), 100)
+        if not isinstance(value, Tensor):
+            raise refuse(f"a {type(value).__name__}")
+        value = Tensor.detach(value)  # attributes that the file gives a parameter may hide its methods
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
             raise refuse("a tensor that is not dense")
-        elements = storage(key, size_in_file).view(dtype)
-        if math.prod(max(1, length) for length in size) > max(MAX_EXPANDED_NUMEL, elements.numel()):
+        if value.numel() > max(MAX_EXPANDED_NUMEL, value.untyped_storage().nbytes()):
             raise refuse("a tensor of more numbers than there are in the file")
-        return elements.as_strided(size, stride, offset)
-
-    def number(call: Call) -> int | float | bool | str:
-        dtype, content = call.arguments
-        if isinstance(content, Call):  # Python 2 had no bytes: they are text that is to be encoded
-            content = content.arguments[0][:16].encode("latin1")
-        if not is_number(dtype.arguments[0]):
-            return pickles.NUMBER
-        order = ">" if dtype.state[1] == ">" else "<"
-        return np.frombuffer(content, order + dtype.arguments[0])[0].item()
+        return value
 
     return plain(content, 0)
