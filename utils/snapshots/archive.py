@@ -214,6 +214,8 @@ def _check_records(path: Path, file: BinaryIO) -> tuple[bytes, dict[str, tuple[i
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         names = {record.filename.lower() for record in records}
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise SnapshotError(f"{path} is TorchScript, a program; {SAVE_WEIGHTS_ALONE}")
         if len({name.split("/")[0] for name in names}) != 1 or len(names) != len(records):
             raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
         if min(record.header_offset for record in records):  # other programs would read other records
@@ -231,8 +233,6 @@ def _check_records(path: Path, file: BinaryIO) -> tuple[bytes, dict[str, tuple[i
                 raise SnapshotError(f"{path} is no snapshot: {record.filename} has {record.file_size:,} bytes")
             else:
                 others[record.filename.partition("/")[2]] = archive.read(record)  # checks its CRC-32
-    if "constants.pkl" in others:
-        raise SnapshotError(f"{path} is TorchScript, a program; {SAVE_WEIGHTS_ALONE}")
     if not {"data.pkl", "version"} <= others.keys():
         raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
     if others.get("byteorder", b"little") != b"little":
