@@ -246,6 +246,8 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         names = {record.filename.lower() for record in records}  # PyTorch ignores the case
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise SnapshotError(f"{path} is TorchScript, a program; {SAVE_WEIGHTS_ALONE}")
         if len({name.split("/")[0] for name in names}) != 1 or len(names) != len(records):
             raise SnapshotError(f"{path} is no snapshot: its records are not those of one torch.save")
         if min(record.header_offset for record in records):  # PyTorch and zipfile would read different records

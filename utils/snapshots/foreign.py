@@ -105,9 +105,7 @@ def _choose(
     if fitting:
         keys = [stores[next(iter(found[prefix].names.values()))] for prefix in fitting]
         keys = keys if len(set(keys)) == len(keys) else [prefix.rstrip(".") for prefix in fitting]
-        raise UsageError(
-            f"{path} holds several weights of this network: choose by --weights-key from {_listed(keys)}"
-        )
+        raise UsageError(f"{path} holds several state_dicts of this network: --weights-key one of {_listed(keys)}")
     kept: dict[str, list[str]] = {}
     for name, store in stores.items():
         kept.setdefault(store, []).append(name)
