@@ -47,6 +47,7 @@ def trained(tmp_path_factory) -> Path:
         net(torch.randn(4, 1, 8, 8)).sum().backward()
         optimizer.step()
         state = {
+            "format": snapshots.FORMAT,
             "epoch": epoch,
             "top1_acc": 61.25 + epoch,
             "model_state_dict": bare_weights(net),
@@ -235,7 +236,8 @@ def outcome(command, capsys) -> tuple[int, object, list[str]]:
     said = capsys.readouterr()
     numbers = [line for line in said.out.splitlines() if line.startswith("test set: ")]
     if Path("results").exists():
-        numbers = {name: json.loads((Path("results") / name).read_text()) for name in files_below("results")}
+        found = [name for name in files_below("results") if name.endswith(".json")]
+        numbers = {name: json.loads((Path("results") / name).read_text()) for name in found}
     return status, numbers, [line for line in said.err.splitlines() if "no effect" not in line]
 
 
