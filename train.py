@@ -17,6 +17,11 @@ same command is given again with --resume-from latest. Give it from the start:
     python train.py --arch lenet --dataset mnist --shuffle --seed 1 \\
         --snapshot-every 1 --resume-from latest
 
+Then measure its snapshots:
+
+    python compute_projections.py --arch lenet --dataset mnist --seed 1 \\
+        --normalize --load-from models/mnist/lenet/1 --plots plots
+
 Exit status: 0 done; 1 failed under way; 2 wrong use or input;
 3 plateau (--kill-plateaus); 130, 143 interrupted.
 """
@@ -65,6 +70,8 @@ def main(argv=None) -> int:
         run = distributed.from_rank_0(lambda: begin(settings, lock))
         if run is None:
             return DONE
+        if distributed.from_rank_0(lambda: settings.arch_sha256) != settings.arch_sha256:
+            raise UsageError("--arch: the file differs from that of rank 0")
         own = run.settings.replace(data_path=settings.data_path, workers=settings.workers)
         return execute(dataclasses.replace(run, settings=own), device)
 
