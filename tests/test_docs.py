@@ -73,6 +73,7 @@ def test_own_network_is_measured_reset_and_drawn_by_the_commands_shown(page):
         assert found["l2_dist"] == pytest.approx(((weight - start).norm() / start.norm()).item(), abs=1e-9)
     reset = results("results/fashion_mnist/Net/reinit_trained.json")
     assert reset["layers"] == ["conv1", "conv2"]
+    assert reset["provenance"]["arguments"]["arch_file"] == "mynet.py"
     assert list(reset["init_from_epoch"]) == ["0"]
     drawn = {path.stem for path in Path("plots/fashion_mnist/Net").iterdir()}
     assert drawn == {"projections_trained", "reinit_trained", "criticality_trained"}
