@@ -12,6 +12,9 @@ from models import registry, zoo
 from models.registry import ModelError
 from models.zoo import other_names
 
+#: What else may be an architecture, in words.
+OTHERS = (f"torchvision's {', '.join(zoo.FAMILIES)}", "FILE.py:NAME (a class or function of your own)")
+
 
 def names() -> list[str]:
     """Return the names of the architectures of the papers, and of those added to them, in alphabetical order."""

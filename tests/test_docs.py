@@ -76,7 +76,7 @@ def test_own_network_is_measured_reset_and_drawn_by_the_commands_shown(page):
     assert reset["provenance"]["arguments"]["arch_file"] == "mynet.py"
     assert list(reset["init_from_epoch"]) == ["0"]
     drawn = {path.stem for path in Path("plots/fashion_mnist/Net").iterdir()}
-    assert drawn == {"projections_trained", "reinit_trained", "criticality_trained"}
+    assert drawn >= {"projections_trained", "reinit_trained", "criticality_trained"}
 
 
 def commands_in(text: str) -> list[list[str]]:

@@ -148,8 +148,7 @@ NETWORK = IDENTITY | Role.NETWORK
 
 OPTIONS: dict[str, list[Option]] = {
     "network and images": [
-        Option("arch", "network, or FILE.py:NAME: your own class or function (without it, they are listed)",
-               str, programs=ALL, role=NETWORK),
+        Option("arch", "network, or FILE.py:NAME (without it, they are listed)", str, programs=ALL, role=NETWORK),
         Option("arch_file", "file of --arch FILE.py:NAME", input_path, programs=ALL, role=PLACE, derived=True),
         Option("arch_sha256", "first digits of its checksum", str, programs=ALL, role=IDENTITY | OVERRIDABLE,
                derived=True),
@@ -294,12 +293,7 @@ def parse(program: str, manual: str | None, argv: list[str] | None = None) -> Se
             group = group.add_mutually_exclusive_group() if title == "instead of training" else group
             for row in of_program:
                 row.add_to(group, program)
-    settings = parser.parse(argv)
-    own = models.load_own(settings.arch or "")
-    if own is None:
-        return settings.replace(arch_file=None, arch_sha256=None)
-    settings = settings.replace(arch=own.name, arch_file=own.path, arch_sha256=own.sha256)
-    return dataclasses.replace(settings, given=settings.given | {"arch_sha256"})
+    return parser.parse(argv)
 
 
 def mode(options: Mapping[str, Any]) -> str:
@@ -388,8 +382,6 @@ def check_computation(settings: Settings) -> None:
 def list_choices(settings: Settings) -> bool:
     """Without --arch or --dataset, list the supported ones. Return whether the program has nothing else to do.
 
-    Beside other options, a line on standard error says that nothing was done.
-
     Raises:
         models.ModelError, data.DataError: the network or the dataset that was given does not exist.
     """
@@ -399,8 +391,7 @@ def list_choices(settings: Settings) -> bool:
     if settings.dataset is not None:
         data.info(settings.dataset)
     if settings.arch is None:
-        others = (f"torchvision's {', '.join(models.FAMILIES)}", "FILE.py:NAME (a class or function of your own)")
-        say("\n  ".join(["architectures (--arch):", *models.names(), *others]), sys.stdout)
+        say("\n  ".join(["architectures (--arch):", *models.names(), *models.OTHERS]), sys.stdout)
     if settings.dataset is None and not alone:
         say("\n  ".join(["datasets (--dataset):", *data.names()]), sys.stdout)
     missing = [flag(name) for name in ("arch", "dataset") if settings[name] is None and not alone]
