@@ -33,11 +33,7 @@ _loaded: list["OwnNetwork"] = []
 
 
 class OwnNetwork:
-    """A class or function in a file, as a builder of the registry.
-
-    Raises:
-        ModelError: there is no such file or name in it, it makes no network, or NAME is that of another network.
-    """
+    """A class or function in a file, as a builder of the registry. Raises ModelError if it cannot be one."""
 
     def __init__(self, arch: str, file: str, name: str):
         self.arch, self.name, self.path = arch, name, Path(file).expanduser()
@@ -138,10 +134,9 @@ def load_own(arch: str) -> OwnNetwork | None:
 
 
 def explain_own_error(error: BaseException) -> tuple[str, str] | None:
-    """Explain an error in the file of a network, or beside it; None if it is elsewhere.
+    """Return one line about an error in the file of a network, and the traceback through the user's code alone.
 
-    Returns:
-        one line that names the file, and the traceback through the user's own code alone.
+    None if the error is elsewhere.
     """
     shown = traceback.TracebackException.from_exception(error)
     for network in _loaded:
