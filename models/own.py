@@ -26,6 +26,8 @@ from models.registry import WEIGHTS_ALONE, ModelError
 
 PROGRAMS = Path(__file__).resolve().parent.parent  #: the folder of the three programs
 OUR_MODULES = ("core", "data", "models", "utils", "train", "compute_projections", "reinit_layers")
+OTHER_CODE = [PROGRAMS / name for module in OUR_MODULES for name in (module, f"{module}.py")]  #: not the user's
+OTHER_CODE += [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 #: What a class or function is called with, as far as it takes these arguments.
 ARGUMENTS = ("num_classes", "in_channels", "image_size")
 
@@ -119,8 +121,7 @@ class OwnNetwork:
     def wrote(self, frame: traceback.FrameSummary) -> bool:
         """Return whether a line of code is the user's: in the file, or beside it."""
         path = Path(frame.filename).resolve()
-        installed = [PROGRAMS, *map(Path, sysconfig.get_paths().values())]
-        return path == self.file or (self.root in path.parents and not any(map(path.is_relative_to, installed)))
+        return path == self.file or (self.root in path.parents and not any(map(path.is_relative_to, OTHER_CODE)))
 
 
 def load_own(arch: str) -> OwnNetwork | None:
