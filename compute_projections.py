@@ -17,7 +17,10 @@ have moved. Each snapshot gets one JSON file in
 <results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]; projections.csv there
 has a row a snapshot and layer of all of them.
 
-Only the weights that are measured are read from a snapshot.
+Only the weights that are measured are read from a snapshot. Then reset its layers:
+
+    python reinit_layers.py --arch lenet --dataset mnist --seed 1 --rand \\
+        --load-from models/mnist/lenet/1/lenet_20.pt
 """
 
 if __name__ == "__main__":  # first: the other imports take seconds
@@ -35,7 +38,6 @@ from typing import Any
 
 import torch
 
-import data
 import models
 from core.errors import RunError, UsageError
 from utils import options, projections, sources
@@ -70,27 +72,22 @@ def main(argv=None) -> int:
 
 def run(settings: Settings, device: torch.device) -> int:
     """Find what is to be measured; then measure one after the other, and write the results of each at once."""
-    spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
-    network = sources.structure(settings.arch, num_classes, spec.in_channels, spec.image_size)
-    layers = models.layers(network, settings.with_linear)
-    models.check_own_weights(layers)
-    if not layers:
-        raise UsageError(f"--arch {settings.arch} has no convolutional layers to measure: add --with-linear")
-    left_out = sum(weight.dim() == 4 and weight.shape[2:] == (1, 1) for weight in network.state_dict().values())
-    wanted = {f"{layer.name}.weight" for layer in layers}.__contains__
+    layers = sources.find_layers(settings)
     warnings: defaultdict[str, list[str]] = defaultdict(list)  # by kind: of each the first one is logged
     initial = initial_weights = None
     if settings.init_from is not None:
+        wanted = {layer.weight for layer in layers}.__contains__ if layers else None
         initial = sources.read_of_this_network(settings.init_from, settings, wanted, of_this_run=False)
-        check_finite(initial.path, initial.weights)
+        initial_layers = sources.layers_in(initial, layers, settings)
+        check_finite(initial.path, {layer.weight: initial.weights[layer.weight] for layer in initial_layers})
         warnings["initial notes"] += initial.describe()
         with memory_for("the initialization"):
-            initial_weights = sources.weights_of(layers, initial.content, device)
+            initial_weights = sources.weights_of(initial_layers, initial.content, device)
     new_layers = sources.layers_without_weights(settings, layers) if settings.pretrained else []
     if settings.load_from:
-        found, damaged = sources.find_snapshots(settings, wanted)
+        found, damaged = sources.find_snapshots(settings, layers)
     else:
-        found, damaged = [sources.new_network(settings, bool(new_layers))], []
+        found, damaged = [sources.new_network(settings, layers, bool(new_layers))], []
     for source in found:
         below = source.result.parent.relative_to(settings.results)
         try_folder("--log", Path("log", below, settings.log).parent, b"")
@@ -101,10 +98,17 @@ def run(settings: Settings, device: torch.device) -> int:
     log = None
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
     for source in progress(found, unit=" snapshots"):
+        missing = [one.name for one in source.layers if initial is not None and one.name not in initial_weights]
+        if missing:
+            raise UsageError(f"--init-from {initial.path}: it has no {missing[0]}, which {source.name} has")
         try:
             with memory_for(source.name):
                 content = source.read()
-                weights = sources.weights_of(layers, content, device)
+                shapes = [
+                    weight.shape for weight in content.get("structure", content["model_state_dict"]).values()
+                ]
+                left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
+                weights = sources.weights_of(source.layers, content, device)
                 measured = projections.measure(weights, settings.normalize, initial_weights)
         except ValueError as error:  # only the text is kept: the error would keep the file mapped in memory
             known = isinstance(error, SnapshotError)
@@ -112,7 +116,9 @@ def run(settings: Settings, device: torch.device) -> int:
             if len(found) == len(damaged) == 1:
                 raise SnapshotError(damaged[0]) from None
             continue
-        results = as_results(measured, layers, settings, source, content, device)
+        for layer in source.layers:
+            measured[layer.name] |= {"depthwise": True} if layer.depthwise else {}
+        results = as_results(measured, settings, source, content, device)
         warnings["notes"] += source.notes
         if initial is not None:
             warnings["initial"] += sources.warn_of_another_run(initial, source.record)
@@ -150,12 +156,15 @@ def run(settings: Settings, device: torch.device) -> int:
 
 def check_arguments(settings: Settings) -> None:
     """Refuse options that contradict each other, and files that do not exist."""
-    models.check(settings.arch, settings.pretrained)
     if settings.load_from and settings.pretrained:
         raise UsageError("--pretrained: contradicts --load-from, which says where the weights come from")
     if settings.epoch is not None and not settings.load_from:
         raise UsageError(f"--epoch {settings.epoch}: it is of the network of --load-from, which is not given")
-    options.images(settings).check()
+    if settings.arch != models.WEIGHTS_ALONE:
+        models.check(settings.arch, settings.pretrained)
+        options.images(settings).check()
+    elif not settings.load_from:
+        raise UsageError("--arch weights: which weights? Give files with --load-from")
     for path in settings.load_from or []:
         if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
             raise UsageError(f"--load-from {path}: there is no such file or folder")
@@ -163,7 +172,6 @@ def check_arguments(settings: Settings) -> None:
 
 def as_results(
     measured: dict[str, dict],
-    layers: list[models.Layer],
     settings: Settings,
     source: Source,
     content: dict[str, Any],
@@ -171,9 +179,10 @@ def as_results(
 ) -> dict[str, Any]:
     """Return stage -> block -> statistics, then those of the network, and what was measured and how."""
     results: dict[str, Any] = {}
-    for layer in layers:
+    for layer in source.layers:
         results.setdefault(str(layer.stage), {})[str(layer.block)] = {"name": layer.name, **measured[layer.name]}
-    results["net"] = projections.network_statistics(measured.values())
+    for key, group in groups(measured).items():
+        results[key] = projections.network_statistics(group)
     results["arch"] = settings.arch
     results["dataset"] = source.dataset
     if settings.seed is not None:
@@ -187,7 +196,7 @@ def as_results(
     if "init_seed" in content:
         results["init_seed"] = content["init_seed"]
     if settings.load_from:
-        results["weights"] = fingerprint(sources.weights_of(layers, content, torch.device("cpu")))
+        results["weights"] = fingerprint(sources.weights_of(source.layers, content, torch.device("cpu")))
     for key in ACCURACIES:
         if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
             results[key] = content[key]
@@ -199,10 +208,9 @@ def start_log(settings: Settings, found: list[Source], device: torch.device) -> 
     log, _ = open_log(Path("log") / found[0].result.parent.relative_to(settings.results), settings.log)
     what = found[0].name if len(found) == 1 else f"{len(found)} snapshots"
     kind = "cosines" if settings.normalize else "sums of weights"
-    log.info(
-        f"{settings.arch} on {settings.dataset}: {what}; projections are {kind}; on {devices.describe(device)}"
-    )
-    for classes, count in Counter(source.classes for source in found).items():
+    network = " on ".join(filter(None, [settings.arch, settings.dataset]))
+    log.info(f"{network}: {what}; projections are {kind}; on {devices.describe(device)}")
+    for classes, count in Counter(source.classes for source in found if source.classes).items():
         log.info(f"classes: {classes}" + (f" for {count} snapshots" if count > 1 else ""))
     return log
 
@@ -238,14 +246,24 @@ def table_by_snapshot(run: list[tuple[Source, dict]]) -> str:
     return "\n".join(lines)
 
 
+def groups(measured: dict[str, dict]) -> dict[str, list[dict]]:
+    """Return the layers of the network; where some are depthwise, also these and the others apart."""
+    depthwise = [layer for layer in measured.values() if layer.get("depthwise")]
+    dense = [layer for layer in measured.values() if not layer.get("depthwise")]
+    return {"net": [*measured.values()], **({"net_dense": dense, "net_depthwise": depthwise} if depthwise else {})}
+
+
 def table(measured: dict[str, dict]) -> str:
     """Return a line per layer, and one for the network."""
-    rows = {**measured, "network": projections.network_statistics(measured.values())}
+    names = {"net": "network", "net_dense": "dense layers", "net_depthwise": "depthwise layers"}
+    sums = {names[key]: projections.network_statistics(group) for key, group in groups(measured).items()}
+    rows = {**measured, **sums}
     width = max(map(len, rows))
     lines = [f"{'layer':{width}}  filters     mean   mass  p-value"]
     for name, row in rows.items():
         lines.append(
             f"{name:{width}}  {row['filters']:7d}  {row['mean']:+7.3f}  {row['mass']:5.3f}  {row['p_value']:7.1e}"
+            + ("  depthwise" if row.get("depthwise") else "")
         )
     zeros = rows["network"]["zero_filters"]
     if zeros:
@@ -259,7 +277,7 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
 
     last, measured = run[-1]
     folder = settings.plots / last.result.parent.relative_to(settings.results)
-    network = f"{settings.arch} on {last.data}"
+    network = " on ".join(filter(None, [settings.arch, last.data]))
     when = {None: Path(last.name).name, 0: "at initialization", -1: "ImageNet weights", 1: "after 1 epoch"}
     title = f"{network}, {when.get(last.epoch, f'after {last.epoch} epochs')}"
     figures = {

@@ -16,7 +16,10 @@ same trained weights, and compared with the accuracy lost.
 
 Results go to
 <results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]reinit_<snapshot>.json
-and .csv, figures to the same folder below <plots>.
+and .csv, figures to the same folder below <plots>. Then compare several seeds:
+
+    python experiments/compare.py criticality --title LeNet --epoch 20 \\
+        --output criticality_lenet results/mnist/lenet
 """
 
 if __name__ == "__main__":  # first: the other imports take seconds
@@ -109,11 +112,8 @@ def run(settings: Settings, device: torch.device) -> int:
         log.warning(warning)
 
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
-    replacements = []
-    for one, layer in itertools.product(initializations, layers):
-        names = [name for name in ("weight", "bias") if f"{layer.name}.{name}" in one.weights]
-        parameters = {name: one.weights[f"{layer.name}.{name}"] for name in names}
-        replacements.append(reinit.Replacement(layer.name, parameters))
+    pairs = itertools.product(initializations, layers)
+    replacements = [reinit.Replacement.of(layer.name, one.weights) for one, layer in pairs]
     batches = progress(dataset.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
         measured = reinit.accuracies(net, replacements, batches, log.info, settings.amp)
@@ -158,7 +158,8 @@ def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
     warnings = trained.describe("its images are prepared as the options say")
     config = trained.config
     if trained.record is not None:
-        settings, _ = adopt(settings, config, path, roles=Role.NETWORK)
+        settings, more = adopt(settings, config, path, roles=Role.NETWORK)
+        warnings += more
         images = options.images(settings.replace(mean=None, std=None))
         if (settings.mean, settings.std) not in ((None, None), tuple(map(list, images.normalization or ()))):
             raise UsageError(f"--mean, --std: {path} was trained on pixel values {describe_values(images)}")

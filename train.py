@@ -18,6 +18,11 @@ SIGUSR1 ends a run after the current epoch, with a snapshot:
     python train.py --arch lenet --dataset mnist --shuffle --seed 1 \\
         --snapshot-every 1 --resume-from latest
 
+Then measure its snapshots:
+
+    python compute_projections.py --arch lenet --dataset mnist --seed 1 \\
+        --normalize --load-from models/mnist/lenet/1 --plots plots
+
 Exit status: 0 done; 1 failed under way; 2 wrong use or input;
 3 plateau (--kill-plateaus); 130, 143 interrupted or stopped.
 """
@@ -72,6 +77,8 @@ def main(argv=None) -> int:
         run = distributed.from_rank_0(lambda: begin(settings, lock))
         if run is None:
             return DONE
+        if distributed.from_rank_0(lambda: settings.arch_sha256) != settings.arch_sha256:
+            raise UsageError("--arch: the file differs from that of rank 0")
         if run.training:
             advise_when_interrupted(functools.partial(way_on, settings, run))
         own = run.settings.replace(data_path=settings.data_path, workers=settings.workers)

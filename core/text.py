@@ -1,6 +1,8 @@
 """Text for a terminal."""
 
+import difflib
 import os
+from collections.abc import Iterable
 from typing import TextIO
 
 from tqdm import tqdm
@@ -27,6 +29,13 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the names that are nearest to a misspelled one, as the end of a clause; "" if none is near."""
+    by_lower_case = {other.lower(): other for other in names}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=4)
+    return f": did you mean {' or '.join(by_lower_case[one] for one in near)}?" if near else ""
 
 
 def first_line(error: BaseException | str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import RunError, UsageError
+from core.text import did_you_mean
 
 
 class DataError(UsageError):
@@ -106,5 +107,6 @@ def info(name: str) -> Spec:
         DataError: there is no such dataset.
     """
     if name not in _specs:
-        raise DataError(f"--dataset {name}: no such dataset; choose one of {', '.join(names())}")
+        near = did_you_mean(name, names())
+        raise DataError(f"--dataset {name}: no such dataset{near} (they are listed without --dataset)")
     return _specs[name]

@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.text import did_you_mean
 from models import registry, zoo
 from models.registry import ModelError
 from models.zoo import other_names
+
+#: What else may be an architecture, in words.
+OTHERS = (f"torchvision's {', '.join(zoo.FAMILIES)}", "FILE.py:NAME (a class or function of your own)")
 
 
 def names() -> list[str]:
@@ -21,11 +25,14 @@ def check(arch: str, pretrained: bool = False) -> None:
     """Raise ModelError if there is no such architecture, or no ImageNet weights for it."""
     if arch in zoo.OUR_NAMES:
         raise ModelError(f"--arch {arch}: it is called {zoo.OUR_NAMES[arch]} here")
+    if arch == registry.WEIGHTS_ALONE:
+        raise ModelError(f"--arch {arch}: only compute_projections.py measures files without a network")
     if arch not in registry._builders:
         if arch not in other_names():
+            near = did_you_mean(arch, [*names(), *other_names()])
             raise ModelError(
-                f"--arch {arch}: no such architecture; choose one of {', '.join(names())}; "
-                f"or of torchvision's {', '.join(other_names())}"
+                f"--arch {arch}: no such architecture{near} (without --arch they are listed; FILE.py:NAME is "
+                "a network of your own)"
             )
     elif pretrained and arch not in zoo.TORCHVISION_NAMES:
         raise ModelError(

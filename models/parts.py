@@ -1,6 +1,6 @@
 """The parts of a network: segments that run one after another, and the layers that are measured."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -50,10 +50,8 @@ def segments(net: nn.Module) -> list[nn.Module]:
     several segments.
     """
     own = getattr(net, "segments", None)
-    if own is not None and not isinstance(own, nn.Module):  # a submodule may have this name
-        parts = own()
-    else:
-        parts = list(_flatten(_torchvision_chain(net)))
+    is_method = callable(own) and not isinstance(own, nn.Module)  # a submodule may have this name
+    parts = own() if is_method else list(_flatten(_torchvision_chain(net)))
     parameters = [id(parameter) for part in parts for parameter in part.parameters()]
     return parts if len(set(parameters)) == len(parameters) else [net]
 
@@ -83,9 +81,11 @@ class Layer(NamedTuple):
     """A layer whose filters are measured, and its place in the network."""
 
     name: str  #: name of the module in the network, such as "features.0"
-    module: nn.Module  #: nn.Conv2d or nn.Linear
+    module: nn.Module | None  #: nn.Conv2d or nn.Linear; None: only the weights are known
     stage: int  #: number of segments so far that lower the resolution, not counting the first convolution
     block: int  #: position within the stage, from 0
+    weight: str  #: name of its weights in a state_dict
+    depthwise: bool = False  #: whether each filter has one channel of its own; told of weights alone
 
 
 def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
@@ -122,7 +122,24 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
             if is_linear and found and isinstance(found[-1].module, nn.Conv2d) and found[-1].stage == stage:
                 stage += 1
             block = sum(layer.stage == stage for layer in found)
-            found.append(Layer(names[id(module)], module, stage, block))
+            name = names[id(module)]
+            found.append(Layer(name, module, stage, block, f"{name}.weight"))
+    return found
+
+
+def layers_of_weights(weights: Mapping[str, Tensor], with_linear: bool = False) -> list[Layer]:
+    """Return the layers that weights without a network belong to, in the order of the weights, in one stage.
+
+    They are all weights of four dimensions that are not of 1x1 convolutions; with_linear: also those of two. A
+    layer is called depthwise if its filters, more than one, have one channel each. The first layer of a network
+    for grey images has that too.
+    """
+    found: list[Layer] = []
+    for name, weight in weights.items():
+        is_kernel = weight.dim() == 4 and weight.shape[2:] != (1, 1)
+        if weight.is_floating_point() and (is_kernel or (with_linear and weight.dim() == 2)):
+            depthwise = is_kernel and weight.shape[1] == 1 < weight.shape[0]
+            found.append(Layer(name.removesuffix(".weight"), None, 0, len(found), name, depthwise))
     return found
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from core.errors import UsageError
 
 Builder = Callable[..., nn.Module]
+WEIGHTS_ALONE = "weights"  #: as --arch: measure files without a network
 
 _builders: dict[str, Builder] = {}
 

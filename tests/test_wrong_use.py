@@ -49,6 +49,28 @@ def test_what_exists_is_listed_where_an_architecture_or_a_dataset_is_missing(cap
     assert files_below(Path()) == set()
 
 
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (("--epochs", 3), "--arch, --dataset"),
+        (("--arch", "lenet", "--resume-from", "latest"), "--dataset"),
+        (("--dataset", "mnist", "--cuda"), "--arch"),
+        (("--arch", "lenet"), None),
+    ],
+)
+def test_what_is_missing_beside_other_options_is_said(options, missing, capsys):
+    assert run(*options) == 0
+    output = capsys.readouterr()
+    assert "datasets (--dataset):" in output.out or "architectures (--arch):" in output.out
+    assert output.err == (f"train.py: missing: {missing}; nothing was done\n" if missing else "")
+
+
+def test_misspelled_dataset_is_refused_with_the_nearest_names(capsys):
+    line = refused(capsys, "--arch", "lenet", "--dataset", "CIFAR")
+    assert "did you mean cifar10 or cifar100?" in line
+    assert "imagenet" not in line
+
+
 @pytest.mark.parametrize("damage", ["missing", "empty", "another shape", "of another network"])
 def test_optimizer_state_that_cannot_be_continued_is_refused(damage, capsys):
     snapshot = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)

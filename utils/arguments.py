@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import models
 from utils.process import distributed
 from utils.process.ending import WRONG_USE
 from utils.process.logging import last_words
@@ -153,12 +154,17 @@ class Parser(argparse.ArgumentParser):
         self.program = program
 
     def parse(self, argv: list[str] | None = None) -> Settings:
-        """Parse a command line (default: the one of this process)."""
+        """Parse a command line (default: the one of this process), and load the file that --arch may name."""
         argv = sys.argv[1:] if argv is None else argv
         values = vars(self.parse_args(argv))
         unset: list = []  # a list, because repeatable options extend a copy of their default
         marked = argparse.Namespace(**dict.fromkeys(values, unset))
         given = {name for name, value in vars(self.parse_args(argv, marked)).items() if value is not unset}
+        own = models.load_own(values["arch"] or "")
+        if own is not None:
+            values["arch"] = own.name
+            given.add("arch_sha256")
+        values |= {"arch_file": own and own.path, "arch_sha256": own and own.sha256}
         return Settings(self.program, values, frozenset(given))
 
     def error(self, message: str):

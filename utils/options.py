@@ -110,6 +110,7 @@ class Option:
     short: str | None = None
     several: bool = False  #: takes several values, and may be repeated
     drawn: bool = False  #: a seed that is drawn where it is needed and not given
+    derived: bool = False  #: follows from another option, and is not on the command line
 
     def add_to(self, group, program: str) -> None:
         """Add the option to an argparse group of a program."""
@@ -147,7 +148,10 @@ NETWORK = IDENTITY | Role.NETWORK
 
 OPTIONS: dict[str, list[Option]] = {
     "network and images": [
-        Option("arch", "network (without it, list the supported ones)", str, programs=ALL, role=NETWORK),
+        Option("arch", "network, or FILE.py:NAME (without it, they are listed)", str, programs=ALL, role=NETWORK),
+        Option("arch_file", "file of --arch FILE.py:NAME", input_path, programs=ALL, role=PLACE, derived=True),
+        Option("arch_sha256", "first digits of its checksum", str, programs=ALL, role=IDENTITY | OVERRIDABLE,
+               derived=True),
         Option("dataset", "dataset (without it, list the supported ones)", str, programs=ALL, role=NETWORK),
         Option("data_path", "folder of the datasets", folder, "./datasets", WITH_IMAGES, PLACE,
                effect=not_with("in_repository", "which comes with the repository")),
@@ -272,7 +276,7 @@ DEFAULTS = {name: False if row.kind is bool else row.default for name, row in CO
 
 def flag(name: str) -> str:
     """Return an option as on the command line: `lr_step` is `--lr-step`."""
-    return "--" + name.replace("_", "-")
+    return "the file of --arch with SHA-256" if name == "arch_sha256" else "--" + name.replace("_", "-")
 
 
 def rows_of(program: str) -> dict[str, Option]:
@@ -284,7 +288,7 @@ def parse(program: str, manual: str | None, argv: list[str] | None = None) -> Se
     """Parse the command line of a program; its docstring is the manual of `--help`."""
     parser = Parser(program, manual)
     for title, rows in OPTIONS.items():
-        of_program = [row for row in rows if program in row.programs]
+        of_program = [row for row in rows if program in row.programs and not row.derived]
         if of_program:
             group = parser.add_argument_group(title)
             group = group.add_mutually_exclusive_group() if title == "instead of training" else group
@@ -350,7 +354,8 @@ def check_recorded(settings: Settings, name: str, recorded: Any, path: Path) -> 
         return
     if given is True:
         raise UsageError(f"{flag(name)}: {path} was trained without it")
-    raise UsageError(f"{flag(name)} {given}: {path} was trained with {flag(name)} {recorded}")
+    hint = "; --override goes on with this one" if CONFIGURATION[name].role & OVERRIDABLE else ""
+    raise UsageError(f"{flag(name)} {given}: {path} was trained with {flag(name)} {recorded}{hint}")
 
 
 def images(settings: Mapping[str, Any]) -> data.Images:
@@ -381,13 +386,16 @@ def list_choices(settings: Settings) -> bool:
     Raises:
         models.ModelError, data.DataError: the network or the dataset that was given does not exist.
     """
-    if settings.arch is not None:
+    alone = settings.program == COMPUTE and settings.arch == models.WEIGHTS_ALONE
+    if settings.arch is not None and not alone:
         models.check(settings.arch)
     if settings.dataset is not None:
         data.info(settings.dataset)
     if settings.arch is None:
-        others = "and torchvision's other ConvNets, such as densenet121 (an unknown name lists all of them)"
-        say("\n  ".join(["architectures (--arch):", *models.names(), others]), sys.stdout)
-    if settings.dataset is None:
+        say("\n  ".join(["architectures (--arch):", *models.names(), *models.OTHERS]), sys.stdout)
+    if settings.dataset is None and not alone:
         say("\n  ".join(["datasets (--dataset):", *data.names()]), sys.stdout)
-    return settings.arch is None or settings.dataset is None
+    missing = [flag(name) for name in ("arch", "dataset") if settings[name] is None and not alone]
+    if missing and settings.given - {"arch", "dataset", "arch_sha256"}:
+        say(f"{settings.program}.py: missing: {', '.join(missing)}; nothing was done", sys.stderr)
+    return bool(missing)

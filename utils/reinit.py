@@ -30,6 +30,12 @@ class Replacement(NamedTuple):
     layer: str  #: name of the module in the network
     parameters: dict[str, Tensor]  #: "weight", and "bias" if the layer has one
 
+    @classmethod
+    def of(cls, layer: str, weights: Mapping[str, Tensor]) -> "Replacement":
+        """Return the replacement of a layer by its parameters in a state_dict."""
+        names = [name for name in ("weight", "bias") if f"{layer}.{name}" in weights]
+        return cls(layer, {name: weights[f"{layer}.{name}"] for name in names})
+
 
 class Accuracies(NamedTuple):
     """Accuracies in percent of the images."""
@@ -112,7 +118,7 @@ def accuracies(
     The accuracies are those of replacing, evaluating the whole network and restoring, with the same batches.
 
     Args:
-        net: on the device of the batches; is put in evaluation mode.
+        net: on any device; is put in evaluation mode.
         replacements: of layers of the network.
         batches: images (B, C, H, W) and labels (B,); of several ranks each has its share, and all get the result.
         say: gets a line when a GPU runs out of memory and batches are halved from there on.
@@ -131,6 +137,7 @@ def accuracies(
     num_images = 0
     largest = math.inf  # number of images that fit in memory
     for images, labels in batches:
+        images, labels = images.to(device), labels.to(device)
         num_images += len(labels)
         while len(labels):
             size = min(largest, len(labels))

@@ -38,13 +38,35 @@ class Source:
 
     name: str  #: in messages; of a snapshot: its path
     epoch: int | None  #: epochs trained: 0 for an initialization, -1 for the model zoo's weights; None: not known
-    classes: str  #: how many, and what says so
-    dataset: str  #: with the number of classes if they are subsampled
-    data: str  #: the same for people, with its noise
+    layers: list[models.Layer]
+    classes: str  #: how many, and what says so; "" if it makes no difference
+    dataset: str | None  #: with the number of classes if they are subsampled
+    data: str | None  #: the same for people, with its noise
     read: Callable[[], dict[str, Any]]  #: returns its content, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file of its results
     record: Record | None = None  #: of its run; None: it says nothing of its run
     notes: tuple[str, ...] = ()  #: what it does not say, and how it was read
+
+
+def find_layers(settings: Settings) -> list[models.Layer]:
+    """Return the layers of the network to measure; none with --arch weights, where each file has its own."""
+    if settings.arch == models.WEIGHTS_ALONE:
+        return []
+    spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
+    network = structure(settings.arch, num_classes, spec.in_channels, spec.image_size)
+    layers = models.layers(network, settings.with_linear)
+    models.check_own_weights(layers)
+    if not layers:
+        raise UsageError(f"--arch {settings.arch} has no convolutional layers to measure: add --with-linear")
+    return layers
+
+
+def layers_in(snapshot: Snapshot, layers: list[models.Layer], settings: Settings) -> list[models.Layer]:
+    """Return the layers of a network, or if there is none (--arch weights) those of a snapshot."""
+    found = layers or models.layers_of_weights(snapshot.content["structure"], settings.with_linear)
+    if not found:
+        raise UsageError(f"{snapshot.path} has no convolutions larger than 1x1 (for other layers: --with-linear)")
+    return found
 
 
 def layers_without_weights(settings: Settings, layers: list[models.Layer]) -> list[str]:
@@ -55,7 +77,7 @@ def layers_without_weights(settings: Settings, layers: list[models.Layer]) -> li
     return [layer.name for layer in layers if layer.module.weight.shape != zoo[f"{layer.name}.weight"].shape]
 
 
-def new_network(settings: Settings, has_new_layers: bool) -> Source:
+def new_network(settings: Settings, layers: list[models.Layer], has_new_layers: bool) -> Source:
     """Return a random initialization, or the weights of the model zoo."""
     spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
     pretrained = settings.pretrained
@@ -73,6 +95,7 @@ def new_network(settings: Settings, has_new_layers: bool) -> Source:
     return Source(
         name="ImageNet weights" if pretrained else f"random initialization with seed {used_seed}",
         epoch=-1 if pretrained else 0,
+        layers=layers,
         classes=count_classes(settings, {}),
         dataset=dataset_folder(settings.dataset, settings.subsample_classes),
         data=describe_data(settings.dataset, settings.subsample_classes),
@@ -81,11 +104,11 @@ def new_network(settings: Settings, has_new_layers: bool) -> Source:
     )
 
 
-def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[list[Source], list[str]]:
+def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list[Source], list[str]]:
     """Return the snapshots of --load-from in order of training, and messages about the damaged ones.
 
     Args:
-        wanted: whether a weight is measured, by its name.
+        layers: of the network; none with --arch weights.
 
     Raises:
         UsageError: a snapshot is not of this network, or the results of two would go to one file.
@@ -118,16 +141,18 @@ def find_snapshots(settings: Settings, wanted: Callable[[str], bool]) -> tuple[l
         result = folder / f"{result_stem(path, tars)}.json"
         if result in found:
             raise UsageError(f"--load-from: {found[result].name} and {path} would both write {result}")
+        measured = layers_in(snapshot, layers, settings)
         found[result] = Source(
             name=str(path),
             epoch=snapshot.epochs_trained,
+            layers=measured,
             classes=count_classes(settings, snapshot.config),
             dataset=dataset_folder(settings.dataset, kept),
             data=describe_data(settings.dataset, kept, noise),
-            read=functools.partial(load_snapshot, path, settings, wanted),
+            read=functools.partial(load_snapshot, path, settings, {one.weight for one in measured}.__contains__),
             result=result,
             record=snapshot.record,
-            notes=tuple(snapshot.describe("the options say what it is")),
+            notes=tuple(snapshot.describe("the options say what it is" if layers else "")),
         )
 
     # The final weights, which share an epoch with the last training state, come after it. Those of unknown epoch
@@ -174,6 +199,8 @@ def read_of_this_network(
         UsageError: it is of another network, or contradicts the options.
     """
     snapshot = read_snapshot(path, settings, wanted, read_record, epoch)
+    if settings.arch == models.WEIGHTS_ALONE:
+        return snapshot
     config, theirs = snapshot.config, snapshot.content["structure"]
     for name in ("arch", "dataset", "seed", "subsample_classes") if of_this_run else ("arch",):
         if config.get(name) is not None:
@@ -186,12 +213,15 @@ def read_of_this_network(
     if differing:
         same_names = theirs.keys() == net.state_dict().keys()
         hint = " (--subsample-classes gives the number of classes)" if same_names and not config else ""
+        hint += "; --arch weights measures it without a network"
         raise UsageError(f"{path} is no snapshot of {settings.arch} with {num_classes} classes: {differing}{hint}")
     return snapshot
 
 
 def count_classes(settings: Settings, config: dict[str, Any]) -> str:
     """Return how many classes a network has, and what says so."""
+    if settings.arch == models.WEIGHTS_ALONE:
+        return ""
     if "num_classes" in config:
         return f"{config['num_classes']} (recorded)"
     says_so = "--subsample-classes" if settings.subsample_classes else f"--dataset {settings.dataset}"
@@ -224,7 +254,7 @@ def classes_of_head(
 
 def weights_of(layers: list[models.Layer], content: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
     """Return the weights of each layer by its name, on the device."""
-    return {layer.name: content["model_state_dict"][f"{layer.name}.weight"].to(device) for layer in layers}
+    return {layer.name: content["model_state_dict"][layer.weight].to(device) for layer in layers}
 
 
 @dataclasses.dataclass(frozen=True)

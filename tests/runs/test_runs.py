@@ -184,6 +184,7 @@ OTHER_VALUES = {
     **{"lr": 0.02, "lr_step": 3, "lr_decay": 0.4, "weight_decay": 0.1, "momentum": 0.5, "amp": True},
 }
 OF_FOLDERS = ("arch", "dataset", "subsample_classes", "noise", "seed")  # another value is in another folder
+OF_FILES = ("arch_sha256",)  # see tests/models/test_own_networks.py
 UNTESTED = ("pretrained", "tf32", "sync_bn")  # need weights of the model zoo, a GPU, several processes
 HYPERPARAMETERS = ("lr", "lr_step", "lr_decay", "weight_decay", "momentum")
 
@@ -205,7 +206,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def test_every_option_that_determines_the_weights_is_tested_here():
-    assert {*OTHER_VALUES, *OF_FOLDERS, *UNTESTED} == set(options.CONFIGURATION)
+    assert {*OTHER_VALUES, *OF_FOLDERS, *OF_FILES, *UNTESTED} == set(options.CONFIGURATION)
 
 
 @pytest.mark.parametrize("name", [name for name in OTHER_VALUES if name not in OF_FOLDERS])

@@ -14,8 +14,9 @@ from typing import NoReturn
 
 import torch
 
+import models
 from core.errors import OneLineError, RunError
-from core.text import first_line
+from core.text import first_line, printable, say
 from utils.process import distributed, signals
 from utils.process.devices import is_out_of_gpu_memory
 from utils.process.logging import close_log, last_words, log_first_and_last
@@ -114,6 +115,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
 
 def _report(error: BaseException, program: str, words: list[str]) -> int | None:
     """Print why the program ends and return its exit status; None if the error is unknown."""
+    shown = ""
     kind = signals.received() or type(error)  # libraries may replace a signal's exception by one of their own
     if kind in _SIGNALS:
         reason, status = signals.REASONS[_SIGNALS[kind]], 128 + _SIGNALS[kind]
@@ -121,6 +123,9 @@ def _report(error: BaseException, program: str, words: list[str]) -> int | None:
         reason, status = str(error), error.status
     else:
         reason, status = _explain(error), FAILED
+        own = models.explain_own_error(error)
+        if own is not None and (reason is None or isinstance(error, OSError)):
+            (reason, shown), status = own, WRONG_USE
     if reason is None:
         return None
     sys.unraisablehook = lambda unraisable: None  # "Exception ignored in ..." at exit, of data workers for example
@@ -131,6 +136,8 @@ def _report(error: BaseException, program: str, words: list[str]) -> int | None:
         return status
     prints, status = distributed.announce_failure(status)
     if prints:
+        if shown:
+            say(printable(shown.rstrip()), sys.stderr)
         rank = f"rank {distributed.RANK}: " if distributed.RANK else ""
         last_words(f"{program}: {'error' if status == WRONG_USE else 'failed'}: {rank}{reason}")
     return status

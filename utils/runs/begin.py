@@ -115,7 +115,10 @@ def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, R
             raise UsageError(f"{path} records no run that could go on: {_advice(f'give --resume-from {path}')}")
         differing = _difference(settings, snapshot.record)
         if differing:
-            raise UsageError(f"{path} is of another run ({differing}): {_advice('give the options of that run')}")
+            overridable = not _difference(settings.replace(override=True), snapshot.record)
+            hint = "--override goes on with the options given now; or " if overridable else ""
+            advice = _advice(f"{hint}give the options of that run")
+            raise UsageError(f"{path} is of another run ({differing}): {advice}")
         return snapshot, None, warnings
     if not training:
         raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
@@ -243,6 +246,11 @@ def adopt(
             message = f"{flag(name)} {settings[name]} has no effect: {path} was trained with {value}"
             warnings.append(f"{message}; --override replaces it")
         changes[name] = value
+    if config.get("arch_sha256") not in (None, settings.arch_sha256):
+        now, then = settings.arch_sha256, config["arch_sha256"]
+        warnings.append(
+            f"{path} was trained with {flag('arch_sha256')} {then}, not {now}: is it the same network?"
+        )
     settings = settings.replace(**changes)
     if "seed" in changes and config.get("seed_given"):  # then it is part of the paths of this run too
         settings = dataclasses.replace(settings, given=settings.given | {"seed"})

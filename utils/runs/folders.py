@@ -34,12 +34,12 @@ def noise_of_snapshot(path: Path, config: Mapping[str, Any]) -> str | None:
     return next((parent.name for parent in Path(os.path.abspath(path)).parents if is_noise(parent.name)), None)
 
 
-def dataset_folder(dataset: str, subsample_classes: int = 0) -> str:
+def dataset_folder(dataset: str | None, subsample_classes: int = 0) -> str | None:
     """Return the dataset's name, followed by the number of classes if they are subsampled: `cifar10_3`."""
-    return f"{dataset}_{subsample_classes}" if subsample_classes else dataset
+    return f"{dataset}_{subsample_classes}" if dataset and subsample_classes else dataset
 
 
-def describe_data(dataset: str, subsample_classes: int = 0, noise: str | None = None) -> str:
+def describe_data(dataset: str | None, subsample_classes: int = 0, noise: str | None = None) -> str:
     """Name the data of a run for people: "cifar10, 4 classes, 20 % label noise". noise: its folder."""
     parts = [dataset, f"{subsample_classes} classes" if subsample_classes else ""]
     if noise is not None:

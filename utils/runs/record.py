@@ -198,6 +198,8 @@ def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[i
 
 def load_snapshot(path: Path, settings: Settings, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
     """Read the weights of the network that the settings name: `utils.snapshots.load`."""
+    if settings.arch == models.WEIGHTS_ALONE:
+        return snapshots.load(path, wanted, {}, settings.weights_key)
     spec, images = data.info(settings.dataset), options.images(settings)
     net = structure(settings.arch, images.num_classes, spec.in_channels, images.image_size)
     return snapshots.load(path, wanted, net.state_dict(), settings.weights_key)

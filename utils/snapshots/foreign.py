@@ -110,7 +110,11 @@ def _choose(
     for name, store in stores.items():
         kept.setdefault(store, []).append(name)
     if not network:
-        kept = {store: names for store, names in kept.items() if not store.startswith("optim")} or kept
+        kept = {
+            store: names
+            for store, names in kept.items()
+            if not store.startswith("optim") and any(tensors[name].dim() > 1 for name in names)
+        } or kept
     if is_own or (not network and len(kept) == 1):  # the options may say what network it is
         prefix, names = next((f"{store}." if store else "", names) for store, names in kept.items())
         return prefix, Place({name.removeprefix(prefix): name for name in names}, [], {}, [])
@@ -122,8 +126,10 @@ def _choose(
         count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
         listed.append(f"{_listed([store])} ({count}{f': {what}' if network else ''})")
     more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
-    what = "no weights of this network (is --arch right?)" if network else "several groups of weights"
-    kind = UsageError if network else SnapshotError
+    what, kind = "several groups of weights", SnapshotError
+    if network:
+        advice = "is --arch right? compute_projections.py --arch weights measures any file"
+        what, kind = f"no weights of this network ({advice})", UsageError
     raise kind(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
 
 

@@ -1,0 +1,105 @@
+"""What the pages in docs/ and the manuals of the programs show is right as it is written."""
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from programs import ROOT, results, run_main, write_datasets
+
+import compute_projections
+import reinit_layers
+import train
+from experiments import compare
+from utils.options import parse as options_of
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """The blocks of docs/own_networks.md, with `mynet.py` and images in the working directory."""
+    text = (ROOT / "docs" / "own_networks.md").read_text()
+    mynet, training, measure, reset = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    commands, alone = re.findall(r"```\n(python .*?)```", text, re.DOTALL)
+    Path("mynet.py").write_text(mynet)
+    write_datasets(Path("datasets"))
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)
+    exec(training, {})
+    yield measure, reset, [*commands.splitlines(), alone]
+    sys.modules.pop("mynet", None)
+
+
+def test_own_network_is_measured_and_reset_from_python_as_shown(page, capsys):
+    measure, reset, _ = page
+    exec(measure, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 18  # resnet18 has 17 convolutions larger than 1x1
+    assert "network" in lines[-1]
+    found = {}
+    exec(reset, found)
+    net, initial = found["net"], torch.load("Net_init_0.pt")
+    for layer, top1 in zip(found["layers"], found["found"].replaced, strict=True):
+        parameters = {f"{layer.name}.{name}": initial[f"{layer.name}.{name}"] for name in ("weight", "bias")}
+        with torch.no_grad():
+            right = [
+                (torch.func.functional_call(net, parameters, images).argmax(1) == labels).sum().item()
+                for images, labels in found["batches"]
+            ]
+        assert top1 == 100 * sum(right) / 300
+
+
+def test_own_network_is_measured_reset_and_drawn_by_the_commands_shown(page):
+    *_, commands = page
+    for line in commands[:3]:
+        program, *options = shlex.split(line)
+        if program == "python":
+            assert run_main(importlib.import_module(options[0].removesuffix(".py")), *options[1:]) == 0
+        else:
+            text, _, file = options
+            Path(file).write_text(f"{text}\n")
+    trained, initial = torch.load("trained.pt"), torch.load("Net_init_0.pt")
+    measured = results("results/fashion_mnist/Net/trained.json")
+    assert measured["epoch"] == str(trained["epoch"]) == "7"
+    for number, layer in enumerate(["conv1", "conv2"]):
+        weight = trained["state_dict"][f"{layer}.weight"].double().flatten(1)
+        cosines = weight.sum(1) / (weight.norm(dim=1) * weight.shape[1] ** 0.5)
+        found = measured["0"][str(number)]
+        assert found["name"] == layer
+        assert found["projections"] == pytest.approx(cosines.tolist(), abs=1e-9)
+        start = initial[f"{layer}.weight"].double().flatten(1)
+        assert found["l2_dist"] == pytest.approx(((weight - start).norm() / start.norm()).item(), abs=1e-9)
+    reset = results("results/fashion_mnist/Net/reinit_trained.json")
+    assert reset["layers"] == ["conv1", "conv2"]
+    assert reset["provenance"]["arguments"]["arch_file"] == "mynet.py"
+    assert list(reset["init_from_epoch"]) == ["0"]
+    drawn = {path.stem for path in Path("plots/fashion_mnist/Net").iterdir()}
+    assert drawn >= {"projections_trained", "reinit_trained", "criticality_trained"}
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The command lines of Python programs in a text, as indented blocks."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("    python ")]
+
+
+@pytest.mark.parametrize(
+    ("program", "following"),
+    [
+        (train, "compute_projections.py"),
+        (compute_projections, "reinit_layers.py"),
+        (reinit_layers, "experiments/compare.py"),
+    ],
+)
+def test_help_names_the_next_command_and_every_command_in_it_is_valid(program, following, capsys):
+    assert run_main(program, "--help") == 0
+    found = commands_in(capsys.readouterr().out)
+    assert found[-1][0] == following
+    for name, *options in found:
+        if name == "experiments/compare.py":
+            assert compare.parse_arguments(options).kind == "criticality"
+        else:
+            assert name in (f"{program.__name__}.py", following)
+            options_of(name.removesuffix(".py"), None, options)
