@@ -284,8 +284,9 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
         f"projections_{last.result.stem}": plots.distributions(measured, settings.normalize, title),
         f"profile_{last.result.stem}": plots.profile(measured, title),
     }
-    by_name = any(source.epoch is None for source, _ in run)
-    points = {Path(one.name).name if by_name else max(one.epoch, 0): layers for one, layers in run}
+    same = [(one, layers) for one, layers in run if layers.keys() == measured.keys()]  # with --arch weights not all
+    by_name = any(one.epoch is None for one, _ in same)
+    points = {Path(one.name).name if by_name else max(one.epoch, 0): layers for one, layers in same}
     if len(points) > 1:
         figures[f"mass_{settings.arch}"] = plots.mass_by_epoch(points, network)
         if len(measured) <= plots.MOST_PANELS:  # else mass_<arch> is the heat map
