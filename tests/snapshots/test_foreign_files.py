@@ -228,7 +228,7 @@ def test_values_beside_the_weights_are_read_and_numbers_are_plain(old):
             "complex": 1j,
         },
         **{
-            "default": collections.defaultdict(list, a=[1]),
+            "default": collections.defaultdict(int, a=[1]),
             "dtype": torch.float32,
             "random": np.random.get_state(),
         },

@@ -87,7 +87,7 @@ def _stand_ins() -> dict[str, Callable]:
     """Return what takes the place of the harmless classes and functions that a pickle may name."""
     modules = {
         "argparse": "Namespace",
-        "builtins": "bool bytes dict float int list str tuple",
+        "builtins": "bool bytes dict float int list long str tuple unicode",
         "datetime": "date datetime time timedelta timezone",
         "numpy": "dtype ndarray",
         "numpy._core.multiarray": "_reconstruct",
