@@ -34,7 +34,7 @@ def provenance(program: str, arguments: Mapping[str, Any], device: torch.device)
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own class would be refused when a snapshot is read
         **{package: importlib.metadata.version(package) for package in ("torchvision", "numpy")},
-        "data_protocol": options.images(arguments).protocol,
+        "data_protocol": options.images({"dataset": None, **arguments}).protocol,
     }
 
 
