@@ -284,7 +284,7 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
         f"projections_{last.result.stem}": plots.distributions(measured, settings.normalize, title),
         f"profile_{last.result.stem}": plots.profile(measured, title),
     }
-    same = [(one, layers) for one, layers in run if layers.keys() == measured.keys()]  # with --arch weights not all
+    same = [(one, layers) for one, layers in run if layers.keys() == measured.keys()]  # of --arch weights
     by_name = any(one.epoch is None for one, _ in same)
     points = {Path(one.name).name if by_name else max(one.epoch, 0): layers for one, layers in same}
     if len(points) > 1:

@@ -77,6 +77,7 @@ def main(argv=None) -> int:
             f"Trained: {made_by(trained)}",
             f"Measured on {datetime.date.today():%Y-%m-%d}: {made_by([now])}",
         ]
+        file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file, "w") as opened:
             opened.write("\n\n".join([f"# {args.title}: silent filters", explanation, measured, *made]) + "\n")
     except (
