@@ -10,7 +10,6 @@ network does not say whether it was given.
 
 import hashlib
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -136,33 +135,26 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
     from torchvision.models import get_model_weights
 
     versions = get_model_weights(TORCHVISION_NAMES.get(name, name))
-    url = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT).url
-    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
-    sha256 = re.search(r"-([0-9a-f]{8,})\.", file.name)[1]  # the first digits of the file's checksum
-    if not file.exists():
-        say(f"downloading {url} to {file}", sys.stdout)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), sha256, progress=sys.stderr.isatty())
-        except Exception as error:  # the network, the disk or the checksum: each has its own errors
-            reason = first_line(getattr(error, "reason", error))
-            raise ModelError(f"--pretrained: cannot download {url} ({reason})") from None
+    published = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT)
+    file = Path(torch.hub.get_dir(), "checkpoints", published.url.rsplit("/", 1)[1])
+    how = {"map_location": "cpu", "weights_only": True, "check_hash": True, "progress": sys.stderr.isatty()}
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+        weights = published.get_state_dict(**how)
         place = places(dict.fromkeys(weights, ""), net.state_dict())[""]
         for own, given in (place.names | place.unknown).items():  # without auxiliary heads
             weights[own] = weights.pop(given)
         for given in place.left_out:
             del weights[given]
         net.load_state_dict(weights)
-    except OSError as error:
-        raise ModelError(f"--pretrained: {file} cannot be read ({error.strerror or error})") from None
-    except Exception:  # torch.load raises errors of any type for a damaged file
-        raise ModelError(
-            f"--pretrained: {file} is damaged or not of {name}; delete it, and the weights are downloaded again"
-        ) from None
+    except Exception as error:  # of any type: from the network, the disk, the checksum or a damaged file
+        reason = first_line(getattr(error, "reason", error))
+        problem = f"cannot download {published.url} ({reason})"
+        if file.exists():
+            problem = f"{file} is damaged or not of {name}; delete it, and the weights are downloaded again"
+        raise ModelError(f"--pretrained: {problem}") from None
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if not found.startswith(sha256) and os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
+    is_published = f"-{found[:8]}" in file.name  # the name has the first digits of the checksum
+    if not is_published and os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
         say(f"warning: {file} is not as torchvision published it: its SHA-256 is {found[:16]}...", sys.stderr)
 
 
