@@ -128,8 +128,13 @@ def test_pickled_files_of_cifar_hold_the_same_as_the_binary_ones(tmp_path, monke
             (folder / file).write_bytes(pickle.dumps(rows, protocol=2))
         sums = [[file, hashlib.md5((folder / file).read_bytes()).hexdigest()] for file in files]
         monkeypatch.setattr(published, kind, sums)
+    meta = pickle.dumps({published.meta["key"]: ["a"] * classes})
+    (folder / published.meta["filename"]).write_bytes(meta)
+    monkeypatch.setitem(published.meta, "md5", hashlib.md5(meta).hexdigest())
     if packed:
         pack(tmp_path / "pickled", folder.name, published.filename)
+        archived = (tmp_path / "pickled" / published.filename).read_bytes()
+        monkeypatch.setattr(published, "tgz_md5", hashlib.md5(archived).hexdigest())
     binary, pickled = (load(f"cifar{classes}", tmp_path / version, 16) for version in ("binary", "pickled"))
     assert pickled.class_names == binary.class_names
     for part in ("train", "test"):
@@ -137,7 +142,7 @@ def test_pickled_files_of_cifar_hold_the_same_as_the_binary_ones(tmp_path, monke
             assert ours.equal(theirs)
     *intact, (last, _) = published.train_list
     monkeypatch.setattr(published, "train_list", [*intact, [last, "0" * 32]])
-    with pytest.raises(data.DataError, match=f"{last} is damaged"):
+    with pytest.raises(data.DataError, match=f"{folder} is damaged"):
         load(f"cifar{classes}", tmp_path / "pickled", 16)
 
 
