@@ -87,8 +87,6 @@ class Images:
             raise DataError(f"--subsample-classes {n}: {spec.name} has {spec.num_classes} classes")
         if not (0 <= self.noise <= 1 or self.noise == PIXEL_SHUFFLE):
             raise DataError(f"--noise {self.noise:g}: must be a ratio in [0, 1], or -1 to shuffle pixels")
-        if self.noise > 0 and n == 1:
-            raise DataError(f"--noise {self.noise:g}: with a single class there is no wrong label")
         if self.upscale and self.upscale_padding:
             raise DataError("--upscale and --upscale-padding exclude each other: give one of them")
         counts = [len(values) for values in (self.mean, self.std) if values is not None]

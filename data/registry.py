@@ -3,7 +3,7 @@
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,8 @@ class FolderSource:
 
     def select(self, indices: np.ndarray) -> "FolderSource":
         """Return the files and labels at some indices."""
-        return FolderSource([self.files[index] for index in indices], self.labels[indices])
+        files = [self.files[index] for index in indices]
+        return replace(self, files=files, labels=self.labels[indices])
 
 
 Source = ArraySource | FolderSource

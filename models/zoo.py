@@ -68,7 +68,7 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
             nn.init.zeros_(first.bias)
     if name in VGG:
         net.avgpool = PoolUnlessOnePixel(net.avgpool)
-        net.classifier[0] = LinearOfPooled.like(net.classifier[0])
+        net.classifier[0].__class__ = LinearOfPooled
     return net
 
 
@@ -104,14 +104,6 @@ class LinearOfPooled(nn.Linear):
     sum of its 49 weights, one product instead of 49. Images of 32x32 pixels become such maps, and without this
     VGG would spend most of its time here.
     """
-
-    @classmethod
-    def like(cls, layer: nn.Linear) -> "LinearOfPooled":
-        """Return such a layer with the parameters of another layer."""
-        with torch.device("meta"):
-            made = cls(layer.in_features, layer.out_features)
-        made.weight, made.bias = layer.weight, layer.bias
-        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C * 49), or (B, C) for maps of one pixel -> (B, out_features)."""
