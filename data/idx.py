@@ -15,10 +15,7 @@ from data.registry import ArraySource, DataError, Spec, register
 
 IMAGE_SIZE, NUM_CLASSES = (28, 28), 10
 DIGITS = tuple("0123456789")
-CLOTHES = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
+CLOTHES = tuple("T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(","))
 MINI = Path(__file__).parent / "fashion_mnist_mini"
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
@@ -44,9 +41,8 @@ def read_idx(path: Path, *size: int) -> np.ndarray:
     start = 4 + 4 * dimensions
     n, rest = divmod(content.size - start, math.prod(size))
     if n < 1 or rest or bytes(content[:start]) != struct.pack(f">{1 + dimensions}I", 0x800 + dimensions, n, *size):
-        raise DataError(
-            f"{path} is damaged: it is not an IDX file with {' x '.join(map(str, ('n', *size)))} bytes"
-        )
+        wanted = " x ".join(map(str, ("n", *size)))
+        raise DataError(f"{path} is damaged: it is not an IDX file with {wanted} bytes")
     return content[start:].reshape(n, *size)
 
 

@@ -23,8 +23,6 @@ def names() -> list[str]:
 
 def check(arch: str, pretrained: bool = False) -> None:
     """Raise ModelError if there is no such architecture, or no ImageNet weights for it."""
-    if arch in zoo.OUR_NAMES:
-        raise ModelError(f"--arch {arch}: it is called {zoo.OUR_NAMES[arch]} here")
     if arch == registry.WEIGHTS_ALONE:
         raise ModelError(f"--arch {arch}: only compute_projections.py measures files without a network")
     if arch not in registry._builders:
@@ -49,16 +47,15 @@ def build(
     pretrained: bool = False,
     must_fit: bool = True,
 ) -> nn.Module:
-    """Build a network.
+    """Build a network: images (B, in_channels, *image_size) to logits (B, num_classes).
 
     The initialization draws from torch's global generator: call `torch.manual_seed(seed)` before.
 
     Args:
         arch: one of `names()` or `other_names()`.
-        num_classes: number of outputs.
-        in_channels: channels of the images. If the original network takes another number, its first convolution is
-            replaced by one with Kaiming-normal weights (fan_out, ReLU).
-        image_size: (height, width) of the images in pixels. The multilayer perceptrons need it.
+        in_channels: if the original network takes another number, its first convolution is replaced by one with
+            Kaiming-normal weights (fan_out, ReLU).
+        image_size: (height, width) in pixels. The multilayer perceptrons need it.
         pretrained: load torchvision's ImageNet weights, downloaded to TORCH_HOME if they are not there. If
             num_classes is not 1,000 the last layer is new.
         must_fit: check that images of image_size become logits.

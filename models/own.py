@@ -15,7 +15,6 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from core.text import first_line
@@ -79,10 +78,6 @@ class OwnNetwork:
             net = self.make(**{argument: given[argument] for argument in self.takes})
             if not isinstance(net, nn.Module):
                 raise ModelError(f"--arch {self.arch}: it makes a {type(net).__name__}, not an nn.Module")
-            if given["image_size"] and any(map(nn.parameter.is_lazy, net.parameters())):
-                with torch.no_grad():  # the first image gives lazy layers their shapes
-                    net.eval()(torch.zeros(1, given["in_channels"], *given["image_size"]))
-                net.train()
         return net
 
     @contextlib.contextmanager
@@ -115,7 +110,7 @@ def load_own(arch: str) -> OwnNetwork | None:
         return None
     file, name = parts.groups("")
     is_ours = not isinstance(registry._builders.get(name), OwnNetwork | None)
-    if is_ours or name in (*zoo.other_names(), *zoo.OUR_NAMES, WEIGHTS_ALONE):
+    if is_ours or name in (*zoo.other_names(), WEIGHTS_ALONE):
         raise ModelError(
             f"--arch {arch}: another network is called {name} here, and snapshots are named after it: "
             f"add a line My_{name} = {name} to the file, and give {file}:My_{name}"
@@ -136,7 +131,6 @@ def explain_own_error(error: BaseException) -> tuple[str, str] | None:
             while part is not None:
                 part.stack = traceback.StackSummary.from_list(list(filter(network.wrote, part.stack)))
                 part = part.__cause__ or part.__context__
-            where = [f" (line {frame.lineno} of {frame.filename})" for frame in shown.stack[-1:]]
-            line = f"--arch {network.arch}: {type(error).__name__}: {first_line(error)}{''.join(where)}"
+            line = f"--arch {network.arch}: {type(error).__name__}: {first_line(error)}"
             return line, "".join(shown.format())
     return None

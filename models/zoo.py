@@ -2,10 +2,9 @@
 
 AlexNet, VGG and ResNet are those of the papers. The others keep torchvision's names and have no auxiliary heads.
 
-Most networks take images normalized for ImageNet. GoogLeNet and Inception v3 were trained on pixel values in
-[-1, 1]: images of three channels that are normalized for ImageNet are converted to this range inside the network,
-as in torchvision's pretrained ones. Here this does not depend on --pretrained, because a snapshot of a fine-tuned
-network does not say whether it was given.
+They take images normalized for ImageNet. GoogLeNet and Inception v3 were trained on pixel values in [-1, 1], and
+convert images of three channels, as torchvision's pretrained ones do. This does not depend on --pretrained: a
+snapshot of a fine-tuned network does not say whether it was given.
 """
 
 import hashlib
@@ -26,8 +25,6 @@ from models.registry import ModelError, register
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
 #: Our name of each of the papers' networks -> torchvision's.
 TORCHVISION_NAMES = {"alexnet": "alexnet", **VGG, **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}}
-#: torchvision's name -> ours, where they differ. Only ours is accepted, so that a network has one folder.
-OUR_NAMES = {theirs: ours for ours, theirs in VGG.items() if theirs != ours}
 IMAGENET_CLASSES = 1000
 
 #: torchvision's other families of ConvNets, including those it may add to them. Transformers are not supported.
@@ -100,9 +97,8 @@ class PoolUnlessOnePixel(nn.Module):
 class LinearOfPooled(nn.Linear):
     """VGG's linear layer after `PoolUnlessOnePixel`.
 
-    For feature maps of one pixel it gives the output for 49 copies of that pixel: it multiplies the pixel by the
-    sum of its 49 weights, one product instead of 49. Images of 32x32 pixels become such maps, and without this
-    VGG would spend most of its time here.
+    For feature maps of one pixel, as of images of 32x32 pixels, it gives the output for 49 copies of that pixel by
+    summing the 49 weights first. Without this VGG would spend most of its time here.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,10 +149,9 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
 def _replace_last_layer(net: nn.Module, num_classes: int) -> None:
     """Replace the last layer by one for another number of classes, with PyTorch's default initialization."""
     name, last = [(name, m) for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-    if isinstance(last, nn.Linear):
-        net.set_submodule(name, nn.Linear(last.in_features, num_classes))
-    else:  # SqueezeNet
-        net.set_submodule(name, nn.Conv2d(last.in_channels, num_classes, kernel_size=1))
+    is_linear = isinstance(last, nn.Linear)  # else SqueezeNet's convolution
+    new = nn.Linear(last.in_features, num_classes) if is_linear else nn.Conv2d(last.in_channels, num_classes, 1)
+    net.set_submodule(name, new)
 
 
 def _replace_first_convolution(net: nn.Module, in_channels: int) -> nn.Conv2d:
