@@ -49,8 +49,7 @@ def contents(root: Path, folder: str, archive: str, names: Sequence[str]) -> dic
 def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) -> ArraySource:
     """Read files of the binary version: records of `label_bytes` labels and 3,072 pixels, channel by channel.
 
-    The last label of a record is the class: CIFAR-100 has the superclass before it. All files hold the same number
-    of records.
+    The last label of a record is the class: CIFAR-100 has the superclass before it.
 
     Raises:
         DataError: a file is damaged.
@@ -61,8 +60,6 @@ def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) 
         if not content or len(content) % record_bytes:
             raise DataError(f"{file} is damaged: {len(content)} bytes are not records of {record_bytes} bytes")
         parts.append(np.frombuffer(content, np.uint8).reshape(-1, record_bytes))
-        if len(parts[-1]) != len(parts[0]):
-            raise DataError(f"{file} is damaged: it holds {len(parts[-1])} images, others {len(parts[0])}")
         if parts[-1][:, label_bytes - 1].max() >= num_classes:
             raise DataError(f"{file} is damaged: it holds a label above {num_classes - 1}")
     records = np.concatenate(parts)

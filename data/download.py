@@ -22,8 +22,8 @@ def download(torchvision_name: str, root: Path, folder: str, by_hand: str, archi
 
     existing = next(parent for parent in [root, *root.absolute().parents] if parent.exists())
     is_packed = (root / archive).is_file()
-    how = f"unpacking {archive}" if is_packed else f"downloading {torchvision_name}"
-    say(f"{root / folder} is not there: {how}", sys.stdout)
+    how = "unpacking" if is_packed else "downloading"
+    say(f"{root / folder} is not there: {how} {torchvision_name}", sys.stdout)
     try:
         # On the same file system, so that the complete dataset can be renamed.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as temporary:

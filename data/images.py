@@ -59,14 +59,13 @@ class Images:
     @property
     def normalization(self) -> Normalization | None:
         """Mean and standard deviation of each channel, as the network sees the images; None: do not normalize."""
-        spec, own = self.spec, None
+        spec = self.spec
         if self.unnormalize:
             return None
         if self.mean is not None:
             return tuple(self.mean), tuple(self.std)
-        if self.upscaled_side is not None:
-            own = spec.normalization_upscaled if self.upscale else spec.normalization_padded
-        return own or spec.normalization
+        upscaled = {UPSCALED: spec.normalization_upscaled, UPSCALED_PADDED: spec.normalization_padded}
+        return upscaled.get(self.upscaled_side) or spec.normalization
 
     @property
     def protocol(self) -> int:
@@ -87,6 +86,8 @@ class Images:
             raise DataError(f"--subsample-classes {n}: {spec.name} has {spec.num_classes} classes")
         if not (0 <= self.noise <= 1 or self.noise == PIXEL_SHUFFLE):
             raise DataError(f"--noise {self.noise:g}: must be a ratio in [0, 1], or -1 to shuffle pixels")
+        if self.noise > 0 and n == 1:
+            raise DataError(f"--noise {self.noise:g}: with a single class there is no wrong label")
         if self.upscale and self.upscale_padding:
             raise DataError("--upscale and --upscale-padding exclude each other: give one of them")
         counts = [len(values) for values in (self.mean, self.std) if values is not None]

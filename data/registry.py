@@ -55,9 +55,7 @@ Source = ArraySource | FolderSource
 
 
 def fingerprint(source: Source, protocol: int) -> str:
-    """Return the number of images, a checksum of labels and images (or of the names of files and folders), and
-    the version of the images, `Images.protocol`, if it is not 1.
-    """
+    """Return the number of images, a checksum of labels and images (or files' names), and a protocol above 1."""
     if isinstance(source, ArraySource):
         content = source.images.contiguous().numpy()
     else:
@@ -100,12 +98,9 @@ def names() -> list[str]:
 
 
 def info(name: str) -> Spec:
-    """Return the specification of a dataset: number of classes and channels, image size and more.
+    """Return the specification of a dataset. Raises DataError if there is no such dataset.
 
     A folder of images may hold another number of classes than its specification says; `load` counts them.
-
-    Raises:
-        DataError: there is no such dataset.
     """
     if name not in _specs:
         near = did_you_mean(name, names())

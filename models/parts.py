@@ -21,18 +21,15 @@ class Function(nn.Module):
 
 #: What the forward methods of torchvision's classes run, in order: submodules, or functions in capitals (below).
 _TORCHVISION = {
-    "AlexNet": "features avgpool FLATTEN classifier",
+    **dict.fromkeys(("AlexNet", "EfficientNet", "MobileNetV3", "VGG"), "features avgpool FLATTEN classifier"),
     "ConvNeXt": "features avgpool classifier",
     "DenseNet": "features RELU POOL FLATTEN classifier",
-    "EfficientNet": "features avgpool FLATTEN classifier",
     "MNASNet": "layers MEAN classifier",
     "MobileNetV2": "features POOL FLATTEN classifier",
-    "MobileNetV3": "features avgpool FLATTEN classifier",
     "RegNet": "stem trunk_output avgpool FLATTEN fc",
     "ResNet": "conv1 bn1 relu maxpool layer1 layer2 layer3 layer4 avgpool FLATTEN fc",
     "ShuffleNetV2": "conv1 maxpool stage2 stage3 stage4 conv5 MEAN fc",
     "SqueezeNet": "features classifier FLATTEN",
-    "VGG": "features avgpool FLATTEN classifier",
 }
 _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "FLATTEN": nn.Flatten,
