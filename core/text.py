@@ -32,10 +32,9 @@ def printable(text: str) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the names that are nearest to a misspelled one, as the end of a clause; "" if none is near."""
-    by_lower_case = {other.lower(): other for other in names}
-    near = difflib.get_close_matches(name.lower(), by_lower_case, n=4)
-    return f": did you mean {' or '.join(by_lower_case[one] for one in near)}?" if near else ""
+    """Return the names (in lower case) nearest to a misspelled one, as the end of a clause; "" if none is near."""
+    near = difflib.get_close_matches(name.lower(), names, n=4)
+    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_line(error: BaseException | str) -> str:

@@ -1,9 +1,4 @@
-"""The datasets, by name.
-
-    names()                     which datasets there are
-    info(name)                  number of classes and channels, and image size of a dataset, without reading it
-    Images(dataset, root, ...)  which images are asked for: classes, label noise, split, augmentation, ...
-    load(images, batch_size)    their batches for training, validation and testing
+"""The datasets, by name, and batches of their images.
 
 Every module of this package is imported here, and registers its datasets with `register`: to add a dataset, add
 one file.

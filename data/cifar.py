@@ -1,12 +1,9 @@
 """CIFAR-10 and CIFAR-100: the official binary version, or the one for Python, which torchvision downloads."""
 
 import gzip
-import hashlib
 import io
-import os
-import pickle
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,95 +29,71 @@ CIFAR100_CLASSES = tuple(
 )
 
 
-def contents(root: Path, folder: str, archive: str, names: Iterable[str]) -> dict[str, np.ndarray] | None:
-    """Return the bytes of files in a folder, else in the archive that holds it; None if neither is there.
+def contents(root: Path, folder: str, archive: str, names: Sequence[str]) -> dict[str, bytes] | None:
+    """Return the contents of files in a folder, else in the archive that holds it; None if neither is there.
 
     Raises DataError if the archive is damaged, OSError if a file cannot be read.
     """
-    if (root / folder).exists():
-        return {str(root / folder / name): np.fromfile(root / folder / name, np.uint8) for name in names}
     path = root / archive
+    if (root / folder).exists():
+        return {str(root / folder / name): (root / folder / name).read_bytes() for name in names}
     if not path.exists():
         return None
-    files = {}
     try:
-        with gzip.open(path) as file:
-            unpacked = io.BytesIO(file.read(LARGEST_ARCHIVE_BYTES))
-        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
-            members = {os.path.normpath(member.name): member for member in tar if member.isreg()}
-            for file in (f"{folder}/{name}" for name in names):
-                if file not in members:
-                    raise tarfile.TarError(f"there is no file {file} in it")
-                content = tar.extractfile(members[file]).read(LARGEST_ARCHIVE_BYTES)
-                files[f"{path}: {file}"] = np.frombuffer(content, np.uint8)
+        with gzip.open(path) as file, tarfile.open(fileobj=io.BytesIO(file.read(LARGEST_ARCHIVE_BYTES))) as tar:
+            return {f"{path}: {name}": tar.extractfile(f"{folder}/{name}").read() for name in names}
     except Exception as error:  # tarfile raises anything for a damaged file
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
-    return files
 
 
-def read_binary(files: Mapping[str, np.ndarray], label_bytes: int, num_classes: int) -> ArraySource:
+def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) -> ArraySource:
     """Read files of the binary version: records of `label_bytes` labels and 3,072 pixels, channel by channel.
 
-    The last label of a record is the class: CIFAR-100 has the superclass before it. All files hold the same number
-    of records.
+    The last label of a record is the class: CIFAR-100 has the superclass before it.
 
     Raises:
         DataError: a file is damaged.
     """
     record_bytes = label_bytes + IMAGE_BYTES
-    images, labels = [], []
+    parts = []
     for file, content in files.items():
-        if not content.size or content.size % record_bytes:
-            raise DataError(f"{file} is damaged: {content.size} bytes are not records of {record_bytes} bytes")
-        records = content.reshape(-1, record_bytes)
-        images.append(records[:, label_bytes:])
-        labels.append(records[:, label_bytes - 1])
-        if len(labels[-1]) != len(labels[0]):
-            raise DataError(f"{file} is damaged: it holds {len(records)} images, others {len(labels[0])}")
-        if labels[-1].max() >= num_classes:
+        if not content or len(content) % record_bytes:
+            raise DataError(f"{file} is damaged: {len(content)} bytes are not records of {record_bytes} bytes")
+        parts.append(np.frombuffer(content, np.uint8).reshape(-1, record_bytes))
+        if parts[-1][:, label_bytes - 1].max() >= num_classes:
             raise DataError(f"{file} is damaged: it holds a label above {num_classes - 1}")
-    images = np.concatenate(images).reshape(-1, 3, 32, 32)
-    return ArraySource(torch.from_numpy(images), np.concatenate(labels).astype(np.int64))
+    records = np.concatenate(parts)
+    images = records[:, label_bytes:].reshape(-1, 3, 32, 32)
+    return ArraySource(torch.from_numpy(images), records[:, label_bytes - 1].astype(np.int64))
 
 
-def read_pickled(files: Mapping[str, np.ndarray], checksums: Iterable[str]) -> ArraySource:
-    """Read files of the version for Python. They are pickled: only what has the published checksum is read.
+def read(root: Path, train: bool, class_names: Sequence[str]):
+    """Read CIFAR-10 or CIFAR-100; download the version for Python if neither version is there.
 
-    Raises:
-        DataError: a file is another one than was published.
+    torchvision checks that the files for Python are as they were published before it unpickles them.
     """
-    images, labels = [], []
-    for (file, content), checksum in zip(files.items(), checksums, strict=True):
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum:
-            raise DataError(f"{file} is damaged: its checksum is not that of the published file")
-        rows = pickle.loads(content, encoding="latin1")
-        images.append(rows["data"])
-        labels += rows["labels" if "labels" in rows else "fine_labels"]
-    images = np.concatenate(images).reshape(-1, 3, 32, 32)
-    return ArraySource(torch.from_numpy(images), np.array(labels, dtype=np.int64))
-
-
-def read(root: Path, train: bool, name: str, class_names: tuple[str, ...]):
-    """Read CIFAR-10 or CIFAR-100 (torchvision's name: "CIFAR10", "CIFAR100"); download it if it is missing."""
-    if name == "CIFAR10":
-        folder, pickled, label_bytes = "cifar-10-batches-bin", "cifar-10-batches-py", 1
+    if class_names is CIFAR10_CLASSES:
+        name, folder, label_bytes = "CIFAR10", "cifar-10-batches-bin", 1
         names = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
     else:
-        folder, pickled, label_bytes = "cifar-100-binary", "cifar-100-python", 2
+        name, folder, label_bytes = "CIFAR100", "cifar-100-binary", 2
         names = ["train.bin"] if train else ["test.bin"]
-    archives = [f"cifar-{len(class_names)}-{version}.tar.gz" for version in ("binary", "python")]
-    files = contents(root, folder, archives[0], names)
+    archive = f"cifar-{len(class_names)}-binary.tar.gz"
+    files = contents(root, folder, archive, names)
     if files is not None:
         return read_binary(files, label_bytes, len(class_names)), class_names
     import torchvision.datasets
 
     published = getattr(torchvision.datasets, name)
-    names, checksums = zip(*(published.train_list if train else published.test_list), strict=True)
-    files = contents(root, pickled, archives[1], names)
-    if files is None:
-        download(name, root, pickled, f"put {' or '.join(archives)} into {root}")
-        files = contents(root, pickled, archives[1], names)
-    return read_pickled(files, checksums), class_names
+    pickled = published.base_folder
+    if not (root / pickled).exists():
+        download(name, root, pickled, f"put {archive} or {published.filename} into {root}", published.filename)
+    try:
+        dataset = published(root, train)
+    except RuntimeError:
+        raise DataError(f"{root / pickled} is damaged: its files are not those that were published") from None
+    images = torch.from_numpy(dataset.data.transpose(0, 3, 1, 2))
+    return ArraySource(images, np.array(dataset.targets, dtype=np.int64)), class_names
 
 
 colour_32x32 = partial(Spec, in_channels=3, image_size=(32, 32), flip=True)
@@ -132,7 +105,7 @@ register(
         normalization=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         normalization_upscaled=((0.4914, 0.4822, 0.4465), (0.1953, 0.1925, 0.1942)),
         normalization_padded=((0.1229, 0.1206, 0.1117), (0.2367, 0.2323, 0.2190)),
-        read=partial(read, name="CIFAR10", class_names=CIFAR10_CLASSES),
+        read=partial(read, class_names=CIFAR10_CLASSES),
     )
 )
 register(
@@ -142,6 +115,6 @@ register(
         normalization=((0.5071, 0.4865, 0.4409), (0.2009, 0.1984, 0.2023)),
         normalization_upscaled=((0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)),
         normalization_padded=((0.1268, 0.1217, 0.1103), (0.2435, 0.2343, 0.2177)),
-        read=partial(read, name="CIFAR100", class_names=CIFAR100_CLASSES),
+        read=partial(read, class_names=CIFAR100_CLASSES),
     )
 )

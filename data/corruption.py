@@ -17,17 +17,12 @@ def corrupt_labels(
     """Give a random share of the samples a wrong label.
 
     Each sample is corrupted with probability `ratio`. Its new label is uniform over the other classes, so it is
-    never the true one: a ratio r gives a share r of wrong labels.
+    never the true one: a ratio r gives a share r of wrong labels. `labels` is not changed.
 
     Args:
         labels: (n,) integers in [0, num_classes).
-        num_classes: number of classes; at least 2, unless the ratio is 0.
-        ratio: in [0, 1].
         seed: in [0, 2^32).
         indices: the samples that may be corrupted, in any order; default: all.
-
-    Returns:
-        (n,) the new labels; `labels` is not changed.
 
     Raises:
         DataError: the ratio is not in [0, 1], or there is no other class.
@@ -50,10 +45,8 @@ def corrupt_labels(
 def pixel_permutations(count: int, num_pixels: int, seed: int) -> np.ndarray:
     """Return a fixed permutation of the pixels for each of `count` images, in index order.
 
-    Pixel j of a shuffled image is pixel `permutation[j]` of the original, in all channels.
-
-    Returns:
-        (count, num_pixels) int16, or int32 for large images.
+    Pixel j of a shuffled image is pixel `permutation[j]` of the original, in all channels. The result is
+    (count, num_pixels) int16, or int32 for large images.
     """
     random = np.random.RandomState(seed)
     permutations = np.empty((count, num_pixels), dtype=np.int16 if num_pixels <= 2**15 else np.int32)

@@ -1,6 +1,7 @@
 """Download datasets with torchvision."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -9,8 +10,10 @@ from core.text import first_line, say
 from data.registry import DataError
 
 
-def download(torchvision_name: str, root: Path, folder: str, by_hand: str) -> None:
+def download(torchvision_name: str, root: Path, folder: str, by_hand: str, archive: str = "") -> None:
     """Let torchvision download a dataset to <root>/<folder>: either all of it arrives there, or nothing.
+
+    If its archive is in root already, torchvision unpacks that one.
 
     Raises:
         DataError: it cannot be downloaded or written. The message says what to do `by_hand`.
@@ -18,10 +21,14 @@ def download(torchvision_name: str, root: Path, folder: str, by_hand: str) -> No
     import torchvision.datasets
 
     existing = next(parent for parent in [root, *root.absolute().parents] if parent.exists())
-    say(f"{root / folder} is not there: downloading {torchvision_name}", sys.stdout)
+    is_packed = (root / archive).is_file()
+    how = "unpacking" if is_packed else "downloading"
+    say(f"{root / folder} is not there: {how} {torchvision_name}", sys.stdout)
     try:
         # On the same file system, so that the complete dataset can be renamed.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as temporary:
+            if is_packed:
+                shutil.copy(root / archive, temporary)
             getattr(torchvision.datasets, torchvision_name)(temporary, download=True)
             root.mkdir(parents=True, exist_ok=True)
             os.replace(Path(temporary, folder), root / folder)

@@ -32,12 +32,11 @@ class Preparation:
     flip: bool  #: whether augmentation flips images horizontally
     shuffle_seed: int | None  #: seed of the pixel shuffle; None: no pixel shuffle
 
-    def __getitem__(self, key: tuple[int, int | None]) -> Tensor | ImageError:
-        """Prepare image number key[0]; key[1] is the seed of its augmentation, or None for none.
+    def __getitem__(self, key: tuple[int, int | None]) -> Tensor:
+        """Prepare image number key[0]: (3, 224, 224) uint8. key[1] is the seed of its augmentation; None: none.
 
-        Returns:
-            (3, 224, 224) uint8, or the error for the main process to raise: an error raised in a worker process
-            arrives as a long traceback.
+        Raises:
+            ImageError: the image cannot be read.
         """
         from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -45,7 +44,7 @@ class Preparation:
         try:
             image = read_rgb(self.files[number])
         except Exception as error:  # PIL raises anything for a damaged file
-            return ImageError(f"{self.files[number]} cannot be read: {first_line(error)}")
+            raise ImageError(f"{self.files[number]} cannot be read: {first_line(error)}") from None
         with torch.random.fork_rng(devices=[]):
             if seed is not None:
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed is slower: it seeds GPUs too
@@ -56,16 +55,32 @@ class Preparation:
             pixels = permute_pixels(pixels[None], torch.from_numpy(permutation)[None])[0]
         return pixels
 
-    def __getitems__(self, keys: Sequence[tuple[int, int | None]]) -> list[tuple[Tensor | ImageError, list[str]]]:
-        """Prepare the images of a batch, each with the warnings that Pillow gave about it."""
-        prepared = []
-        for key in keys:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                warnings.simplefilter("ignore", DeprecationWarning)
-                image = self[key]
-            prepared.append((image, [f"{self.files[key[0]]}: {first_line(str(one.message))}" for one in caught]))
-        return prepared
+    def __getitems__(self, keys: Sequence[tuple[int, int | None]]) -> tuple[Tensor | ImageError, list[str]]:
+        """Prepare a batch of images: (B, 3, 224, 224) uint8, and the warnings that Pillow gave about them.
+
+        Instead of the images there may be an error for the main process to raise: one that is raised in a worker
+        process arrives as a long traceback.
+        """
+        # In channels_last, as in PIL images: they are copied without being reordered.
+        batch = torch.empty(len(keys), UPSCALED, UPSCALED, 3, dtype=torch.uint8)
+        problems: list[str] = []
+        if torch.utils.data.get_worker_info() is not None:
+            try:
+                batch.share_memory_()  # a failure after this function would leave the main process waiting
+            except (OSError, RuntimeError) as error:
+                needed = f"{batch.nbytes / 2**20:.0f} MiB of shared memory for a batch cannot be had"
+                advice = "give a smaller --batch-size, or --workers 0"
+                return ImageError(f"{needed} ({first_line(error)}): {advice}"), problems
+        try:
+            for row, key in zip(batch, keys, strict=True):
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    row.copy_(self[key].movedim(0, 2))
+                problems += [f"{self.files[key[0]]}: {first_line(str(one.message))}" for one in caught]
+        except ImageError as error:
+            return error, problems
+        return batch.movedim(3, 1), problems
 
     @functools.cached_property
     def _transforms(self) -> tuple[Callable, Callable]:
@@ -127,7 +142,7 @@ class FolderLoader(Epochs):
                 self._loader = DataLoader(
                     self.preparation,
                     batch_sampler=self._batches,
-                    collate_fn=_stack,
+                    collate_fn=tuple,  # the batches are made already
                     num_workers=self.workers,
                     persistent_workers=self.workers > 0 and self.random_order,
                     pin_memory=self.device.type == "cuda",
@@ -146,27 +161,6 @@ class FolderLoader(Epochs):
             with _one_thread() if self.device.type == "cpu" else contextlib.nullcontext():
                 images = self.finish(images.to(self.device, non_blocking=True))
             yield images, labels.to(self.device, non_blocking=True)
-
-
-def _stack(prepared: list[tuple[Tensor | ImageError, list[str]]]) -> tuple[Tensor | ImageError, list[str]]:
-    """Return a batch (B, 3, 224, 224) uint8, or the first error among the images; and all warnings about them."""
-    images = [image for image, _ in prepared]
-    problems = [problem for _, of_image in prepared for problem in of_image]
-    broken = next((image for image in images if isinstance(image, ImageError)), None)
-    if broken is not None:
-        return broken, problems
-    # In channels_last, as in PIL images: they are copied without being reordered.
-    batch = torch.empty(len(images), UPSCALED, UPSCALED, 3, dtype=torch.uint8)
-    if torch.utils.data.get_worker_info() is not None:
-        try:
-            batch.share_memory_()  # a failure after this function would leave the main process waiting
-        except (OSError, RuntimeError) as error:
-            needed = f"{batch.nbytes / 2**20:.0f} MiB of shared memory for a batch cannot be had"
-            advice = "give a smaller --batch-size, or --workers 0"
-            return ImageError(f"{needed} ({first_line(error)}): {advice}"), problems
-    for row, image in zip(batch, images, strict=True):
-        row.copy_(image.movedim(0, 2))
-    return batch.movedim(3, 1), problems
 
 
 @contextlib.contextmanager

@@ -15,13 +15,8 @@ from data.registry import ArraySource, DataError, Spec, register
 
 IMAGE_SIZE, NUM_CLASSES = (28, 28), 10
 DIGITS = tuple("0123456789")
-CLOTHES = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
+CLOTHES = tuple("T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(","))
 MINI = Path(__file__).parent / "fashion_mnist_mini"
-LARGEST_FILE_BYTES = 2**30  #: unpacked
-
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
@@ -32,27 +27,22 @@ def read_idx(path: Path, *size: int) -> np.ndarray:
     big-endian 32-bit integer; the values in row-major order.
 
     Raises:
-        DataError: the file is missing or damaged, or holds another array.
-        OSError: the file cannot be read.
+        DataError: the file is damaged, or holds another array.
+        OSError: the file is missing or cannot be read.
     """
-    if path.exists():
-        content = np.fromfile(path, np.uint8)
-    else:
-        missing, path = path, path.with_name(f"{path.name}.gz")
-        try:
-            with gzip.open(path) as file:
-                content = np.frombuffer(bytearray(file.read(LARGEST_FILE_BYTES)), np.uint8)  # bytearray: writable
-        except FileNotFoundError:
-            raise DataError(f"--data-path: there is neither {missing} nor {path.name}") from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is damaged: {error}") from None
+    if not path.exists():
+        path = path.with_name(f"{path.name}.gz")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+    content = np.frombuffer(bytearray(content), np.uint8)  # bytearray: writable
     dimensions = 1 + len(size)
     start = 4 + 4 * dimensions
     n, rest = divmod(content.size - start, math.prod(size))
     if n < 1 or rest or bytes(content[:start]) != struct.pack(f">{1 + dimensions}I", 0x800 + dimensions, n, *size):
-        raise DataError(
-            f"{path} is damaged: it is not an IDX file with {' x '.join(map(str, ('n', *size)))} bytes"
-        )
+        wanted = " x ".join(map(str, ("n", *size)))
+        raise DataError(f"{path} is damaged: it is not an IDX file with {wanted} bytes")
     return content[start:].reshape(n, *size)
 
 

@@ -22,7 +22,7 @@ def read(root: Path, train: bool):
     No image is opened, so listing a million of them is fast. Symbolic links are followed.
 
     Raises:
-        OSError: a folder is missing or cannot be read, there are no classes, or a class has no images.
+        OSError: a folder is missing or cannot be read, it has no folders, or a class has no images.
     """
     from PIL import Image
     from torchvision.datasets.folder import find_classes, make_dataset
@@ -42,8 +42,6 @@ def read(root: Path, train: bool):
     found = find_classes(folder)[0]
     class_names = [name for name in found if not left_behind(name)]
     left_out.update(set(found) - set(class_names))
-    if not class_names:
-        raise FileNotFoundError(f"there is no folder of a class in {folder}")
     label_of = {name: label for label, name in enumerate(class_names)}
     files, labels = zip(*make_dataset(folder, label_of, is_valid_file=is_image), strict=True)
     return FolderSource(files, np.array(labels, dtype=np.int64), left_out), class_names

@@ -59,14 +59,13 @@ class Images:
     @property
     def normalization(self) -> Normalization | None:
         """Mean and standard deviation of each channel, as the network sees the images; None: do not normalize."""
-        spec, own = self.spec, None
+        spec = self.spec
         if self.unnormalize:
             return None
         if self.mean is not None:
             return tuple(self.mean), tuple(self.std)
-        if self.upscaled_side is not None:
-            own = spec.normalization_upscaled if self.upscale else spec.normalization_padded
-        return own or spec.normalization
+        upscaled = {UPSCALED: spec.normalization_upscaled, UPSCALED_PADDED: spec.normalization_padded}
+        return upscaled.get(self.upscaled_side) or spec.normalization
 
     @property
     def protocol(self) -> int:

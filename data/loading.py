@@ -4,7 +4,7 @@ import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,12 +55,10 @@ def load(
     """Read a dataset and make its batches.
 
     Args:
-        images: which images are asked for.
         batch_size: number of images in a batch; the last batch of an epoch may be smaller.
-        device: device on which the batches are made.
-        seed: seed for the order and the augmentation of the training images.
+        device: where the batches are made.
+        seed: of the order and the augmentation of the training images.
         workers: number of processes that decode a folder of images; no effect on datasets in memory.
-        memory_format: memory layout of the batches.
         share: (rank, number of ranks); each batch holds the share of this rank, which may be empty.
         test_only: read only the test set.
 
@@ -68,80 +66,53 @@ def load(
         DataError: the dataset is missing or damaged, or cannot provide what is asked for.
     """
     images.check()
-    train = val = None
-    if not test_only:
-        if images.noise and images.noise_seed is None:
-            raise DataError(f"--noise {images.noise:g}: needs --noise-seed")
-        if images.split and images.shuffle and images.split_seed is None:
-            raise DataError(f"--split {images.split:g}: needs --split-seed with --shuffle")
-        train, train_class_names = _read(images, train=True)
-    test, class_names = _read(images, train=False)
-    sources = [source for source in (train, test) if isinstance(source, FolderSource)]
-    left_out = sum((source.left_out for source in sources), Counter())
-    if train is not None and train_class_names != class_names:
-        differing = sorted({*train_class_names} ^ {*class_names}) or ["their order"]
+    parts = ("test",) if test_only else ("train", "test")
+    sources: dict[str, Source] = {}
+    names: dict[str, list[str]] = {}  # of the classes
+    for part in parts:
+        try:
+            sources[part], found = images.spec.read(Path(images.root), part == "train")
+        except OSError as error:
+            where = error.filename or f"{'training' if part == 'train' else part} images"
+            raise DataError(f"--data-path {images.root}: {where}: {error.strerror or error}") from None
+        names[part] = list(found)
+    class_names = names["test"]
+    if names[parts[0]] != class_names:
+        differing = sorted({*names["train"]} ^ {*class_names}) or ["their order"]
         raise DataError(f"--data-path {images.root}: classes of training and test images differ in {differing[0]}")
     if images.subsample_classes:
         n = images.subsample_classes
         if n > len(class_names):
             raise DataError(f"--subsample-classes {n}: {images.dataset} has {len(class_names)} classes")
-        kept = subsets.sample_classes(class_names, n, images.class_sample_seed)
-        train = None if train is None else _keep_classes(train, class_names, kept)
-        test, class_names = _keep_classes(test, class_names, kept), kept
-    notes = _notes(images, workers, train)
-    if left_out:
-        named = ", ".join(f"{count} {name}" for name, count in left_out.most_common(10))
-        more = ", ..." if len(left_out) > 10 else ""
-        what = f"{left_out.total()} files or folders are left out, as no classes or images"
-        notes.append(f"--data-path {images.root}: {what}: {named}{more}")
-    if train is not None and images.split:
-        train, val = _split(images, train)
-    if train is not None and images.noise > 0:
-        corrupted = corrupt_labels(train.labels, len(class_names), images.noise, images.noise_seed)
-        train = replace(train, labels=corrupted)
+        class_names = subsets.sample_classes(class_names, n, images.class_sample_seed)
+        for part in parts:
+            indices, labels = subsets.relabel(sources[part].labels, names[part], class_names)
+            sources[part] = replace(sources[part].select(indices), labels=labels)
+    notes = _notes(images, workers, sources)
+    if "train" in sources:
+        sources |= _split_and_corrupt(images, sources["train"], len(class_names))
 
-    how = {"batch_size": batch_size, "device": torch.device(device), "workers": workers}
-    loader = functools.partial(make_loader, images, memory_format=memory_format, share=share, **how)
+    how = {"seed": seed, "workers": workers, "memory_format": memory_format, "share": share}
+    loaders = {
+        part: make_loader(images, source, batch_size, torch.device(device), training=part == "train", **how)
+        for part, source in sources.items()
+    }
+    fingerprints = {part: fingerprint(sources[part], images.protocol) for part in parts}
     return Dataset(
-        train=None if train is None else loader(train, seed=seed, training=True),
-        val=None if val is None else loader(val),
-        test=loader(test),
+        train=loaders.get("train"),
+        val=loaders.get("val"),
+        test=loaders["test"],
         num_classes=len(class_names),
         in_channels=images.spec.in_channels,
         image_size=images.image_size,
         class_names=class_names,
-        train_fingerprint=None if train is None else fingerprint(train, images.protocol),
-        test_fingerprint=fingerprint(test, images.protocol),
+        train_fingerprint=fingerprints.get("train"),
+        test_fingerprint=fingerprints["test"],
         notes=notes,
     )
 
 
-def _read(images: Images, train: bool) -> tuple[Source, list[str]]:
-    """Read the training or the test images and the names of their classes."""
-    try:
-        source, class_names = images.spec.read(Path(images.root), train)
-    except OSError as error:
-        where = error.filename or f"{'training' if train else 'test'} images"
-        raise DataError(f"--data-path {images.root}: {where}: {error.strerror or error}") from None
-    return source, [str(name) for name in class_names]
-
-
-def _keep_classes(source: Source, class_names: Sequence[str], kept: Sequence[str]) -> Source:
-    indices, new_labels = subsets.relabel(source.labels, class_names, kept)
-    return replace(source.select(indices), labels=new_labels)
-
-
-def _split(images: Images, train: Source) -> tuple[Source, Source]:
-    """Split off the validation images; the training images stay in file order."""
-    n, labels = len(train.labels), train.labels if images.stratified else None
-    train_indices, val_indices = subsets.split_indices(n, images.split, images.shuffle, images.split_seed, labels)
-    for part, indices in (("training", train_indices), ("validation", val_indices)):
-        if not len(indices):
-            raise DataError(f"--split {images.split:g}: leaves none of {n} images in the {part} set")
-    return train.select(np.sort(train_indices)), train.select(val_indices)
-
-
-def _notes(images: Images, workers: int, train: Source | None) -> list[str]:
+def _notes(images: Images, workers: int, sources: Mapping[str, Source]) -> list[str]:
     """Return the warnings for the user."""
     name, notes = images.dataset, []
     if not images.spec.in_memory:
@@ -150,12 +121,35 @@ def _notes(images: Images, workers: int, train: Source | None) -> list[str]:
         cores = os.cpu_count()
         if workers > cores:
             notes.append(f"--workers {workers}: more than there are cores ({cores}), which may slow it down")
-    if train is not None and not images.random_order:
-        changes = np.count_nonzero(np.diff(train.labels))  # of the class from one file to the next
-        if 0 < changes == len(np.unique(train.labels)) - 1:
+    if "train" in sources and not images.random_order:
+        labels = sources["train"].labels
+        changes = np.count_nonzero(np.diff(labels))  # of the class from one file to the next
+        if 0 < changes == len(np.unique(labels)) - 1:
             order = "sorted by class and training takes them in that order"
             notes.append(f"the files of {name} are {order}: use --shuffle")
+    left_out = sum((one.left_out for one in sources.values() if isinstance(one, FolderSource)), Counter())
+    if left_out:
+        named = ", ".join(f"{count} {name}" for name, count in left_out.most_common(10))
+        more = ", ..." if len(left_out) > 10 else ""
+        what = f"{left_out.total()} files or folders are left out, as no classes or images"
+        notes.append(f"--data-path {images.root}: {what}: {named}{more}")
     return notes
+
+
+def _split_and_corrupt(images: Images, train: Source, num_classes: int) -> dict[str, Source]:
+    """Split off the validation images, and corrupt labels of the others, which stay in file order."""
+    parts = {"train": train}
+    if images.split:
+        n, labels = len(train.labels), train.labels if images.stratified else None
+        indices = subsets.split_indices(n, images.split, images.shuffle, images.split_seed, labels)
+        for part, chosen in zip(("training", "validation"), indices, strict=True):
+            if not len(chosen):
+                raise DataError(f"--split {images.split:g}: leaves none of {n} images in the {part} set")
+        parts = {"train": train.select(np.sort(indices[0])), "val": train.select(indices[1])}
+    if images.noise > 0:
+        labels = corrupt_labels(parts["train"].labels, num_classes, images.noise, images.noise_seed)
+        parts["train"] = replace(parts["train"], labels=labels)
+    return parts
 
 
 def make_loader(

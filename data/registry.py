@@ -3,7 +3,7 @@
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +47,15 @@ class FolderSource:
 
     def select(self, indices: np.ndarray) -> "FolderSource":
         """Return the files and labels at some indices."""
-        return FolderSource([self.files[index] for index in indices], self.labels[indices])
+        files = [self.files[index] for index in indices]
+        return replace(self, files=files, labels=self.labels[indices])
 
 
 Source = ArraySource | FolderSource
 
 
 def fingerprint(source: Source, protocol: int) -> str:
-    """Return the number of images, a checksum of labels and images (or of the names of files and folders), and
-    the version of the images, `Images.protocol`, if it is not 1.
-    """
+    """Return the number of images, a checksum of labels and images (or files' names), and a protocol above 1."""
     if isinstance(source, ArraySource):
         content = source.images.contiguous().numpy()
     else:
@@ -99,12 +98,9 @@ def names() -> list[str]:
 
 
 def info(name: str) -> Spec:
-    """Return the specification of a dataset: number of classes and channels, image size and more.
+    """Return the specification of a dataset. Raises DataError if there is no such dataset.
 
     A folder of images may hold another number of classes than its specification says; `load` counts them.
-
-    Raises:
-        DataError: there is no such dataset.
     """
     if name not in _specs:
         near = did_you_mean(name, names())

@@ -6,10 +6,7 @@ import numpy as np
 
 
 def sample_classes(class_names: Sequence[str], n: int, seed: int | None) -> list[str]:
-    """Return the names of the n classes kept, in the order of their new labels.
-
-    seed: for shuffling the classes, in [0, 2^32); None: keep the first n classes.
-    """
+    """Return the names of n classes in the order of their new labels; without a seed, the first n."""
     kept = list(class_names)
     if seed is not None:
         np.random.RandomState(seed).shuffle(kept)
@@ -17,14 +14,9 @@ def sample_classes(class_names: Sequence[str], n: int, seed: int | None) -> list
 
 
 def relabel(labels: np.ndarray, class_names: Sequence[str], kept: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Select the samples of some classes.
+    """Return the indices of the samples of some classes, ascending, and their new labels; both int64.
 
-    Args:
-        labels: (n,) indices into `class_names`.
-        kept: the names of the classes to keep, in the order of their new labels.
-
-    Returns:
-        the indices of the samples kept, ascending, and their new labels; both int64.
+    labels: (n,) indices into `class_names`; kept: the names of these classes in the order of their new labels.
     """
     new_label = np.full(len(class_names), -1, dtype=np.int64)
     new_label[[list(class_names).index(name) for name in kept]] = np.arange(len(kept))
@@ -36,9 +28,8 @@ def relabel(labels: np.ndarray, class_names: Sequence[str], kept: Sequence[str])
 def batch_slices(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[slice]:
     """Return the positions of each batch of `batch_size` images in the order of an epoch.
 
-    Args:
-        share: (rank, number of ranks). The slices are the part of this rank. The parts of two ranks differ by at
-            most one image; a part is empty if the batch holds fewer images than there are ranks.
+    share: (rank, number of ranks). The slices are the part of this rank. The parts of two ranks differ by at most
+    one image; a part is empty if the batch holds fewer images than there are ranks.
     """
     rank, ranks = share
     slices = []
@@ -54,16 +45,8 @@ def split_indices(
     """Split n samples into a training and a validation part.
 
     The samples are in index order, or shuffled by `RandomState(seed)`. The last `floor(n * size)` samples are the
-    validation part; with labels, the last `floor(n_c * size)` samples of each class. Both parts keep the order.
-
-    Args:
-        size: share of the validation part, in [0, 1).
-        shuffle: whether to shuffle first.
-        seed: seed for shuffling, in [0, 2^32); not used otherwise.
-        labels: (n,) class of each sample, for a stratified split.
-
-    Returns:
-        (training, validation) indices, int64.
+    validation part, for a size in [0, 1); with labels (n,), the last `floor(n_c * size)` samples of each class.
+    Both parts keep the order. The result is (training, validation) indices, int64.
     """
     order = list(range(n))
     if shuffle:

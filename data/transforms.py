@@ -42,8 +42,7 @@ def zero_pad(images: Tensor, padding: int) -> Tensor:
 def crop(images: Tensor, corners: Tensor) -> Tensor:
     """Zero-pad by CROP_PADDING pixels and crop to the original size.
 
-    Args:
-        corners: (B, 2) row and column of the upper left corner of each crop, in [0, 2 * CROP_PADDING].
+    corners: (B, 2) row and column of the upper left corner of each crop, in [0, 2 * CROP_PADDING].
     """
     count, channels, height, width = images.shape
     if not count:  # the share of a rank may be empty
@@ -77,12 +76,10 @@ def normalize(
 ) -> Tensor:
     """Scale values 0 to 255 to float32 in [0, 1], then subtract the mean and divide by the standard deviation.
 
-    The operations and their order are those of torchvision's ToTensor and Normalize, so the results are the same
-    bits.
+    The operations and their order are those of torchvision's ToTensor and Normalize, as are the resulting bits.
 
-    Args:
-        mean, std: broadcastable to (B, C, H, W); None: leave the values in [0, 1]. For channels_last on a CPU, a
-            whole image (1, C, H, W) in this format takes a quarter of the time of (C, 1, 1).
+    mean, std: broadcastable to (B, C, H, W); None: leave the values in [0, 1]. For channels_last on a CPU, a whole
+    image (1, C, H, W) in this format takes a quarter of the time of (C, 1, 1).
     """
     images = images.float().contiguous(memory_format=memory_format).div_(255)
     return images if mean is None else images.sub_(mean).div_(std)

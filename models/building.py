@@ -23,21 +23,16 @@ def names() -> list[str]:
 
 def check(arch: str, pretrained: bool = False) -> None:
     """Raise ModelError if there is no such architecture, or no ImageNet weights for it."""
-    if arch in zoo.OUR_NAMES:
-        raise ModelError(f"--arch {arch}: it is called {zoo.OUR_NAMES[arch]} here")
     if arch == registry.WEIGHTS_ALONE:
         raise ModelError(f"--arch {arch}: only compute_projections.py measures files without a network")
     if arch not in registry._builders:
         if arch not in other_names():
             near = did_you_mean(arch, [*names(), *other_names()])
-            raise ModelError(
-                f"--arch {arch}: no such architecture{near} (without --arch they are listed; FILE.py:NAME is "
-                "a network of your own)"
-            )
+            more = "without --arch they are listed; FILE.py:NAME is a network of your own"
+            raise ModelError(f"--arch {arch}: no such architecture{near} ({more})")
     elif pretrained and arch not in zoo.TORCHVISION_NAMES:
         raise ModelError(
-            f"--pretrained: there are no ImageNet weights for {arch}; "
-            f"choose one of {', '.join(zoo.TORCHVISION_NAMES)} or another network of torchvision"
+            f"--pretrained: there are no ImageNet weights for {arch}; torchvision's networks have them"
         )
 
 
@@ -49,16 +44,15 @@ def build(
     pretrained: bool = False,
     must_fit: bool = True,
 ) -> nn.Module:
-    """Build a network.
+    """Build a network: images (B, in_channels, *image_size) to logits (B, num_classes).
 
     The initialization draws from torch's global generator: call `torch.manual_seed(seed)` before.
 
     Args:
         arch: one of `names()` or `other_names()`.
-        num_classes: number of outputs.
-        in_channels: channels of the images. If the original network takes another number, its first convolution is
-            replaced by one with Kaiming-normal weights (fan_out, ReLU).
-        image_size: (height, width) of the images in pixels. The multilayer perceptrons need it.
+        in_channels: if the original network takes another number, its first convolution is replaced by one with
+            Kaiming-normal weights (fan_out, ReLU).
+        image_size: (height, width) in pixels. The multilayer perceptrons need it.
         pretrained: load torchvision's ImageNet weights, downloaded to TORCH_HOME if they are not there. If
             num_classes is not 1,000 the last layer is new.
         must_fit: check that images of image_size become logits.
@@ -95,17 +89,13 @@ def _try_an_image(arch: str, num_classes: int, in_channels: int, image_size: tup
         output = _on_meta_device(run)
     except RuntimeError as error:
         if re.search(r"size is too small|greater than actual input size", str(error)):
-            height, width = image_size
-            raise ModelError(
-                f"--arch {arch}: images of {height}x{width} pixels are too small for it: "
-                "--upscale or --upscale-padding makes them 224x224"
-            ) from None
+            problem = f"images of {image_size[0]}x{image_size[1]} pixels are too small for it"
+            advice = "--upscale or --upscale-padding makes them 224x224"
+            raise ModelError(f"--arch {arch}: {problem}: {advice}") from None
         raise
     if not isinstance(output, Tensor) or output.shape != (1, num_classes):
         found = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ModelError(
-            f"--arch {arch}: its output for one image is {found}, not logits of shape [1, {num_classes}]"
-        )
+        raise ModelError(f"--arch {arch}: its output is {found} for one image, not logits [1, {num_classes}]")
 
 
 def has_batch_norm(arch: str) -> bool:

@@ -25,12 +25,8 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
     Names of wrappers are left out wherever they are (`features.module.0.weight`). DenseNet's names of an old
     version are translated (`denselayer1.norm.1` is `denselayer1.norm1` now).
 
-    Args:
-        names: of the weights in the file -> what they are stored in there.
-        own: the names of the network's weights.
-
-    Returns:
-        prefix -> place, for the prefixes below which there are most of the network's names.
+    names: of the weights in the file -> what they are stored in there; own: the names of the network's weights.
+    Returns prefix -> place, for the prefixes below which there are most of the network's names.
     """
     own = set(own)
     wrappers = WRAPPERS - {part for name in own for part in name.split(".")}

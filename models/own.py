@@ -5,9 +5,7 @@ of ours. A file inside a package is loaded as part of it.
 """
 
 import contextlib
-import fnmatch
 import hashlib
-import importlib
 import inspect
 import re
 import sys
@@ -17,7 +15,6 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from core.text import first_line
@@ -26,7 +23,8 @@ from models.registry import WEIGHTS_ALONE, ModelError
 
 PROGRAMS = Path(__file__).resolve().parent.parent  #: the folder of the three programs
 OUR_MODULES = ("core", "data", "models", "utils", "train", "compute_projections", "reinit_layers")
-OTHER_CODE = [PROGRAMS / name for module in OUR_MODULES for name in (module, f"{module}.py")]  #: not the user's
+#: Ours and that of libraries: not the user's, even if it is below the folder of the file.
+OTHER_CODE = [PROGRAMS / name for module in OUR_MODULES for name in (module, f"{module}.py")]
 OTHER_CODE += [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 #: What a class or function is called with, as far as it takes these arguments.
 ARGUMENTS = ("num_classes", "in_channels", "image_size")
@@ -37,45 +35,31 @@ _loaded: list["OwnNetwork"] = []
 class OwnNetwork:
     """A class or function in a file, as a builder of the registry. Raises ModelError if it cannot be one."""
 
-    def __init__(self, arch: str, file: str, name: str):
-        self.arch, self.name, self.path = arch, name, Path(file).expanduser()
-        is_ours = not isinstance(registry._builders.get(name, self), OwnNetwork)
-        is_like_torchvisions = any(fnmatch.fnmatch(name, family) for family in zoo.FAMILIES)
-        is_torchvisions = is_like_torchvisions and name in zoo.other_names()
-        if is_ours or is_torchvisions or name in (*zoo.OUR_NAMES, WEIGHTS_ALONE):
-            raise ModelError(
-                f"--arch {arch}: another network is called {name} here, and snapshots are named after it: "
-                f"add a line My_{name} = {name} to the file, and give {file}:My_{name}"
-            )
+    def __init__(self, arch: str, path: Path, name: str):
+        self.arch, self.path, self.name = arch, path, name
         try:
-            content = self.path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
-            raise ModelError(f"--arch {arch}: {file} cannot be read ({error.strerror})") from None
+            raise ModelError(f"--arch {arch}: {path} cannot be read ({error.strerror})") from None
         self.sha256 = hashlib.sha256(content).hexdigest()[:16]  #: its first digits
-        self.file = self.path.resolve()
-        folders = self.file.parents
-        self.root = next(folder for folder in folders if not (folder / "__init__.py").is_file())
+        file = path.resolve()
+        self.root = next(folder for folder in file.parents if not (folder / "__init__.py").is_file())
         # Our packages would hide folders of the same names that have no __init__.py.
-        is_inside = PROGRAMS in folders
-        others = [entry for entry in sys.path if is_inside or Path(entry).resolve() != PROGRAMS]
-        self._path, self._modules = [str(folders[0]), str(self.root), *others], {}
+        others = [entry for entry in sys.path if Path(entry).resolve() != PROGRAMS]
+        self._path, self._modules = [str(file.parent), str(self.root), *others], {}
+        module = types.ModuleType(f"network_{file.stem}")
+        module.__file__, module.__package__ = str(file), ".".join(file.parent.relative_to(self.root).parts)
+        sys.modules[module.__name__], members = module, vars(module)
         _loaded[:] = [self]
-        module = types.ModuleType(f"network_{self.file.stem}")
-        module.__file__, module.__package__ = str(self.file), ".".join(folders[0].relative_to(self.root).parts)
-        sys.modules[module.__name__] = module
         with self._imports():
-            if module.__package__:
-                importlib.import_module(module.__package__)
-            exec(compile(content, self.file, "exec", dont_inherit=True), module.__dict__)
-        members = vars(module)
+            exec(compile(content, file, "exec", dont_inherit=True), members)
         self.make = members.get(name)
         if not callable(self.make) or isinstance(self.make, nn.Module):
-            own = {key: one for key, one in members.items() if getattr(one, "__module__", "") == module.__name__}
-            listed = ", ".join(key for key, one in own.items() if callable(one)) or "none"
-            what = f"a {type(self.make).__name__}" if name in members else "missing"
+            own = [key for key, one in members.items() if getattr(one, "__module__", "") == module.__name__]
+            found = "missing" if self.make is None else f"a {type(self.make).__name__}"
             raise ModelError(
-                f"--arch {arch}: {name or 'NAME'} is {what}: give FILE.py:NAME of a class or function that makes "
-                f"a network; {file} has {listed}"
+                f"--arch {arch}: {name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes "
+                f"a network; {path} has {', '.join(own) or 'none'}"
             )
         signature = inspect.signature(self.make)
         parameters = signature.parameters.values()
@@ -94,10 +78,6 @@ class OwnNetwork:
             net = self.make(**{argument: given[argument] for argument in self.takes})
             if not isinstance(net, nn.Module):
                 raise ModelError(f"--arch {self.arch}: it makes a {type(net).__name__}, not an nn.Module")
-            if given["image_size"] and any(map(nn.parameter.is_lazy, net.parameters())):
-                with torch.no_grad():  # the first image gives lazy layers their shapes
-                    net.eval()(torch.zeros(1, given["in_channels"], *given["image_size"]))
-                net.train()
         return net
 
     @contextlib.contextmanager
@@ -110,7 +90,6 @@ class OwnNetwork:
         ours, path = take_out(), sys.path[:]
         sys.modules.update(self._modules)
         sys.path[:] = self._path
-        importlib.invalidate_caches()
         try:
             yield
         finally:
@@ -121,7 +100,7 @@ class OwnNetwork:
     def wrote(self, frame: traceback.FrameSummary) -> bool:
         """Return whether a line of code is the user's: in the file, or beside it."""
         path = Path(frame.filename).resolve()
-        return path == self.file or (self.root in path.parents and not any(map(path.is_relative_to, OTHER_CODE)))
+        return self.root in path.parents and not any(map(path.is_relative_to, OTHER_CODE))
 
 
 def load_own(arch: str) -> OwnNetwork | None:
@@ -129,8 +108,14 @@ def load_own(arch: str) -> OwnNetwork | None:
     parts = re.fullmatch(r"(.+\.py)(?::(.*))?", arch, re.DOTALL)
     if parts is None:
         return None
-    network = OwnNetwork(arch, *parts.groups(""))
-    registry._builders[network.name] = network
+    file, name = parts.groups("")
+    is_ours = not isinstance(registry._builders.get(name), OwnNetwork | None)
+    if is_ours or name in (*zoo.other_names(), WEIGHTS_ALONE):
+        raise ModelError(
+            f"--arch {arch}: another network is called {name} here, and snapshots are named after it: "
+            f"add a line My_{name} = {name} to the file, and give {file}:My_{name}"
+        )
+    registry._builders[name] = network = OwnNetwork(arch, Path(file).expanduser(), name)
     return network
 
 
@@ -146,7 +131,6 @@ def explain_own_error(error: BaseException) -> tuple[str, str] | None:
             while part is not None:
                 part.stack = traceback.StackSummary.from_list(list(filter(network.wrote, part.stack)))
                 part = part.__cause__ or part.__context__
-            where = [f" (line {frame.lineno} of {frame.filename})" for frame in shown.stack[-1:]]
-            line = f"--arch {network.arch}: {type(error).__name__}: {first_line(error)}{''.join(where)}"
+            line = f"--arch {network.arch}: {type(error).__name__}: {first_line(error)}"
             return line, "".join(shown.format())
     return None

@@ -21,18 +21,15 @@ class Function(nn.Module):
 
 #: What the forward methods of torchvision's classes run, in order: submodules, or functions in capitals (below).
 _TORCHVISION = {
-    "AlexNet": "features avgpool FLATTEN classifier",
+    **dict.fromkeys(("AlexNet", "EfficientNet", "MobileNetV3", "VGG"), "features avgpool FLATTEN classifier"),
     "ConvNeXt": "features avgpool classifier",
     "DenseNet": "features RELU POOL FLATTEN classifier",
-    "EfficientNet": "features avgpool FLATTEN classifier",
     "MNASNet": "layers MEAN classifier",
     "MobileNetV2": "features POOL FLATTEN classifier",
-    "MobileNetV3": "features avgpool FLATTEN classifier",
     "RegNet": "stem trunk_output avgpool FLATTEN fc",
     "ResNet": "conv1 bn1 relu maxpool layer1 layer2 layer3 layer4 avgpool FLATTEN fc",
     "ShuffleNetV2": "conv1 maxpool stage2 stage3 stage4 conv5 MEAN fc",
     "SqueezeNet": "features classifier FLATTEN",
-    "VGG": "features avgpool FLATTEN classifier",
 }
 _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "FLATTEN": nn.Flatten,
@@ -49,9 +46,7 @@ def segments(net: nn.Module) -> list[nn.Module]:
     `segments` that returns them. Any other network is one segment, and so is one that uses the same weights in
     several segments.
     """
-    own = getattr(net, "segments", None)
-    is_method = callable(own) and not isinstance(own, nn.Module)  # a submodule may have this name
-    parts = own() if is_method else list(_flatten(_torchvision_chain(net)))
+    parts = net.segments() if hasattr(net, "segments") else list(_flatten(_torchvision_chain(net)))
     parameters = [id(parameter) for part in parts for parameter in part.parameters()]
     return parts if len(set(parameters)) == len(parameters) else [net]
 
@@ -93,13 +88,11 @@ def layers(net: nn.Module, with_linear: bool = False) -> list[Layer]:
 
     Each segment that lowers the resolution starts a new stage, except the first convolution of the network. So the
     stage of a layer of LeNet, AlexNet or VGG is the number of max-pooling layers before it. In a ResNet the stem
-    is stage 0, and `layer1` to `layer4` are stages 1 to 4. The fully connected layers have a stage of their own.
-    In a block with branches, all layers of one branch come before those of the next. Layers that share their
-    weights are listed once, as the first of them.
+    is stage 0, and `layer1` to `layer4` are stages 1 to 4. In a block with branches, all layers of one branch come
+    before those of the next. Layers that share their weights are listed once, as the first of them.
 
-    Args:
-        with_linear: include the fully connected layers. Linear layers in a block with a convolution (ConvNeXt) are
-            not included: they are applied to each pixel, as 1x1 convolutions.
+    with_linear: include the fully connected layers, in a stage of their own. Linear layers in a block with a
+    convolution (ConvNeXt) are not included: they are applied to each pixel, as 1x1 convolutions.
     """
     names = {id(module): name for name, module in net.named_modules()}
     parts = segments(net)
@@ -131,8 +124,7 @@ def layers_of_weights(weights: Mapping[str, Tensor], with_linear: bool = False) 
     """Return the layers that weights without a network belong to, in the order of the weights, in one stage.
 
     They are all weights of four dimensions that are not of 1x1 convolutions; with_linear: also those of two. A
-    layer is called depthwise if its filters, more than one, have one channel each. The first layer of a network
-    for grey images has that too.
+    layer is called depthwise if its filters, more than one, have one channel each.
     """
     found: list[Layer] = []
     for name, weight in weights.items():

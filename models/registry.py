@@ -21,16 +21,10 @@ def register(*names: str) -> Callable[[Builder], Builder]:
 
     The builder is called as `builder(name, num_classes, in_channels, image_size)` and returns the network.
     image_size is (height, width) in pixels, or None.
-
-    Raises:
-        ValueError: a name is already taken.
     """
 
     def decorate(builder: Builder) -> Builder:
-        for name in names:
-            if name in _builders:
-                raise ValueError(f"architecture {name} is registered twice")
-            _builders[name] = builder
+        _builders.update(dict.fromkeys(names, builder))
         return builder
 
     return decorate

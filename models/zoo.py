@@ -2,15 +2,13 @@
 
 AlexNet, VGG and ResNet are those of the papers. The others keep torchvision's names and have no auxiliary heads.
 
-Most networks take images normalized for ImageNet. GoogLeNet and Inception v3 were trained on pixel values in
-[-1, 1]: images of three channels that are normalized for ImageNet are converted to this range inside the network,
-as in torchvision's pretrained ones. Here this does not depend on --pretrained, because a snapshot of a fine-tuned
-network does not say whether it was given.
+They take images normalized for ImageNet. GoogLeNet and Inception v3 were trained on pixel values in [-1, 1], and
+convert images of three channels, as torchvision's pretrained ones do. This does not depend on --pretrained: a
+snapshot of a fine-tuned network does not say whether it was given.
 """
 
 import hashlib
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,6 @@ from models.registry import ModelError, register
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
 #: Our name of each of the papers' networks -> torchvision's.
 TORCHVISION_NAMES = {"alexnet": "alexnet", **VGG, **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}}
-#: torchvision's name -> ours, where they differ. Only ours is accepted, so that a network has one folder.
-OUR_NAMES = {theirs: ours for ours, theirs in VGG.items() if theirs != ours}
 IMAGENET_CLASSES = 1000
 
 #: torchvision's other families of ConvNets, including those it may add to them. Transformers are not supported.
@@ -69,7 +65,7 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
             nn.init.zeros_(first.bias)
     if name in VGG:
         net.avgpool = PoolUnlessOnePixel(net.avgpool)
-        net.classifier[0] = LinearOfPooled.like(net.classifier[0])
+        net.classifier[0].__class__ = LinearOfPooled
     return net
 
 
@@ -101,18 +97,9 @@ class PoolUnlessOnePixel(nn.Module):
 class LinearOfPooled(nn.Linear):
     """VGG's linear layer after `PoolUnlessOnePixel`.
 
-    For feature maps of one pixel it gives the output for 49 copies of that pixel: it multiplies the pixel by the
-    sum of its 49 weights, one product instead of 49. Images of 32x32 pixels become such maps, and without this
-    VGG would spend most of its time here.
+    For feature maps of one pixel, as of images of 32x32 pixels, it gives the output for 49 copies of that pixel by
+    summing the 49 weights first. Without this VGG would spend most of its time here.
     """
-
-    @classmethod
-    def like(cls, layer: nn.Linear) -> "LinearOfPooled":
-        """Return such a layer with the parameters of another layer."""
-        with torch.device("meta"):
-            made = cls(layer.in_features, layer.out_features)
-        made.weight, made.bias = layer.weight, layer.bias
-        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C * 49), or (B, C) for maps of one pixel -> (B, out_features)."""
@@ -136,43 +123,35 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
     from torchvision.models import get_model_weights
 
     versions = get_model_weights(TORCHVISION_NAMES.get(name, name))
-    url = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT).url
-    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
-    sha256 = re.search(r"-([0-9a-f]{8,})\.", file.name)[1]  # the first digits of the file's checksum
-    if not file.exists():
-        say(f"downloading {url} to {file}", sys.stdout)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), sha256, progress=sys.stderr.isatty())
-        except Exception as error:  # the network, the disk or the checksum: each has its own errors
-            reason = first_line(getattr(error, "reason", error))
-            raise ModelError(f"--pretrained: cannot download {url} ({reason})") from None
+    published = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT)
+    file = Path(torch.hub.get_dir(), "checkpoints", published.url.rsplit("/", 1)[1])
+    how = {"map_location": "cpu", "weights_only": True, "check_hash": True, "progress": sys.stderr.isatty()}
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+        weights = published.get_state_dict(**how)
         place = places(dict.fromkeys(weights, ""), net.state_dict())[""]
         for own, given in (place.names | place.unknown).items():  # without auxiliary heads
             weights[own] = weights.pop(given)
         for given in place.left_out:
             del weights[given]
         net.load_state_dict(weights)
-    except OSError as error:
-        raise ModelError(f"--pretrained: {file} cannot be read ({error.strerror or error})") from None
-    except Exception:  # torch.load raises errors of any type for a damaged file
-        raise ModelError(
-            f"--pretrained: {file} is damaged or not of {name}; delete it, and the weights are downloaded again"
-        ) from None
+    except Exception as error:  # of any type: from the network, the disk, the checksum or a damaged file
+        reason = first_line(getattr(error, "reason", error))
+        problem = f"cannot download {published.url} ({reason})"
+        if file.exists():
+            problem = f"{file} is damaged or not of {name}; delete it, and the weights are downloaded again"
+        raise ModelError(f"--pretrained: {problem}") from None
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if not found.startswith(sha256) and os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
+    is_published = f"-{found[:8]}" in file.name  # the name has the first digits of the checksum
+    if not is_published and os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
         say(f"warning: {file} is not as torchvision published it: its SHA-256 is {found[:16]}...", sys.stderr)
 
 
 def _replace_last_layer(net: nn.Module, num_classes: int) -> None:
     """Replace the last layer by one for another number of classes, with PyTorch's default initialization."""
     name, last = [(name, m) for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-    if isinstance(last, nn.Linear):
-        net.set_submodule(name, nn.Linear(last.in_features, num_classes))
-    else:  # SqueezeNet
-        net.set_submodule(name, nn.Conv2d(last.in_channels, num_classes, kernel_size=1))
+    is_linear = isinstance(last, nn.Linear)  # else SqueezeNet's convolution
+    new = nn.Linear(last.in_features, num_classes) if is_linear else nn.Conv2d(last.in_channels, num_classes, 1)
+    net.set_submodule(name, new)
 
 
 def _replace_first_convolution(net: nn.Module, in_channels: int) -> nn.Conv2d:

@@ -35,7 +35,7 @@ def test_classes_channels_and_image_size_are_known_before_reading(name, known):
 def test_unknown_dataset_is_an_error_that_names_it_and_the_nearest_one():
     with pytest.raises(data.DataError) as error:
         load("mnits", ".", 10)
-    assert all(name in str(error.value) for name in ["mnits", "mean mnist"])
+    assert "mnits: no such dataset: did you mean mnist" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,7 @@ def test_unknown_dataset_is_an_error_that_names_it_and_the_nearest_one():
     [
         ({"subsample_classes": 11}, "--subsample-classes 11"),
         ({"noise": 1.5, "noise_seed": 1}, "--noise 1.5"),
-        ({"noise": 0.5}, "--noise-seed"),
         ({"subsample_classes": 1, "noise": 0.5, "noise_seed": 1}, "--noise 0.5"),
-        ({"split": 0.5, "shuffle": True}, "--split-seed"),
         ({"split": 0.0001}, "--split 0.0001"),
         ({"upscale": True, "upscale_padding": True}, "--upscale-padding"),
     ],

@@ -46,11 +46,6 @@ def test_pretrained_is_an_error_for_networks_without_imagenet_weights(arch):
         models.build(arch, 1000, image_size=(224, 224), pretrained=True)
 
 
-def test_architecture_cannot_be_registered_twice():
-    with pytest.raises(ValueError, match="lenet"):
-        models.register("lenet")(lambda *args: None)
-
-
 # Structure
 
 

@@ -158,19 +158,6 @@ class Net(nn.Linear):
         assert own == passed
 
 
-def test_lazy_layers_get_their_shapes_from_the_images(capsys):
-    write(
-        "lazy.py",
-        "from torch.nn import *\ndef lazy(num_classes):\n    return Sequential(LazyConv2d(5, 3), "
-        "LazyBatchNorm2d(), ReLU(), Flatten(), LazyLinear(num_classes))\n",
-    )
-    assert run_main(train, "--arch", "lazy.py:lazy", *MINI, "--epochs", 0) == 0
-    initial = weights("models/fashion_mnist_mini_2/lazy/1/lazy_init_0.pt")
-    assert [*initial["0.weight"].shape] == [5, 1, 3, 3]
-    assert [*initial["4.weight"].shape] == [2, 5 * 26 * 26]
-    assert not initial["1.running_mean"].any()
-
-
 WRONG = {
     "no file": ("nowhere.py:Net", "", "nowhere.py cannot be read (No such file or directory)"),
     "a folder": ("folder.py:Net", "", "folder.py cannot be read (Is a directory)"),
