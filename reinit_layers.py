@@ -84,7 +84,7 @@ def run(settings: Settings, device: torch.device) -> int:
     settings, trained, warnings = read_trained(settings)
     noise = noise_of_snapshot(settings.load_from, trained.config)
     results_folder, plots_folder, log_folder = (
-        run_folder(base, settings, noise, settings.seed) for base in (settings.results, settings.plots, "./log")
+        run_folder(base, settings, noise) for base in (settings.results, settings.plots, "./log")
     )
     if distributed.RANK == 0:
         try_folder("--log", (log_folder / settings.log).parent, b"")

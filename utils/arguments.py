@@ -101,9 +101,7 @@ def folder(text: str) -> Path:
     """Convert the path of a folder that exists or can be made."""
     path = Path(path_text(text))
     for part in (path, *path.parents):
-        if part.is_symlink() and not part.exists():
-            raise argparse.ArgumentTypeError(f"{part} is a link to a place that does not exist")
-        if part.exists() and not part.is_dir():
+        if os.path.lexists(part) and not part.is_dir():
             raise argparse.ArgumentTypeError(f"{part} is not a folder")
     return path
 

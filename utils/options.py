@@ -16,16 +16,7 @@ import data
 import models
 from core.errors import UsageError
 from core.text import say
-from utils.arguments import (
-    Number,
-    Parser,
-    Settings,
-    folder,
-    input_path,
-    log_file,
-    name_of_runs,
-    path_text,
-)
+from utils.arguments import Number, Parser, Settings, folder, input_path, log_file, name_of_runs, path_text
 
 TRAIN, COMPUTE, REINIT = "train", "compute_projections", "reinit_layers"
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs

@@ -42,12 +42,6 @@ def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
     return path.name if beside_tar else path.stem
 
 
-def layers_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the layers in results of compute_projections.py, in network order: name -> statistics."""
-    blocks = (content[stage] for stage in content if stage.isdigit())
-    return {layer.get("name", "?"): layer for block in blocks for layer in block.values()}
-
-
 def differing_options(path: Path, content: Mapping[str, Any]) -> list[str]:
     """Return the options in which the results in a file differ from those that are about to replace them.
 

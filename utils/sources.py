@@ -16,15 +16,13 @@ import data
 import models
 from core import seeds
 from core.errors import UsageError
-from data.transforms import UPSCALED
 from utils import options, snapshots
 from utils.arguments import Settings, input_path
 from utils.options import check_recorded
 from utils.process import distributed
 from utils.results import result_stem
-from utils.runs import record
 from utils.runs.folders import dataset_folder, describe_data, noise_of_snapshot, run_folder
-from utils.runs.record import Record, Snapshot, load_snapshot, read_snapshot, structure
+from utils.runs.record import Record, Snapshot, expected_network, load_snapshot, read_snapshot, structure
 from utils.snapshots import SnapshotError
 from utils.snapshots.names import SUFFIXES, parse_snapshot_name
 from utils.snapshots.weights import check_finite, describe_difference
@@ -52,9 +50,7 @@ def find_layers(settings: Settings) -> list[models.Layer]:
     """Return the layers of the network to measure; none with --arch weights, where each file has its own."""
     if settings.arch == models.WEIGHTS_ALONE:
         return []
-    spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
-    network = structure(settings.arch, num_classes, spec.in_channels, spec.image_size)
-    layers = models.layers(network, settings.with_linear)
+    layers = models.layers(expected_network(settings, {}), settings.with_linear)
     models.check_own_weights(layers)
     if not layers:
         raise UsageError(f"--arch {settings.arch} has no convolutional layers to measure: add --with-linear")
@@ -91,7 +87,7 @@ def new_network(settings: Settings, layers: list[models.Layer], has_new_layers: 
         content = {"model_state_dict": net.state_dict()}
         return {**content, "init_seed": used_seed} if has_new_layers or not pretrained else content
 
-    folder = run_folder(settings.results, settings, None, settings.seed)
+    folder = run_folder(settings.results, settings, None)
     return Source(
         name="ImageNet weights" if pretrained else f"random initialization with seed {used_seed}",
         epoch=-1 if pretrained else 0,
@@ -114,30 +110,28 @@ def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list
         UsageError: a snapshot is not of this network, or the results of two would go to one file.
         SnapshotError: there is only one, and it is damaged.
     """
-    given: dict[Path, Path] = {}
-    may_be_others = set()  # files of a folder whose names say nothing
+    given: dict[Path, Path] = {}  # each file once
     for asked_for in settings.load_from:
-        for path in in_folder(asked_for, settings) if asked_for.is_dir() else [asked_for]:
+        for path in in_folder(asked_for, settings.arch) if asked_for.is_dir() else [asked_for]:
             given.setdefault(path.parent.resolve() / path.name, path)
-            if asked_for.is_dir() and parse_snapshot_name(path, settings.arch) is None:
-                may_be_others.add(path)
     if settings.epoch is not None and len(given) > 1:
         raise UsageError(f"--epoch {settings.epoch}: it is of one snapshot, and --load-from gives {len(given)}")
     tars = {path.stem for path in given.values() if path.suffix == ".tar"}
-    read_record = functools.cache(record.read)
     found: dict[Path, Source] = {}
     damaged: list[str] = []
     for path in given.values():
         try:
-            snapshot = read_of_this_network(path, settings, lambda name: False, read_record, epoch=settings.epoch)
+            snapshot = read_of_this_network(path, settings, lambda name: False, epoch=settings.epoch)
         except UsageError as error:
-            if len(given) == 1 or not (isinstance(error, SnapshotError) or path in may_be_others):
+            # A file of a folder whose name says nothing may be of another network.
+            may_be_other = path not in settings.load_from and parse_snapshot_name(path, settings.arch) is None
+            if len(given) == 1 or not (isinstance(error, SnapshotError) or may_be_other):
                 raise
             damaged.append(str(error))
             continue
         kept = settings.subsample_classes or snapshot.config.get("subsample_classes") or 0
         noise = noise_of_snapshot(path, snapshot.config)
-        folder = run_folder(settings.results, settings.replace(subsample_classes=kept), noise, settings.seed)
+        folder = run_folder(settings.results, settings.replace(subsample_classes=kept), noise)
         result = folder / f"{result_stem(path, tars)}.json"
         if result in found:
             raise UsageError(f"--load-from: {found[result].name} and {path} would both write {result}")
@@ -155,63 +149,59 @@ def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list
             notes=tuple(snapshot.describe("the options say what it is" if layers else "")),
         )
 
-    # The final weights, which share an epoch with the last training state, come after it. Those of unknown epoch
-    # come last, in the order given.
-    known = [source for source in found.values() if source.epoch is not None]
-    known.sort(key=lambda one: (one.epoch, one.name.endswith(".pt"), one.name))
-    return known + [source for source in found.values() if source.epoch is None], damaged
+    def place(one: Source) -> tuple:
+        # The final weights, which share an epoch with the last training state, come after it. Those of unknown
+        # epoch come last, in the order given.
+        return (1,) if one.epoch is None else (0, one.epoch, one.name.endswith(".pt"), one.name)
+
+    return sorted(found.values(), key=place), damaged
 
 
-def in_folder(folder: Path, settings: Settings) -> list[Path]:
+def in_folder(folder: Path, arch: str) -> list[Path]:
     """Return the files of a folder that are named as snapshots of ARCH; if there are none, all files of weights.
 
     They are in the order of their names, numbers in the order of their values.
     """
-    found = [path for path in sorted(folder.iterdir(), key=_in_numerical_order) if path.suffix in SUFFIXES]
-    found = [path for path in found if path.is_file() and not path.name.startswith(".")]
-    named = [path for path in found if path.suffix in (".pt", ".tar") and parse_snapshot_name(path, settings.arch)]
+
+    def in_numerical_order(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+    found = [path for path in folder.glob("[!.]*") if path.suffix in SUFFIXES and path.is_file()]
     if not found:
-        arch = settings.arch
         raise UsageError(f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar)")
-    return named or found
-
-
-def _in_numerical_order(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    found.sort(key=in_numerical_order)
+    return [path for path in found if path.suffix in (".pt", ".tar") and parse_snapshot_name(path, arch)] or found
 
 
 def read_of_this_network(
     path: Path,
     settings: Settings,
-    wanted: Callable[[str], bool],
-    read_record: Callable[[Path, str], Record | None] = record.read,
-    of_this_run: bool = True,
+    wanted: Callable[[str], bool] | None,
     epoch: int | None = None,
+    of_this_run: bool = True,
 ) -> Snapshot:
-    """Read a snapshot, with the weights that are wanted, and check that it is of the network in question.
+    """Read a snapshot, and check that it is of the network in question.
 
     Args:
+        wanted, epoch: as for `read_snapshot`.
         of_this_run: whether it must be of the run that the options describe.
-        epoch: as for `read_snapshot`.
 
     Raises:
         SnapshotError: it is damaged.
         UsageError: it is of another network, or contradicts the options.
     """
-    snapshot = read_snapshot(path, settings, wanted, read_record, epoch)
+    snapshot = read_snapshot(path, settings, wanted, epoch)
     if settings.arch == models.WEIGHTS_ALONE:
         return snapshot
     config, theirs = snapshot.config, snapshot.content["structure"]
     for name in ("arch", "dataset", "seed", "subsample_classes") if of_this_run else ("arch",):
         if config.get(name) is not None:
             check_recorded(settings, name, config[name], path)
-    spec = data.info(settings.dataset)
-    num_classes = config.get("num_classes", options.images(settings).num_classes)
-    size = (UPSCALED, UPSCALED) if config.get("upscale") or config.get("upscale_padding") else spec.image_size
-    net = structure(settings.arch, num_classes, config.get("in_channels", spec.in_channels), size)
-    differing = describe_difference(net.state_dict(), theirs)
+    expected = expected_network(settings, config).state_dict()
+    differing = describe_difference(expected, theirs)
     if differing:
-        same_names = theirs.keys() == net.state_dict().keys()
+        num_classes = config.get("num_classes", options.images(settings).num_classes)
+        same_names = theirs.keys() == expected.keys()
         hint = " (--subsample-classes gives the number of classes)" if same_names and not config else ""
         hint += "; --arch weights measures it without a network"
         raise UsageError(f"{path} is no snapshot of {settings.arch} with {num_classes} classes: {differing}{hint}")
@@ -322,9 +312,8 @@ def read_initializations(
     expected = net.state_dict()
     found: dict[int, Initialization] = {}
     warnings = []
-    read_record = functools.cache(record.read)
     for path, given in paths:
-        snapshot = read_snapshot(path, settings, wanted.__contains__, read_record, given)
+        snapshot = read_snapshot(path, settings, wanted.__contains__, given)
         for name in ("arch", "dataset"):
             if name in snapshot.config:
                 check_recorded(settings, name, snapshot.config[name], path)

@@ -34,17 +34,20 @@ DRAWN_SEEDS = [name for name, row in CONFIGURATION.items() if row.drawn]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of train.py: what is asked for, where its files are, and where it begins."""
+    """A run of train.py: what is asked for, and where it begins."""
 
     settings: Settings  #: completed by what the snapshot records, and by drawn seeds
     training: bool  #: False: it only evaluates
-    files: RunFiles
     snapshot: Snapshot | None = None  #: that the run starts from; None: its own initialization
     record: Record | None = None  #: of the run that goes on; None: a new run
     first_epoch: int = 0  #: counted from 0
     started_from: str | None = None  #: the weights of other runs that training started from, in words
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles.of(self.settings)
 
     @property
     def goes_on(self) -> bool:
@@ -66,11 +69,9 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     if any(settings[name] is None and name in settings.given for name in ("lr_step", "lr_decay")):
         settings = settings.replace(lr_step=None, lr_decay=None)  # one of them is 0: off
     training = options.mode(settings) in options.WRITING
-    latest = settings.resume_from == "latest"
-    if latest and settings.weights_key is not None:
-        raise UsageError(
-            f"--weights-key {settings.weights_key}: --resume-from latest goes on with training states"
-        )
+    latest, key = settings.resume_from == "latest", settings.weights_key
+    if latest and key is not None:
+        raise UsageError(f"--weights-key {key}: --resume-from latest goes on with training states")
     warnings: list[str] = []
     snapshot = unstarted = None
     files = RunFiles.of(settings)
@@ -80,7 +81,7 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     if options.mode(settings) in options.TRAINING:
         try_folder("--tb-logdir", files.board_folder)
     if training and latest:  # before looking for it: another process might be about to write it
-        warnings += hold_folder(RunFiles.of(settings).folder, lock, settings.arch)
+        warnings += hold_folder(files.folder, lock, settings.arch)
     if latest:
         snapshot, unstarted, damaged = _find_latest(settings, training)
         warnings += damaged
@@ -111,8 +112,8 @@ def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, R
         except SnapshotError as error:
             warnings.append(f"passed over: {error}")
             continue
-        if snapshot.record is None:
-            raise UsageError(f"{path} records no run that could go on: {_advice(f'give --resume-from {path}')}")
+        if snapshot.record is None:  # of the authors' program: it is refused later, like any run in its folder
+            break
         differing = _difference(settings, snapshot.record)
         if differing:
             overridable = not _difference(settings.replace(override=True), snapshot.record)
@@ -127,10 +128,8 @@ def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, R
         return None, None, warnings
     started_from = recorded.config.get("started_from") or ""
     if started_from.startswith("weights"):
-        raise UsageError(
-            f"--resume-from latest: the run in {folder} started from {started_from}, and has no training state "
-            "yet: give --resume-from with these weights again"
-        )
+        message = f"the run in {folder} started from {started_from}, and has no training state yet"
+        raise UsageError(f"--resume-from latest: {message}: give --resume-from with these weights again")
     return None, recorded, warnings
 
 
@@ -155,22 +154,20 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
     settings, warnings = adopt(settings, config, path, training)
     shows_images = not training and not settings.eval_regularization_loss
     said = snapshot.describe("the options say how its images are prepared" if shows_images else "")
-    files, warnings = RunFiles.of(settings), (*warnings, *said)
-    return Run(settings, training, files, snapshot, recorded, first_epoch, started_from, (), warnings)
+    return Run(settings, training, snapshot, recorded, first_epoch, started_from, (), (*warnings, *said))
 
 
 def _start_anew(settings: Settings, training: bool, unstarted: Record | None) -> Run:
     """Return the run that begins with its own initialization. A record of this run gives it its drawn seeds."""
-    files, start_epoch = RunFiles.of(settings), settings.start_epoch
-    notes, warnings, started_from = (), (), None
+    start_epoch, notes, warnings, started_from = settings.start_epoch, (), (), None
     if unstarted is not None:
-        settings, _ = adopt(settings, unstarted.config, files.folder, training)
+        settings, _ = adopt(settings, unstarted.config, RunFiles.of(settings).folder, training)
     if settings.resume_from == "latest":
         notes = ("there is no training state of this run yet: it starts from scratch",)
     if start_epoch and training:
         started_from = f"its own initialization at epoch {start_epoch}"
         warnings = (f"--start-epoch {start_epoch}: the network is new, and its snapshots count these epochs",)
-    return Run(settings, training, files, None, None, start_epoch, started_from, notes, warnings)
+    return Run(settings, training, None, None, start_epoch, started_from, notes, warnings)
 
 
 def _difference(settings: Settings, recorded: Record) -> str:
@@ -294,14 +291,13 @@ def _is_finished(run: Run) -> bool:
         reason = f"{run.snapshot.path} is after {run.first_epoch} epochs, --epochs is {epochs}"
     if run.first_epoch <= epochs:
         recorded = record.read(run.files.folder, run.settings.arch)
-        if final == run.files.initial or (run.record and recorded and run.record.difference(recorded)):
-            return False
+        is_other = recorded is None or (run.record is not None and run.record.difference(recorded))
         try:
             snapshots.load(final)
             checksum = snapshots.checksum(final)
         except SnapshotError:  # it is not there, or damaged: it is written
             return False
-        if recorded is None or recorded.weights.get(final.name) != checksum:
+        if is_other or recorded.weights.get(final.name) != checksum:
             raise UsageError(f"{final} is not what this run wrote, and would be overwritten: {_advice()}")
     say(f"training is finished: {reason}", sys.stdout)
     return True
@@ -335,21 +331,19 @@ def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Rec
         "seed_given": "seed" in run.settings.given,
         "started_from": run.started_from,
     }
-    images = dataset.train_fingerprint
+    images, new_id = dataset.train_fingerprint, secrets.token_hex(8)
     if run.record is None:
         from_file = run.snapshot is not None and not run.goes_on and run.first_epoch == 0
         from_file = from_file and "translated" not in run.snapshot.content
         initial = snapshots.checksum(run.snapshot.path) if from_file else None
-        return Record(config, dataset.class_names, images, initial, made_by)
+        return Record(config, new_id, dataset.class_names, images, initial, provenance=made_by)
     before = run.record
     changed = {name: config[name] for name in REPLACED_BY_OVERRIDE if before.config.get(name) != config[name]}
     if before.difference_of_images(images):
         changed["train_fingerprint"] = images
     overrides = [*before.overrides, {"epoch": run.first_epoch, **changed}] if changed else before.overrides
     changes = {"config": config, "train_fingerprint": images, "overrides": overrides, "provenance": made_by}
-    return dataclasses.replace(
-        before, **changes, id=before.id or secrets.token_hex(8)
-    )  # earlier versions had no id
+    return dataclasses.replace(before, **changes, id=before.id or new_id)
 
 
 def refuse_to_overwrite(run: Run, mine: Record) -> Record:
@@ -366,12 +360,11 @@ def refuse_to_overwrite(run: Run, mine: Record) -> Record:
     folder, arch = run.files.folder, run.settings.arch
     recorded = record.read(folder, arch)
     states = training_states(folder, arch)
-    later = [path for epoch, path in states.items() if epoch >= run.first_epoch]
-    finals = [
-        path for path in folder.glob("*.pt") if (name := parse_snapshot_name(path, arch)) and name.number > 0
-    ]
+    names = {path: parse_snapshot_name(path, arch) for path in folder.glob("*.pt")}
+    finals = [path for path, name in names.items() if name and name.number > 0]
     written = [*finals, *states.values()]
-    later += [path for path in finals if path == run.files.final]
+    later = [path for epoch, path in states.items() if epoch >= run.first_epoch]
+    later += [run.files.final] if run.files.final in finals else []
     if not written:
         return mine
     if recorded is None and run.goes_on and run.snapshot.path.parent.resolve() == folder.resolve() and not later:

@@ -48,16 +48,11 @@ def describe_data(dataset: str | None, subsample_classes: int = 0, noise: str | 
     return ", ".join(filter(None, parts))
 
 
-def run_folder(base: str | Path, settings: Settings, noise: str | None, seed: int | None) -> Path:
-    """Return the folder of a run below `base`.
-
-    Args:
-        settings: with dataset, subsample_classes, arch and name.
-        noise: as `noise_folder` returns it.
-        seed: None: there is no folder for the seed.
-    """
+def run_folder(base: str | Path, settings: Settings, noise: str | None) -> Path:
+    """Return the folder of a run below `base`. `noise`: as `noise_folder` returns it."""
     dataset = dataset_folder(settings.dataset, settings.subsample_classes)
-    parts = [dataset, noise, settings.arch, settings.name, None if seed is None else str(seed)]
+    seed = str(settings.seed) if "seed" in settings.given else None
+    parts = [dataset, noise, settings.arch, settings.name, seed]
     return Path(base, *(part for part in parts if part is not None))
 
 
@@ -76,10 +71,9 @@ class RunFiles:
     @classmethod
     def of(cls, settings: Settings) -> "RunFiles":
         """Return the files of the run that the settings of train.py describe."""
-        seed = settings.seed if "seed" in settings.given else None
         noise = noise_folder(settings.noise)
         bases = (settings.models_path, settings.tb_logdir, "./log")
-        folder, board_folder, log_folder = (run_folder(base, settings, noise, seed) for base in bases)
+        folder, board_folder, log_folder = (run_folder(base, settings, noise) for base in bases)
         stem = f"{settings.arch}_pretrained" if settings.pretrained else settings.arch
         initial = f"{stem}_0.pt" if settings.pretrained else f"{stem}_init_0.pt"
         final = f"{stem}_{settings.epochs}.pt"

@@ -16,6 +16,13 @@ from utils import options
 from utils.process import devices
 
 ROOT = Path(__file__).parent.parent.parent
+ROOMS, PROGRAMS = ("core", "data", "models", "utils"), ("train", "compute_projections", "reinit_layers")
+CODE = [
+    *(f"{room}/*.py" for room in ROOMS),
+    *(f"{program}.py" for program in PROGRAMS),
+    "*.toml",
+    "requirements.txt",
+]
 
 
 def provenance(program: str, arguments: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -46,15 +53,11 @@ def _program_version() -> dict[str, str | None]:
         version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if (ROOT / ".git").exists():  # not where the programs lie within another repository
         git = ["git", "--no-optional-locks", "-C", str(ROOT)]
-        try:
-            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-            # Only changes of the code count, not results that are kept in the repository.
-            changes = [*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.txt", "*.toml"]
-            changed = subprocess.run(changes, capture_output=True).returncode
-            folders = [f"{folder}/**.py" for folder in ("core", "data", "models", "utils")]
-            added = [*git, "ls-files", "--others", "--exclude-standard", "--", *folders]
-            changed = changed or subprocess.run(added, capture_output=True).stdout
-            commit = head.stdout.strip() + ("-dirty" if changed else "")
-        except (OSError, subprocess.CalledProcessError):  # no git, or it may not read this checkout
-            commit = None
+        status = ["status", "--porcelain", "--untracked-files=all", "--", *CODE]
+        with contextlib.suppress(
+            OSError, subprocess.CalledProcessError
+        ):  # no git, or it may not read this checkout
+            head = subprocess.check_output([*git, "rev-parse", "HEAD"], stderr=subprocess.DEVNULL, text=True)
+            changes = subprocess.check_output([*git, *status], stderr=subprocess.DEVNULL)
+            commit = head.strip() + ("-dirty" if changes else "")
     return {"version": version, "commit": commit}

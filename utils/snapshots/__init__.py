@@ -151,15 +151,14 @@ _TYPES: dict[str, type] = {
 }
 
 
-def check_format(path: Path, version: Any) -> None:
-    """Raise NewerFormatError if a later version of this program wrote a file."""
+def check_types(path: Path, content: dict[str, Any]) -> None:
+    """Raise SnapshotError if an entry beside the weights is not of the type that a training state has.
+
+    Raise NewerFormatError if a later version of this program wrote the file.
+    """
+    version = content.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise NewerFormatError(f"{path} is of format {version}; this program reads formats up to {FORMAT}")
-
-
-def check_types(path: Path, content: dict[str, Any]) -> None:
-    """Raise SnapshotError if an entry beside the weights is not of the type that a training state has."""
-    check_format(path, content.get("format", 1))
     for key, kind in _TYPES.items():
         if not isinstance(content.get(key, kind()), kind) or (key == "epoch" and content.get(key, 0) < 0):
             raise SnapshotError(f"{path} is no snapshot: its entry {key} is not what a training state has there")

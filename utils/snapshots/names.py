@@ -45,11 +45,8 @@ def parse_snapshot_name(path: Path, arch: str | None = None) -> SnapshotName | N
 
 def training_states(folder: Path, arch: str) -> dict[int, Path]:
     """Return the training states of an architecture in a folder: 0-based epoch -> path, in order of the epochs."""
-    found = {}
-    for path in folder.glob("*.tar"):
-        name = parse_snapshot_name(path, arch)
-        if name is not None and path.name == f"{arch}_{name.number}.tar":
-            found[name.number] = path
+    numbered = re.compile(rf"{re.escape(arch)}_(0|[1-9]\d{{0,8}})\.tar").fullmatch
+    found = {int(match[1]): path for path in folder.glob("*.tar") if (match := numbered(path.name))}
     return dict(sorted(found.items()))
 
 
