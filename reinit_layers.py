@@ -206,10 +206,7 @@ def load_network(
     torch.manual_seed(trained.config.get("seed", settings.seed) or 0)
     net = build()
     load_weights(net, trained.weights, settings.load_from, settings.arch)
-    layers = models.layers(net, settings.with_linear)
-    models.check_own_weights(layers)
-    if not layers:
-        raise UsageError(f"--arch {settings.arch} has no convolutional layers: add --with-linear")
+    layers = sources.layers_of(net, settings)
     with memory_for("the network"):
         net.to(device, memory_format=precision.memory_format(device, settings.amp, settings.tf32))
     return net, layers

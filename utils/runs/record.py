@@ -48,11 +48,7 @@ class Record:
 
     @classmethod
     def of(cls, path: Path, content: Mapping[str, Any]) -> "Record | None":
-        """Return what `run.json` or a training state says of its run; None if it says nothing.
-
-        Raises:
-            SnapshotError: what it says is not valid.
-        """
+        """Return what `run.json` or a training state says of its run; None: nothing. Refuse what is not valid."""
         if not content.get("config"):
             return None
         known = {field.name for field in dataclasses.fields(cls)} & content.keys()
@@ -81,8 +77,6 @@ class Record:
         differing = difference(self.config, other.config)
         if differing:
             return differing
-        if [] != self.class_names != other.class_names != []:
-            return "other classes"
         if self.train_fingerprint and (differing := other.difference_of_images(self.train_fingerprint)):
             return differing
         known = None not in (self.initial_weights, other.initial_weights)
@@ -113,8 +107,7 @@ def difference(mine: Mapping[str, Any], recorded: Mapping[str, Any], ignore: set
 def read(folder: Path, arch: str) -> Record | None:
     """Return the record of the run in a folder; None if there is none.
 
-    Raises:
-        SnapshotError: `run.json` is damaged, or of a later version of this program.
+    Raise SnapshotError if `run.json` is damaged, UsageError if a later version of this program wrote it.
     """
     path = folder / FILE
     try:
@@ -130,12 +123,12 @@ def read(folder: Path, arch: str) -> Record | None:
     for state in reversed(training_states(folder, arch).values()):
         with contextlib.suppress(SnapshotError):
             record = Record.of(state, snapshots.load_record(state))
-            if record is not None and not record.id:  # an earlier version wrote it, and the bare weights beside it
-                for path in folder.glob(f"{arch}_*.pt"):
-                    with contextlib.suppress(SnapshotError):
-                        record.weights[path.name] = snapshots.checksum(path) or ""
-            if record is not None:
-                return record
+            if record is None:
+                continue
+            for path in folder.glob(f"{arch}_*.pt") if not record.id else ():  # all of an earlier version
+                with contextlib.suppress(SnapshotError):
+                    record.weights[path.name] = snapshots.checksum(path) or ""
+            return record
     return None
 
 
@@ -159,10 +152,7 @@ class Snapshot:
         return self.content["model_state_dict"]
 
     def describe(self, without_record: str = "") -> list[str]:
-        """Return a line about what the file does not say, and how it was read; an empty list if all is as usual.
-
-        without_record: what says of its run what the file does not.
-        """
+        """Return a line about how the file was read, and what says of its run what it does not; [] for nothing."""
         unchecked = "" if self.content["checksums"] else "it has no checksums: damage would go unnoticed"
         line = "; ".join(filter(None, [self.content.get("translated"), unchecked]))
         if self.record is None and without_record:
@@ -172,9 +162,8 @@ class Snapshot:
     def check_classes(self, class_names: list[str]) -> None:
         """Raise UsageError where the network was trained on other classes than these."""
         if self.record is not None and self.record.class_names not in ([], class_names):
-            theirs, ours = (
-                textwrap.shorten(", ".join(names), 60) for names in (self.record.class_names, class_names)
-            )
+            names = self.record.class_names, class_names
+            theirs, ours = (textwrap.shorten(", ".join(some), 60) for some in names)
             raise UsageError(f"--data-path: {self.path} was trained on the classes {theirs}, not {ours}")
 
 
@@ -198,20 +187,11 @@ def load_snapshot(path: Path, settings: Settings, wanted: Callable[[str], bool] 
 
 
 def read_snapshot(
-    path: Path,
-    settings: Settings,
-    wanted: Callable[[str], bool] | None = None,
-    epoch: int | None = None,
+    path: Path, settings: Settings, wanted: Callable[[str], bool] | None = None, epoch: int | None = None
 ) -> Snapshot:
-    """Read a snapshot, and the record of its run.
+    """Read a snapshot, and the record of its run. `wanted`, and the errors: see `utils.snapshots.load`.
 
-    Args:
-        wanted: as for `utils.snapshots.load`.
-        epoch: for how many epochs it was trained, if the user says so.
-
-    Raises:
-        SnapshotError: the snapshot or the record is damaged.
-        UsageError: it holds no weights of this network, or several; or it records another epoch.
+    `epoch` says for how many epochs it was trained. Raise UsageError if its run records another number.
     """
     content = load_snapshot(path, settings, wanted)
     is_own = is_training_state(path, content)
@@ -229,23 +209,20 @@ def read_snapshot(
 
 
 def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial: bool = False) -> Record:
-    """Write bare weights; `run.json` gets their checksum just before they are there.
+    """Write bare weights; `run.json` gets their checksum just before they are there. Return the record with it.
 
-    Returns:
-        the record with the checksum.
-
-    Raises:
-        UsageError: the run in the folder began with other initial weights.
+    Raise UsageError if the run in the folder began with other initial weights.
     """
 
     def add(checksum: str) -> None:
         nonlocal record
-        changes: dict[str, Any] = {"weights": {**record.weights, path.name: checksum}}
-        if initial:
-            if record.initial_weights not in (None, checksum):
-                raise UsageError(f"{path} holds other initial weights, and would be overwritten: remove the run")
-            changes["initial_weights"] = checksum
-        record = dataclasses.replace(record, **changes)
+        if initial and record.initial_weights not in (None, checksum):
+            raise UsageError(f"{path} holds other initial weights, and would be overwritten: remove the run")
+        record = dataclasses.replace(
+            record,
+            weights={**record.weights, path.name: checksum},
+            initial_weights=checksum if initial else record.initial_weights,
+        )
         record.save(path.parent)
 
     snapshots.save(weights, path, before=add)
@@ -255,8 +232,7 @@ def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial
 def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a training state of the authors' program records in its optimizer and schedule.
 
-    Raises:
-        SnapshotError: what it records is not valid.
+    Raise SnapshotError if what it records is not valid.
     """
     if not snapshot.get("optimizer_state_dict"):
         return {}
@@ -272,9 +248,8 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
             "lr_decay": schedule.get("gamma"),
         }
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise SnapshotError(
-            f"{path} is no snapshot: its optimizer's state is not one of SGD or Adam; {WEIGHTS_ALONE}"
-        ) from None
+        problem = "its optimizer's state is not one of SGD or Adam"
+        raise SnapshotError(f"{path} is no snapshot: {problem}; {WEIGHTS_ALONE}") from None
     _check_config(path, config)
     return config
 
