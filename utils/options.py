@@ -349,8 +349,8 @@ def check_recorded(settings: Settings, name: str, recorded: Any, path: Path) -> 
 
 def images(settings: Mapping[str, Any]) -> data.Images:
     """Return which images the options ask for."""
-    names = [field.name for field in dataclasses.fields(data.Images) if field.name in settings]
-    return data.Images(root=settings.get("data_path", ""), **{name: settings[name] for name in names})
+    known = {one.name: settings[one.name] for one in dataclasses.fields(data.Images) if one.name in settings}
+    return data.Images(**{"dataset": None, "root": settings.get("data_path", ""), **known})
 
 
 def check_computation(settings: Settings) -> None:
