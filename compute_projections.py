@@ -83,11 +83,10 @@ def run(settings: Settings, device: torch.device) -> int:
         warnings["initial notes"] += initial.describe()
         with memory_for("the initialization"):
             initial_weights = sources.weights_of(initial_layers, initial.content, device)
-    new_layers = sources.layers_without_weights(settings, layers) if settings.pretrained else []
     if settings.load_from:
         found, damaged = sources.find_snapshots(settings, layers)
     else:
-        found, damaged = [sources.new_network(settings, layers, bool(new_layers))], []
+        found, damaged = [sources.new_network(settings, layers)], []
     for source in found:
         below = source.result.parent.relative_to(settings.results)
         try_folder("--log", Path("log", below, settings.log).parent, b"")
@@ -142,11 +141,6 @@ def run(settings: Settings, device: torch.device) -> int:
     for folder in runs:
         warnings["no results"] += write_projections(folder, settings)
     report(log, settings, list(runs.values()))
-    if new_layers:
-        log.warning(
-            "for these images or classes there are new layers, with random weights of seed "
-            f"{results['init_seed']}, not ImageNet's: {', '.join(new_layers)}"
-        )
     for first, *others in (dict.fromkeys(kind) for kind in warnings.values() if kind):
         log.warning(first + (f" (and {len(others)} more like this)" if others else ""))
     for problem in damaged:

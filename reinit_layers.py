@@ -84,7 +84,7 @@ def run(settings: Settings, device: torch.device) -> int:
     settings, trained, warnings = read_trained(settings)
     noise = noise_of_snapshot(settings.load_from, trained.config)
     results_folder, plots_folder, log_folder = (
-        run_folder(base, settings, noise, settings.seed) for base in (settings.results, settings.plots, "./log")
+        run_folder(base, settings, noise) for base in (settings.results, settings.plots, "./log")
     )
     if distributed.RANK == 0:
         try_folder("--log", (log_folder / settings.log).parent, b"")
@@ -206,10 +206,7 @@ def load_network(
     torch.manual_seed(trained.config.get("seed", settings.seed) or 0)
     net = build()
     load_weights(net, trained.weights, settings.load_from, settings.arch)
-    layers = models.layers(net, settings.with_linear)
-    models.check_own_weights(layers)
-    if not layers:
-        raise UsageError(f"--arch {settings.arch} has no convolutional layers: add --with-linear")
+    layers = sources.layers_of(net, settings)
     with memory_for("the network"):
         net.to(device, memory_format=precision.memory_format(device, settings.amp, settings.tf32))
     return net, layers

@@ -80,10 +80,7 @@ def main(argv=None) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file, "w") as opened:
             opened.write("\n\n".join([f"# {args.title}: silent filters", explanation, measured, *made]) + "\n")
-    except (
-        *(ResultError, snapshots.SnapshotError, snapshots.NewerFormatError),
-        *(UsageError, models.ModelError, OSError),
-    ) as error:
+    except (ResultError, UsageError, models.ModelError, OSError) as error:
         print(f"silent_filters.py: error: {error}", file=sys.stderr)
         return 2
     say(measured, sys.stdout)

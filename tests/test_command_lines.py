@@ -39,7 +39,7 @@ RECORDED = {
 # Wrong values, separated by blanks: of every option those of its kind, and those out of its range.
 NOT_WHOLE = "'' many 1.5 1e3 nan inf 0x10 -1 -"
 NOT_A_NUMBER = "'' some nan inf -inf 1e999 1,5"
-NOT_A_LOG = f"'' . .. a/ ./folder ./pipe {'a' * 250}"
+NOT_A_LOG = "'' . .. a/ ./folder ./pipe"
 NOT_A_FOLDER = "'' text.txt text.txt/below/it empty pipe /dev/null link"
 NO_SNAPSHOT = f"'' folder text.txt image.png empty nowhere.tar results.json pipe /dev/null link {LONG} text.txt/x"
 WRONG_VALUES = {

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,18 +14,16 @@ from utils.process import distributed
 from utils.process.ending import WRONG_USE
 from utils.process.logging import last_words
 
-LONGEST_NAME_BYTES = 200  #: of a log file: file systems allow 255, and the date takes some
-
 
 @dataclasses.dataclass(frozen=True)
 class Number:
     """An int or a finite float in a range. Called with text it converts it, as an argparse type."""
 
     kind: type
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
     zero_is_off: bool = False  #: 0 stands for None
 
     def __call__(self, text: str) -> int | float | None:
@@ -46,14 +45,11 @@ class Number:
         return isinstance(value, kinds) and not isinstance(value, bool) and not self._problem(value)
 
     def _problem(self, value: float) -> str:
-        rules = {
-            "a finite number": abs(value) < float("inf"),
-            f"{self.least} or more": self.least is None or value >= self.least,
-            f"{self.most} or less": self.most is None or value <= self.most,
-            f"more than {self.above}": self.above is None or value > self.above,
-            f"less than {self.below}": self.below is None or value < self.below,
-        }
-        return next((f"is not {rule}" for rule, holds in rules.items() if not holds), "")
+        if self.least <= value <= self.most and self.above < value < self.below:
+            return ""
+        limits = {"at least": self.least, "at most": self.most, "more than": self.above, "less than": self.below}
+        stated = [f"{words} {limit}" for words, limit in limits.items() if math.isfinite(limit)]
+        return f"is not {' and '.join(stated) or 'a finite number'}"
 
 
 def path_text(text: str) -> str:
@@ -75,8 +71,6 @@ def name_of_file(text: str) -> str:
     """Check the name of a file or folder, without a path."""
     if not text or "/" in text or text in (".", ".."):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
-    if len(os.fsencode(text)) > LONGEST_NAME_BYTES:
-        raise argparse.ArgumentTypeError(f"the name has more than {LONGEST_NAME_BYTES} bytes")
     return text
 
 
@@ -101,9 +95,7 @@ def folder(text: str) -> Path:
     """Convert the path of a folder that exists or can be made."""
     path = Path(path_text(text))
     for part in (path, *path.parents):
-        if part.is_symlink() and not part.exists():
-            raise argparse.ArgumentTypeError(f"{part} is a link to a place that does not exist")
-        if part.exists() and not part.is_dir():
+        if os.path.lexists(part) and not part.is_dir():
             raise argparse.ArgumentTypeError(f"{part} is not a folder")
     return path
 

@@ -16,16 +16,7 @@ import data
 import models
 from core.errors import UsageError
 from core.text import say
-from utils.arguments import (
-    Number,
-    Parser,
-    Settings,
-    folder,
-    input_path,
-    log_file,
-    name_of_runs,
-    path_text,
-)
+from utils.arguments import Number, Parser, Settings, folder, input_path, log_file, name_of_runs, path_text
 
 TRAIN, COMPUTE, REINIT = "train", "compute_projections", "reinit_layers"
 PLATEAU_EPOCHS = 10  #: --kill-plateaus watches these first epochs
@@ -150,8 +141,7 @@ OPTIONS: dict[str, list[Option]] = {
     "network and images": [
         Option("arch", "network, or FILE.py:NAME (without it, they are listed)", str, programs=ALL, role=NETWORK),
         Option("arch_file", "file of --arch FILE.py:NAME", input_path, programs=ALL, role=PLACE, derived=True),
-        Option("arch_sha256", "first digits of its checksum", str, programs=ALL, role=IDENTITY | OVERRIDABLE,
-               derived=True),
+        Option("arch_sha256", "its checksum", str, programs=ALL, role=IDENTITY | OVERRIDABLE, derived=True),
         Option("dataset", "dataset (without it, list the supported ones)", str, programs=ALL, role=NETWORK),
         Option("data_path", "folder of the datasets", folder, "./datasets", WITH_IMAGES, PLACE,
                effect=not_with("in_repository", "which comes with the repository")),
@@ -243,8 +233,7 @@ OPTIONS: dict[str, list[Option]] = {
                role=IDENTITY, modes=IMAGES),
         Option("sync_bn", "under torchrun: batch norm over the whole batch instead of each GPU's share",
                role=IDENTITY, modes=TRAINING, effect=needs_batch_norm),
-        Option("deterministic", "the same bits each time on a GPU too; slower", modes=IMAGES,
-               effect=needs_gpu),
+        Option("deterministic", "the same bits each time on a GPU too; slower", modes=IMAGES, effect=needs_gpu),
         Option("compile", "compile the training step (torch.compile); on one GPU it is one CUDA graph",
                modes=TRAINING),
     ],
@@ -360,18 +349,12 @@ def check_recorded(settings: Settings, name: str, recorded: Any, path: Path) -> 
 
 def images(settings: Mapping[str, Any]) -> data.Images:
     """Return which images the options ask for."""
-    names = [field.name for field in dataclasses.fields(data.Images) if field.name in settings]
-    return data.Images(root=settings.get("data_path", ""), **{name: settings[name] for name in names})
+    known = {one.name: settings[one.name] for one in dataclasses.fields(data.Images) if one.name in settings}
+    return data.Images(**{"dataset": None, "root": settings.get("data_path", ""), **known})
 
 
 def check_computation(settings: Settings) -> None:
-    """Refuse what cannot be computed, as far as that is known before a dataset is read, or downloaded.
-
-    Raises:
-        data.DataError: the options exclude each other, or there are fewer classes.
-        models.ModelError: the images are too small for the architecture.
-        UsageError: --tf32, which results record, is given without a GPU.
-    """
+    """Refuse what cannot be computed, as far as that is known before a dataset is read, or downloaded."""
     if "tf32" in settings.given and "cuda" not in settings.given:
         raise UsageError("--tf32 is for a GPU: give --cuda too")
     asked_for = images(settings)
@@ -381,11 +364,7 @@ def check_computation(settings: Settings) -> None:
 
 
 def list_choices(settings: Settings) -> bool:
-    """Without --arch or --dataset, list the supported ones. Return whether the program has nothing else to do.
-
-    Raises:
-        models.ModelError, data.DataError: the network or the dataset that was given does not exist.
-    """
+    """Without --arch or --dataset, list the supported ones. Return whether the program has nothing else to do."""
     alone = settings.program == COMPUTE and settings.arch == models.WEIGHTS_ALONE
     if settings.arch is not None and not alone:
         models.check(settings.arch)

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import fcntl
-import itertools
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -34,30 +33,17 @@ def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
     """Return the name of a snapshot's results: its own without the suffix, unless a `.tar` and a `.pt` share that.
 
     `<arch>_3.tar` is after four epochs and `<arch>_3.pt` after three: the results of the latter are `<arch>_3.pt`.
-
-    Args:
-        tar_stems: of the `.tar`s that it is measured together with, in whatever folder.
+    `tar_stems` are those of the `.tar`s that it is measured together with, in whatever folder.
     """
     beside_tar = path.suffix == ".pt" and (path.stem in tar_stems or path.with_suffix(".tar").exists())
     return path.name if beside_tar else path.stem
 
 
-def layers_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the layers in results of compute_projections.py, in network order: name -> statistics."""
-    blocks = (content[stage] for stage in content if stage.isdigit())
-    return {layer.get("name", "?"): layer for block in blocks for layer in block.values()}
-
-
 def differing_options(path: Path, content: Mapping[str, Any]) -> list[str]:
     """Return the options in which the results in a file differ from those that are about to replace them.
 
-    Args:
-        path: the file.
-        content: its new content, with `provenance`, and perhaps `trained_by` and `weights`.
-
-    Returns:
-        the options of the measurement and of the training that differ, as far as both are recorded; where none do,
-        but other weights were measured, "weights".
+    They are those of the measurement and of the training, as far as both files record them; where none differ, but
+    other weights were measured, "weights".
     """
     try:
         theirs, ours = _options(json.loads(path.read_text(encoding="utf-8"))), _options(content)
@@ -85,9 +71,7 @@ RESET = (*_RUN, "reset_to", "depth", "layer", *_LAYER, "top1_trained", "top1_res
 def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[dict[str, Any]]:
     """Return the rows of a table: one a layer; of reinit_layers.py, one a reset and layer.
 
-    Args:
-        results: the content of a JSON file of compute_projections.py or reinit_layers.py.
-        path: the file, below `settings.results`. Its folders tell noise and --name.
+    `results` is the content of the JSON file at `path`, below `settings.results`: its folders tell the noise.
     """
     run = {
         "dataset": dataset_folder(results["dataset"], results.get("subsample_classes", 0)),
@@ -120,8 +104,7 @@ def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[
 def write_csv(rows: Collection[Mapping[str, Any]], path: Path, columns: Iterable[str]) -> None:
     """Write a table, atomically. None, and a column that a row lacks, is an empty cell; lists are left out.
 
-    Args:
-        columns: the first columns. Others, of some rows only, come last.
+    `columns` are the first columns. Others, of some rows only, come last.
     """
     found = (name for row in rows for name, value in row.items() if not isinstance(value, list))
     with atomic_write(path, "w") as file:
@@ -135,11 +118,9 @@ def write_projections(folder: Path, settings: Settings) -> list[str]:
     """Write projections.csv: a row a snapshot and layer, of all results in a folder, in order of training.
 
     It is made from the JSON files, so that several commands, one after the other or at once, make one table.
-
-    Returns:
-        warnings about files that are no results.
+    Return warnings about files that are no results.
     """
-    table, found, warnings = folder / "projections.csv", [], []
+    table, rows, warnings = folder / "projections.csv", [], []
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -147,13 +128,10 @@ def write_projections(folder: Path, settings: Settings) -> list[str]:
         for path in folder.glob("*.json"):
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                found.append(rows_of(content, path, settings) if "net" in content else [])
+                rows += rows_of(content, path, settings) if "net" in content else []
             except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 warnings.append(f"{path} is not a result of these programs: {table} is without it")
-        rows = sorted(
-            itertools.chain(*found),
-            key=lambda row: (row["epoch"] is None, row["epoch"] or 0, len(row["snapshot"]), row["snapshot"]),
-        )
+        rows.sort(key=lambda row: (row["epoch"] is None, row["epoch"] or 0, len(row["snapshot"]), row["snapshot"]))
         write_csv(rows, table, MEASURED)
     finally:
         os.close(handle)

@@ -5,7 +5,7 @@ import functools
 import os
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,15 @@ import data
 import models
 from core import seeds
 from core.errors import UsageError
-from data.transforms import UPSCALED
 from utils import options, snapshots
 from utils.arguments import Settings, input_path
 from utils.options import check_recorded
 from utils.process import distributed
 from utils.results import result_stem
-from utils.runs import record
 from utils.runs.folders import dataset_folder, describe_data, noise_of_snapshot, run_folder
-from utils.runs.record import Record, Snapshot, load_snapshot, read_snapshot, structure
+from utils.runs.record import Record, Snapshot, expected_network, load_snapshot, read_snapshot, structure
 from utils.snapshots import SnapshotError
-from utils.snapshots.names import SUFFIXES, parse_snapshot_name
+from utils.snapshots.names import SUFFIXES, number_in_name
 from utils.snapshots.weights import check_finite, describe_difference
 
 RAND = "rand"  #: the row of the new random initialization
@@ -45,19 +43,21 @@ class Source:
     read: Callable[[], dict[str, Any]]  #: returns its content, with `model_state_dict`. Raises SnapshotError
     result: Path  #: the file of its results
     record: Record | None = None  #: of its run; None: it says nothing of its run
-    notes: tuple[str, ...] = ()  #: what it does not say, and how it was read
+    notes: Sequence[str] = ()  #: what it does not say, and how it was read
 
 
 def find_layers(settings: Settings) -> list[models.Layer]:
     """Return the layers of the network to measure; none with --arch weights, where each file has its own."""
-    if settings.arch == models.WEIGHTS_ALONE:
-        return []
-    spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
-    network = structure(settings.arch, num_classes, spec.in_channels, spec.image_size)
-    layers = models.layers(network, settings.with_linear)
+    alone = settings.arch == models.WEIGHTS_ALONE
+    return [] if alone else layers_of(expected_network(settings, {}), settings)
+
+
+def layers_of(net: nn.Module, settings: Settings) -> list[models.Layer]:
+    """Return the layers of a network that are to be measured or reset."""
+    layers = models.layers(net, settings.with_linear)
     models.check_own_weights(layers)
     if not layers:
-        raise UsageError(f"--arch {settings.arch} has no convolutional layers to measure: add --with-linear")
+        raise UsageError(f"--arch {settings.arch} has no convolutional layers: add --with-linear")
     return layers
 
 
@@ -69,29 +69,24 @@ def layers_in(snapshot: Snapshot, layers: list[models.Layer], settings: Settings
     return found
 
 
-def layers_without_weights(settings: Settings, layers: list[models.Layer]) -> list[str]:
-    """Return the names of layers that the model zoo has no weights for, because their shape differs."""
-    imagenet = data.info("imagenet")
-    size = data.info(settings.dataset).image_size
-    zoo = structure(settings.arch, imagenet.num_classes, imagenet.in_channels, size).state_dict()
-    return [layer.name for layer in layers if layer.module.weight.shape != zoo[f"{layer.name}.weight"].shape]
-
-
-def new_network(settings: Settings, layers: list[models.Layer], has_new_layers: bool) -> Source:
+def new_network(settings: Settings, layers: list[models.Layer]) -> Source:
     """Return a random initialization, or the weights of the model zoo."""
-    spec, num_classes = data.info(settings.dataset), options.images(settings).num_classes
-    pretrained = settings.pretrained
+    arch, spec, num_classes = settings.arch, data.info(settings.dataset), options.images(settings).num_classes
+    pretrained, new_layers = settings.pretrained, []
     used_seed = seeds.draw() if settings.seed is None else settings.seed
+    if pretrained:
+        imagenet = data.info("imagenet")
+        zoo = structure(arch, imagenet.num_classes, imagenet.in_channels, spec.image_size).state_dict()
+        new_layers = [one.name for one in layers if one.module.weight.shape != zoo[one.weight].shape]
 
     def read() -> dict[str, Any]:
         torch.manual_seed(used_seed)
-        net = models.build(
-            settings.arch, num_classes, spec.in_channels, spec.image_size, pretrained, must_fit=False
-        )
+        net = models.build(arch, num_classes, spec.in_channels, spec.image_size, pretrained, must_fit=False)
         content = {"model_state_dict": net.state_dict()}
-        return {**content, "init_seed": used_seed} if has_new_layers or not pretrained else content
+        return {**content, "init_seed": used_seed} if new_layers or not pretrained else content
 
-    folder = run_folder(settings.results, settings, None, settings.seed)
+    folder, kind = run_folder(settings.results, settings, None), "pretrained" if pretrained else "init"
+    new = f"there are new layers, with random weights of seed {used_seed}, not ImageNet's: {', '.join(new_layers)}"
     return Source(
         name="ImageNet weights" if pretrained else f"random initialization with seed {used_seed}",
         epoch=-1 if pretrained else 0,
@@ -100,44 +95,38 @@ def new_network(settings: Settings, layers: list[models.Layer], has_new_layers: 
         dataset=dataset_folder(settings.dataset, settings.subsample_classes),
         data=describe_data(settings.dataset, settings.subsample_classes),
         read=read,
-        result=folder / f"{'pretrained' if pretrained else 'init'}_{settings.arch}.json",
+        result=folder / f"{kind}_{arch}.json",
+        notes=[f"for these images or classes {new}"] if new_layers else [],
     )
 
 
 def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list[Source], list[str]]:
     """Return the snapshots of --load-from in order of training, and messages about the damaged ones.
 
-    Args:
-        layers: of the network; none with --arch weights.
-
-    Raises:
-        UsageError: a snapshot is not of this network, or the results of two would go to one file.
-        SnapshotError: there is only one, and it is damaged.
+    Raise UsageError if one is not of this network, the only one is damaged, or two results would go to one file.
     """
-    given: dict[Path, Path] = {}
-    may_be_others = set()  # files of a folder whose names say nothing
+    given: dict[Path, Path] = {}  # each file once
     for asked_for in settings.load_from:
-        for path in in_folder(asked_for, settings) if asked_for.is_dir() else [asked_for]:
+        for path in in_folder(asked_for, settings.arch) if asked_for.is_dir() else [asked_for]:
             given.setdefault(path.parent.resolve() / path.name, path)
-            if asked_for.is_dir() and parse_snapshot_name(path, settings.arch) is None:
-                may_be_others.add(path)
     if settings.epoch is not None and len(given) > 1:
         raise UsageError(f"--epoch {settings.epoch}: it is of one snapshot, and --load-from gives {len(given)}")
     tars = {path.stem for path in given.values() if path.suffix == ".tar"}
-    read_record = functools.cache(record.read)
     found: dict[Path, Source] = {}
     damaged: list[str] = []
     for path in given.values():
         try:
-            snapshot = read_of_this_network(path, settings, lambda name: False, read_record, epoch=settings.epoch)
+            snapshot = read_of_this_network(path, settings, lambda name: False, epoch=settings.epoch)
         except UsageError as error:
-            if len(given) == 1 or not (isinstance(error, SnapshotError) or path in may_be_others):
+            # A file of a folder whose name says nothing may be of another network.
+            may_be_other = path not in settings.load_from and number_in_name(path, settings.arch) is None
+            if len(given) == 1 or not (isinstance(error, SnapshotError) or may_be_other):
                 raise
             damaged.append(str(error))
             continue
         kept = settings.subsample_classes or snapshot.config.get("subsample_classes") or 0
         noise = noise_of_snapshot(path, snapshot.config)
-        folder = run_folder(settings.results, settings.replace(subsample_classes=kept), noise, settings.seed)
+        folder = run_folder(settings.results, settings.replace(subsample_classes=kept), noise)
         result = folder / f"{result_stem(path, tars)}.json"
         if result in found:
             raise UsageError(f"--load-from: {found[result].name} and {path} would both write {result}")
@@ -152,66 +141,57 @@ def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list
             read=functools.partial(load_snapshot, path, settings, {one.weight for one in measured}.__contains__),
             result=result,
             record=snapshot.record,
-            notes=tuple(snapshot.describe("the options say what it is" if layers else "")),
+            notes=snapshot.describe("the options say what it is" if layers else ""),
         )
 
-    # The final weights, which share an epoch with the last training state, come after it. Those of unknown epoch
-    # come last, in the order given.
-    known = [source for source in found.values() if source.epoch is not None]
-    known.sort(key=lambda one: (one.epoch, one.name.endswith(".pt"), one.name))
-    return known + [source for source in found.values() if source.epoch is None], damaged
+    def place(one: Source) -> tuple:
+        # The final weights, which share an epoch with the last training state, come after it. Those of unknown
+        # epoch come last, in the order given.
+        return (1,) if one.epoch is None else (0, one.epoch, one.name.endswith(".pt"), one.name)
+
+    return sorted(found.values(), key=place), damaged
 
 
-def in_folder(folder: Path, settings: Settings) -> list[Path]:
+def in_folder(folder: Path, arch: str) -> list[Path]:
     """Return the files of a folder that are named as snapshots of ARCH; if there are none, all files of weights.
 
     They are in the order of their names, numbers in the order of their values.
     """
-    found = [path for path in sorted(folder.iterdir(), key=_in_numerical_order) if path.suffix in SUFFIXES]
-    found = [path for path in found if path.is_file() and not path.name.startswith(".")]
-    named = [path for path in found if path.suffix in (".pt", ".tar") and parse_snapshot_name(path, settings.arch)]
+
+    def in_numerical_order(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+    found = [path for path in folder.glob("[!.]*") if path.suffix in SUFFIXES and path.is_file()]
     if not found:
-        arch = settings.arch
         raise UsageError(f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar)")
+    found.sort(key=in_numerical_order)
+    named = [path for path in found if path.suffix in (".pt", ".tar") and number_in_name(path, arch) is not None]
     return named or found
-
-
-def _in_numerical_order(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def read_of_this_network(
     path: Path,
     settings: Settings,
-    wanted: Callable[[str], bool],
-    read_record: Callable[[Path, str], Record | None] = record.read,
-    of_this_run: bool = True,
+    wanted: Callable[[str], bool] | None,
     epoch: int | None = None,
+    of_this_run: bool = True,
 ) -> Snapshot:
-    """Read a snapshot, with the weights that are wanted, and check that it is of the network in question.
+    """Read a snapshot (see `read_snapshot`), and check that it is of the network in question.
 
-    Args:
-        of_this_run: whether it must be of the run that the options describe.
-        epoch: as for `read_snapshot`.
-
-    Raises:
-        SnapshotError: it is damaged.
-        UsageError: it is of another network, or contradicts the options.
+    `of_this_run`: whether it must be of the run that the options describe. Raise UsageError if it is not.
     """
-    snapshot = read_snapshot(path, settings, wanted, read_record, epoch)
+    snapshot = read_snapshot(path, settings, wanted, epoch)
     if settings.arch == models.WEIGHTS_ALONE:
         return snapshot
     config, theirs = snapshot.config, snapshot.content["structure"]
     for name in ("arch", "dataset", "seed", "subsample_classes") if of_this_run else ("arch",):
         if config.get(name) is not None:
             check_recorded(settings, name, config[name], path)
-    spec = data.info(settings.dataset)
-    num_classes = config.get("num_classes", options.images(settings).num_classes)
-    size = (UPSCALED, UPSCALED) if config.get("upscale") or config.get("upscale_padding") else spec.image_size
-    net = structure(settings.arch, num_classes, config.get("in_channels", spec.in_channels), size)
-    differing = describe_difference(net.state_dict(), theirs)
+    expected = expected_network(settings, config).state_dict()
+    differing = describe_difference(expected, theirs)
     if differing:
-        same_names = theirs.keys() == net.state_dict().keys()
+        num_classes = config.get("num_classes", options.images(settings).num_classes)
+        same_names = theirs.keys() == expected.keys()
         hint = " (--subsample-classes gives the number of classes)" if same_names and not config else ""
         hint += "; --arch weights measures it without a network"
         raise UsageError(f"{path} is no snapshot of {settings.arch} with {num_classes} classes: {differing}{hint}")
@@ -233,8 +213,7 @@ def classes_of_head(
 ) -> tuple[int, list[str]]:
     """Return how many classes the head of a network has, and a warning if a folder of images has fewer.
 
-    Args:
-        weights: of the network; None: those of the model zoo.
+    `weights` are those of the network; None: of the model zoo.
     """
     num_classes, image = dataset.num_classes, (dataset.in_channels, dataset.image_size)
     if data.info(settings.dataset).in_memory or settings.subsample_classes:
@@ -243,10 +222,10 @@ def classes_of_head(
         weights = structure(settings.arch, data.info("imagenet").num_classes, *image).state_dict()
     net = structure(settings.arch, num_classes, *image).state_dict()
     differing = [name for name in net if name in weights and net[name].shape != weights[name].shape]
-    heads = {weights[name].shape[:1] for name in differing if net[name].shape[:1] == (num_classes,)}
-    if len(heads) != 1 or max(heads) <= (num_classes,):
+    heads = {weights[name].shape[0] for name in differing if net[name].shape[:1] == (num_classes,)}
+    head = max(heads, default=0)
+    if len(heads) != 1 or head <= num_classes:
         return num_classes, []
-    (head,) = heads.pop()
     kept = f"the network has {head:,} classes and {settings.data_path} has {num_classes:,}: its head is kept"
     labels = "the folders, in alphabetical order, are taken for its first classes"
     return head, [f"{kept}, and {labels}; if they are others, accuracies mean nothing"]
@@ -274,8 +253,7 @@ class Initialization:
 def read_list(path: Path) -> list[tuple[Path, int | None]]:
     """Read the paths in a text file, one on each line; an epoch may follow after a space.
 
-    Raises:
-        UsageError: there is no such file, it holds no paths, or some of them do not exist.
+    Raise UsageError if there is no such file, it holds no paths, or some of them do not exist.
     """
     if not os.path.isfile(path):  # a pipe or a device might be read for ever
         raise UsageError(f"--inits-from {path}: there is no such file")
@@ -285,11 +263,11 @@ def read_list(path: Path) -> list[tuple[Path, int | None]]:
         raise UsageError(f"--inits-from {path}: not a text file that can be read") from None
     listed: list[tuple[Path, int | None]] = []
     for line in filter(None, map(str.strip, lines)):
-        epoch = re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
-        if epoch is None or os.path.isfile(input_path(line)):
-            listed.append((input_path(line), None))
-        else:
-            listed.append((input_path(epoch[1]), int(epoch[2])))
+        with_epoch = re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
+        if os.path.isfile(input_path(line)):  # its name may end like this
+            with_epoch = None
+        name, epoch = (with_epoch[1], int(with_epoch[2])) if with_epoch else (line, None)
+        listed.append((input_path(name), epoch))
     if not listed:
         raise UsageError(f"--inits-from {path}: there is no path in it")
     missing = [textwrap.shorten(str(path), 300) for path, _ in listed if not os.path.isfile(path)]
@@ -308,23 +286,14 @@ def read_initializations(
 ) -> tuple[list[Initialization], list[str]]:
     """Read the snapshots that layers are reset to, by epoch: only the weights of these layers.
 
-    Args:
-        paths: as `read_list` returns them.
-
-    Returns:
-        them, and warnings about those that are of another run than the trained network, or without checksums.
-
-    Raises:
-        SnapshotError: one is damaged, or of another network.
-        UsageError: two of the same epoch differ, or the epoch of one is not known.
+    Return also warnings about those that are of another run than the trained network, or without checksums. Raise
+    UsageError if one is of another network, two of the same epoch differ, or the epoch of one is not known.
     """
     wanted = {f"{layer.name}.{name}" for layer in layers for name in ("weight", "bias")}
-    expected = net.state_dict()
+    expected, warnings = net.state_dict(), []
     found: dict[int, Initialization] = {}
-    warnings = []
-    read_record = functools.cache(record.read)
     for path, given in paths:
-        snapshot = read_snapshot(path, settings, wanted.__contains__, read_record, given)
+        snapshot = read_snapshot(path, settings, wanted.__contains__, given)
         for name in ("arch", "dataset"):
             if name in snapshot.config:
                 check_recorded(settings, name, snapshot.config[name], path)
@@ -335,10 +304,8 @@ def read_initializations(
         warnings += [*snapshot.describe(), *warn_of_another_run(snapshot, trained)]
         epoch = snapshot.epochs_trained
         if epoch is None:
-            raise UsageError(
-                f"--inits-from: nothing says after how many epochs {path} is, as the name {settings.arch}_3.pt "
-                f"does: write the number after it, as in {path} 3"
-            )
+            unknown = f"nothing says after how many epochs {path} is, as the name {settings.arch}_3.pt does"
+            raise UsageError(f"--inits-from: {unknown}: write the number after it, as in {path} 3")
         one = found.setdefault(epoch, Initialization(epoch, str(path), snapshot.weights))
         if any(not torch.equal(weight, one.weights[name]) for name, weight in snapshot.weights.items()):
             raise UsageError(f"{one.source} and {path} are different weights, both after epoch {epoch}")

@@ -136,7 +136,7 @@ AMBIGUOUS = {
     "two keys": ({"model": TRAINED, "model_ema": OTHER}, "model"),
     "one averaged": (
         {"state_dict": prefixed("module."), "ema_state_dict": prefixed("module.", OTHER)},
-        "state_dict",
+        "state_dict.module",
     ),
     "two prefixes": ({"state_dict": prefixed("student.") | prefixed("teacher.", OTHER)}, "state_dict.student"),
     "bare and inside": ({**TRAINED, "ema": OTHER}, "."),

@@ -1,8 +1,6 @@
 """How a training run begins: from scratch, from weights, or with a snapshot of its own."""
 
 import dataclasses
-import errno
-import glob
 import secrets
 import shlex
 import sys
@@ -21,11 +19,11 @@ from utils.options import CONFIGURATION, DEFAULTS, IDENTITY, OVERRIDABLE, TRAINI
 from utils.process import distributed
 from utils.process.output import try_folder
 from utils.runs import record
-from utils.runs.folders import METRICS, RunFiles
+from utils.runs.folders import RunFiles
 from utils.runs.lock import FolderLock
 from utils.runs.record import Record, Snapshot, difference, read_snapshot
 from utils.snapshots import SnapshotError
-from utils.snapshots.names import is_training_state, parse_snapshot_name, training_states
+from utils.snapshots.names import is_training_state, number_in_name, training_states
 from utils.snapshots.weights import fingerprint
 
 REPLACED_BY_OVERRIDE = {name for name, row in CONFIGURATION.items() if row.role & OVERRIDABLE}
@@ -34,17 +32,20 @@ DRAWN_SEEDS = [name for name, row in CONFIGURATION.items() if row.drawn]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of train.py: what is asked for, where its files are, and where it begins."""
+    """A run of train.py: what is asked for, and where it begins."""
 
     settings: Settings  #: completed by what the snapshot records, and by drawn seeds
     training: bool  #: False: it only evaluates
-    files: RunFiles
     snapshot: Snapshot | None = None  #: that the run starts from; None: its own initialization
     record: Record | None = None  #: of the run that goes on; None: a new run
     first_epoch: int = 0  #: counted from 0
     started_from: str | None = None  #: the weights of other runs that training started from, in words
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    notes: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles(self.settings)
 
     @property
     def goes_on(self) -> bool:
@@ -53,37 +54,28 @@ class Run:
 
 
 def begin(settings: Settings, lock: FolderLock) -> Run | None:
-    """Find where a run begins. Return None, and say so, if training is finished.
+    """Find where a run begins, and lock its folder if it trains. If it is finished, say so and return None.
 
-    Args:
-        settings: as parsed from the command line.
-        lock: holds the run's folder from here on, if something is trained.
-
-    Raises:
-        UsageError: options contradict each other or the snapshot, or another run is in the folder.
-        SnapshotError: the snapshot is damaged.
+    Raise UsageError if options contradict each other or the snapshot, or another run is in the folder.
     """
     if any(settings[name] is None and name in settings.given for name in ("lr_step", "lr_decay")):
         settings = settings.replace(lr_step=None, lr_decay=None)  # one of them is 0: off
     training = options.mode(settings) in options.WRITING
-    latest = settings.resume_from == "latest"
-    if latest and settings.weights_key is not None:
-        raise UsageError(
-            f"--weights-key {settings.weights_key}: --resume-from latest goes on with training states"
-        )
+    latest, key = settings.resume_from == "latest", settings.weights_key
+    if latest and key is not None:
+        raise UsageError(f"--weights-key {key}: --resume-from latest goes on with training states")
     warnings: list[str] = []
     snapshot = unstarted = None
-    files = RunFiles.of(settings)
+    files = RunFiles(settings)
     try_folder("--log", (files.log_folder / settings.log).parent, b"")
     if training:
         try_folder("--models-path", files.folder)
     if options.mode(settings) in options.TRAINING:
         try_folder("--tb-logdir", files.board_folder)
     if training and latest:  # before looking for it: another process might be about to write it
-        warnings += hold_folder(RunFiles.of(settings).folder, lock, settings.arch)
+        warnings += lock.hold(files.folder)
     if latest:
-        snapshot, unstarted, damaged = _find_latest(settings, training)
-        warnings += damaged
+        snapshot, unstarted = _find_latest(settings, training, warnings)
     elif settings.resume_from is not None:
         snapshot = read_snapshot(Path(settings.resume_from), settings)
     run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, unstarted)
@@ -91,47 +83,44 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     if training and (run.goes_on or unstarted is not None) and _is_finished(run):
         return None
     if training:  # again: the snapshot may have led to another folder
-        warnings += hold_folder(run.files.folder, lock, settings.arch)
-    settings, notes = run.settings, list(run.notes)
+        warnings += lock.hold(run.files.folder)
+    settings = run.settings
     for name in DRAWN_SEEDS:
         needed = not CONFIGURATION[name].effect(settings) and (training or snapshot is None or name != "seed")
         if needed and settings[name] is None:
             settings = settings.replace(**{name: seeds.draw()})
-            notes.append(f"{flag(name)} was not given: drawn {settings[name]}")
-    return dataclasses.replace(run, settings=settings, notes=tuple(notes), warnings=tuple(dict.fromkeys(warnings)))
+            run.notes.append(f"{flag(name)} was not given: drawn {settings[name]}")
+    return dataclasses.replace(run, settings=settings, warnings=list(dict.fromkeys(warnings)))
 
 
-def _find_latest(settings: Settings, training: bool) -> tuple[Snapshot | None, Record | None, list[str]]:
-    """Find the newest intact training state of this run; else its record; and warnings about damaged ones."""
-    folder, arch = RunFiles.of(settings).folder, settings.arch
-    warnings = []
+def _find_latest(settings: Settings, training: bool, warnings: list[str]) -> tuple[Snapshot | None, Record | None]:
+    """Find the newest intact training state of this run; else its record. Add warnings about damaged ones."""
+    folder, arch = RunFiles(settings).folder, settings.arch
     for path in reversed(training_states(folder, arch).values()):
         try:
             snapshot = read_snapshot(path, settings)
         except SnapshotError as error:
             warnings.append(f"passed over: {error}")
             continue
-        if snapshot.record is None:
-            raise UsageError(f"{path} records no run that could go on: {_advice(f'give --resume-from {path}')}")
+        if snapshot.record is None:  # of the authors' program: it is refused later, like any run in its folder
+            break
         differing = _difference(settings, snapshot.record)
         if differing:
             overridable = not _difference(settings.replace(override=True), snapshot.record)
             hint = "--override goes on with the options given now; or " if overridable else ""
             advice = _advice(f"{hint}give the options of that run")
             raise UsageError(f"{path} is of another run ({differing}): {advice}")
-        return snapshot, None, warnings
+        return snapshot, None
     if not training:
         raise UsageError("--resume-from latest: there is no snapshot of this run to evaluate")
     recorded = record.read(folder, arch)
     if recorded is None or _difference(settings, recorded):
-        return None, None, warnings
+        return None, None
     started_from = recorded.config.get("started_from") or ""
     if started_from.startswith("weights"):
-        raise UsageError(
-            f"--resume-from latest: the run in {folder} started from {started_from}, and has no training state "
-            "yet: give --resume-from with these weights again"
-        )
-    return None, recorded, warnings
+        message = f"the run in {folder} started from {started_from}, and has no training state yet"
+        raise UsageError(f"--resume-from latest: {message}: give --resume-from with these weights again")
+    return None, recorded
 
 
 def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
@@ -142,8 +131,7 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
         given = "start_epoch" in settings.given and settings.resume_from != "latest"
         if given and settings.start_epoch != first_epoch:
             raise UsageError(f"--start-epoch {settings.start_epoch}: {path} continues with epoch {first_epoch}")
-    goes_on = snapshot.record is not None and (snapshot.is_state or not training)
-    recorded = snapshot.record if goes_on else None
+    recorded = snapshot.record if snapshot.is_state or not training else None
     config = recorded.config if recorded else {}
     if recorded is None and snapshot.is_state and (training or is_training_state(path, snapshot.content)):
         config = record.legacy_configuration(path, snapshot.content)
@@ -154,23 +142,21 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
         started_from = f"weights {weights} at epoch {first_epoch}"
     settings, warnings = adopt(settings, config, path, training)
     shows_images = not training and not settings.eval_regularization_loss
-    said = snapshot.describe("the options say how its images are prepared" if shows_images else "")
-    files, warnings = RunFiles.of(settings), (*warnings, *said)
-    return Run(settings, training, files, snapshot, recorded, first_epoch, started_from, (), warnings)
+    warnings += snapshot.describe("the options say how its images are prepared" if shows_images else "")
+    return Run(settings, training, snapshot, recorded, first_epoch, started_from, [], warnings)
 
 
 def _start_anew(settings: Settings, training: bool, unstarted: Record | None) -> Run:
     """Return the run that begins with its own initialization. A record of this run gives it its drawn seeds."""
-    files, start_epoch = RunFiles.of(settings), settings.start_epoch
-    notes, warnings, started_from = (), (), None
+    first_epoch, started_from, notes, warnings = settings.start_epoch, None, [], []
     if unstarted is not None:
-        settings, _ = adopt(settings, unstarted.config, files.folder, training)
+        settings, _ = adopt(settings, unstarted.config, RunFiles(settings).folder, training)
     if settings.resume_from == "latest":
-        notes = ("there is no training state of this run yet: it starts from scratch",)
-    if start_epoch and training:
-        started_from = f"its own initialization at epoch {start_epoch}"
-        warnings = (f"--start-epoch {start_epoch}: the network is new, and its snapshots count these epochs",)
-    return Run(settings, training, files, None, None, start_epoch, started_from, notes, warnings)
+        notes.append("there is no training state of this run yet: it starts from scratch")
+    if first_epoch and training:
+        started_from = f"its own initialization at epoch {first_epoch}"
+        warnings.append(f"--start-epoch {first_epoch}: the network is new, and its snapshots count these epochs")
+    return Run(settings, training, None, None, first_epoch, started_from, notes, warnings)
 
 
 def _difference(settings: Settings, recorded: Record) -> str:
@@ -190,15 +176,13 @@ def _advice(go_on: str = "") -> str:
 def way_on(settings: Settings, run: Run, words: list[str]) -> str:
     """Say how a run goes on that is interrupted.
 
-    Args:
-        settings: as parsed from the command line.
-        words: the command line. The last one of several --resume-from counts.
+    `settings` and `words` are the command line, of which the last one of several --resume-from counts.
     """
     folder, recorded = run.files.folder, record.read(run.files.folder, settings.arch)
     states = training_states(folder, settings.arch)
     if not states or recorded is None or _difference(run.settings, recorded):
         return "no snapshot has been kept (--snapshot-every): give the same command again"
-    same = RunFiles.of(settings).folder == folder and not _difference(settings, recorded)
+    same = RunFiles(settings).folder == folder and not _difference(settings, recorded)
     newest = "latest" if same else str(list(states.values())[-1])
     more = ["--resume-from", newest] if settings.resume_from != newest else []
     return f"go on with {shlex.join([*words, *more])}"
@@ -211,18 +195,10 @@ def adopt(
     training: bool = False,
     roles: Role = IDENTITY | OVERRIDABLE,
 ) -> tuple[Settings, list[str]]:
-    """Complete the settings by the configuration of the run that a snapshot is from.
+    """Complete the settings, in options of these roles, by the configuration of the run that a snapshot is from.
 
-    Args:
-        path: of the snapshot, for messages.
-        training: whether the run goes on; False: its network is measured.
-        roles: of the options that are completed.
-
-    Returns:
-        the settings, and warnings about options on the command line that do not count.
-
-    Raises:
-        UsageError: an option on the command line contradicts the configuration.
+    `training`: whether the run goes on; else its network is measured. Return the settings, and warnings about
+    options on the command line that do not count. Raise UsageError if one contradicts the configuration.
     """
     if "num_classes" in config:  # a run of ours: an option that is not recorded did not exist
         config = {**DEFAULTS, **config}
@@ -294,36 +270,16 @@ def _is_finished(run: Run) -> bool:
         reason = f"{run.snapshot.path} is after {run.first_epoch} epochs, --epochs is {epochs}"
     if run.first_epoch <= epochs:
         recorded = record.read(run.files.folder, run.settings.arch)
-        if final == run.files.initial or (run.record and recorded and run.record.difference(recorded)):
-            return False
+        is_other = recorded is None or (run.record is not None and run.record.difference(recorded))
         try:
             snapshots.load(final)
             checksum = snapshots.checksum(final)
         except SnapshotError:  # it is not there, or damaged: it is written
             return False
-        if recorded is None or recorded.weights.get(final.name) != checksum:
+        if is_other or recorded.weights.get(final.name) != checksum:
             raise UsageError(f"{final} is not what this run wrote, and would be overwritten: {_advice()}")
     say(f"training is finished: {reason}", sys.stdout)
     return True
-
-
-def hold_folder(folder: Path, lock: FolderLock, arch: str) -> list[str]:
-    """Lock the folder of a run's snapshots, and remove half-written files that a killed process left there.
-
-    Return a warning if the file system has no locks. Raise UsageError if another process holds the folder.
-    """
-    try:
-        holder = lock.hold(folder)
-    except OSError as error:
-        if error.errno != errno.ENOLCK:
-            raise
-        return [f"{folder} is on a file system without locks: a second run in it would not be noticed"]
-    if holder is not None:
-        raise UsageError(f"{folder} is in use by another run: {holder}")
-    for name in (f".{glob.escape(arch)}_*.tmp", f".{record.FILE}.*tmp", f".{METRICS}.*tmp"):
-        for path in folder.glob(name):
-            path.unlink(missing_ok=True)
-    return []
 
 
 def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Record:
@@ -335,43 +291,34 @@ def make_record(run: Run, dataset: data.Dataset, made_by: dict[str, Any]) -> Rec
         "seed_given": "seed" in run.settings.given,
         "started_from": run.started_from,
     }
-    images = dataset.train_fingerprint
+    images, new_id = dataset.train_fingerprint, secrets.token_hex(8)
     if run.record is None:
         from_file = run.snapshot is not None and not run.goes_on and run.first_epoch == 0
         from_file = from_file and "translated" not in run.snapshot.content
         initial = snapshots.checksum(run.snapshot.path) if from_file else None
-        return Record(config, dataset.class_names, images, initial, made_by)
+        return Record(config, new_id, dataset.class_names, images, initial, provenance=made_by)
     before = run.record
     changed = {name: config[name] for name in REPLACED_BY_OVERRIDE if before.config.get(name) != config[name]}
     if before.difference_of_images(images):
         changed["train_fingerprint"] = images
     overrides = [*before.overrides, {"epoch": run.first_epoch, **changed}] if changed else before.overrides
     changes = {"config": config, "train_fingerprint": images, "overrides": overrides, "provenance": made_by}
-    return dataclasses.replace(
-        before, **changes, id=before.id or secrets.token_hex(8)
-    )  # earlier versions had no id
+    return dataclasses.replace(before, **changes, id=before.id or new_id)
 
 
 def refuse_to_overwrite(run: Run, mine: Record) -> Record:
     """Refuse a run that would overwrite the snapshots of another one, or be mixed with them.
 
-    A run that has written neither a training state nor final weights has nothing to lose.
-
-    Args:
-        mine: the record of the run that is about to begin.
-
-    Returns:
-        the record, completed by what is recorded in the folder of this very run.
+    A run that has written neither a training state nor final weights has nothing to lose. Return the record of the
+    run that is about to begin, completed by what is recorded in the folder of this very run.
     """
     folder, arch = run.files.folder, run.settings.arch
     recorded = record.read(folder, arch)
     states = training_states(folder, arch)
-    later = [path for epoch, path in states.items() if epoch >= run.first_epoch]
-    finals = [
-        path for path in folder.glob("*.pt") if (name := parse_snapshot_name(path, arch)) and name.number > 0
-    ]
+    finals = [path for path in folder.glob("*.pt") if (number_in_name(path, arch) or 0) > 0]
     written = [*finals, *states.values()]
-    later += [path for path in finals if path == run.files.final]
+    later = [path for epoch, path in states.items() if epoch >= run.first_epoch]
+    later += [run.files.final] if run.files.final in finals else []
     if not written:
         return mine
     if recorded is None and run.goes_on and run.snapshot.path.parent.resolve() == folder.resolve() and not later:

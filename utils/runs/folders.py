@@ -1,6 +1,5 @@
 """Where the files of a run go: <base>/<dataset>/<noise>/<arch>/<name>/<seed>/."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.arguments import Settings
-
-METRICS = "metrics.csv"
 
 
 def noise_folder(noise: float) -> str | None:
@@ -48,43 +45,25 @@ def describe_data(dataset: str | None, subsample_classes: int = 0, noise: str | 
     return ", ".join(filter(None, parts))
 
 
-def run_folder(base: str | Path, settings: Settings, noise: str | None, seed: int | None) -> Path:
-    """Return the folder of a run below `base`.
-
-    Args:
-        settings: with dataset, subsample_classes, arch and name.
-        noise: as `noise_folder` returns it.
-        seed: None: there is no folder for the seed.
-    """
+def run_folder(base: str | Path, settings: Settings, noise: str | None) -> Path:
+    """Return the folder of a run below `base`. `noise`: as `noise_folder` returns it."""
     dataset = dataset_folder(settings.dataset, settings.subsample_classes)
-    parts = [dataset, noise, settings.arch, settings.name, None if seed is None else str(seed)]
+    seed = str(settings.seed) if "seed" in settings.given else None
+    parts = [dataset, noise, settings.arch, settings.name, seed]
     return Path(base, *(part for part in parts if part is not None))
 
 
-@dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """The files of a training run."""
+    """The files of a training run: folders of snapshots, of TensorBoard and of the log, and what is in them."""
 
-    arch: str
-    folder: Path  #: of the snapshots
-    board_folder: Path  #: of TensorBoard
-    log_folder: Path
-    initial: Path  #: the initial weights
-    final: Path  #: the final weights
-    metrics: Path  #: a table of losses, accuracies and bias, a row an epoch
-
-    @classmethod
-    def of(cls, settings: Settings) -> "RunFiles":
-        """Return the files of the run that the settings of train.py describe."""
-        seed = settings.seed if "seed" in settings.given else None
-        noise = noise_folder(settings.noise)
-        bases = (settings.models_path, settings.tb_logdir, "./log")
-        folder, board_folder, log_folder = (run_folder(base, settings, noise, seed) for base in bases)
+    def __init__(self, settings: Settings):
+        noise, bases = noise_folder(settings.noise), (settings.models_path, settings.tb_logdir, "./log")
+        self.folder, self.board_folder, self.log_folder = (run_folder(base, settings, noise) for base in bases)
         stem = f"{settings.arch}_pretrained" if settings.pretrained else settings.arch
-        initial = f"{stem}_0.pt" if settings.pretrained else f"{stem}_init_0.pt"
-        final = f"{stem}_{settings.epochs}.pt"
-        of_run = (folder / name for name in (initial, final, METRICS))
-        return cls(settings.arch, folder, board_folder, log_folder, *of_run)
+        self.initial = self.folder / (f"{stem}_0.pt" if settings.pretrained else f"{stem}_init_0.pt")
+        self.final = self.folder / f"{stem}_{settings.epochs}.pt"
+        self.metrics = self.folder / "metrics.csv"  # a table of losses, accuracies and bias, a row an epoch
+        self.arch = settings.arch
 
     def training_state(self, epoch: int) -> Path:
         """Return the path of the training state after the 0-based epoch."""

@@ -16,15 +16,14 @@ from utils import options
 from utils.process import devices
 
 ROOT = Path(__file__).parent.parent.parent
+PROGRAMS = ("train.py", "compute_projections.py", "reinit_layers.py")
+CODE = ("core/*.py", "data/*.py", "models/*.py", "utils/*.py", *PROGRAMS, "pyproject.toml", "requirements.txt")
 
 
 def provenance(program: str, arguments: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return what a result or a snapshot records of its making: the same whenever the same command is given.
 
-    Args:
-        program: name of its file.
-        arguments: the options in effect, given or not.
-        device: the device that the program computes on.
+    `arguments` are the options in effect, given or not.
     """
     return {
         "program": program,
@@ -46,15 +45,9 @@ def _program_version() -> dict[str, str | None]:
         version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if (ROOT / ".git").exists():  # not where the programs lie within another repository
         git = ["git", "--no-optional-locks", "-C", str(ROOT)]
-        try:
-            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-            # Only changes of the code count, not results that are kept in the repository.
-            changes = [*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.txt", "*.toml"]
-            changed = subprocess.run(changes, capture_output=True).returncode
-            folders = [f"{folder}/**.py" for folder in ("core", "data", "models", "utils")]
-            added = [*git, "ls-files", "--others", "--exclude-standard", "--", *folders]
-            changed = changed or subprocess.run(added, capture_output=True).stdout
-            commit = head.stdout.strip() + ("-dirty" if changed else "")
-        except (OSError, subprocess.CalledProcessError):  # no git, or it may not read this checkout
-            commit = None
+        status = [*git, "status", "--porcelain", "--untracked-files=all", "--", *CODE]
+        ask = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL, text=True)
+        # There may be no git, or it may not read this checkout.
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            commit = ask([*git, "rev-parse", "HEAD"]).strip() + ("-dirty" if ask(status) else "")
     return {"version": version, "commit": commit}

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import secrets
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import data
 import models
 from core.errors import OneLineError, UsageError
 from utils import options, snapshots
@@ -29,11 +27,10 @@ from utils.arguments import Settings
 from utils.options import CONFIGURATION, DEFAULTS, flag
 from utils.snapshots import SnapshotError
 from utils.snapshots.files import atomic_write
-from utils.snapshots.names import epochs_trained, is_training_state, parse_snapshot_name, training_states
+from utils.snapshots.names import epochs_trained, is_training_state, training_states
 
 FILE = "run.json"
 WEIGHTS_ALONE = "--weights-key model_state_dict goes on with the weights alone (and --start-epoch says where)"
-IN_STATES = ("id", "config", "class_names", "train_fingerprint", "initial_weights", "overrides", "provenance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +38,21 @@ class Record:
     """What a run is."""
 
     config: dict[str, Any]  #: the options that determine the weights; and num_classes, in_channels, started_from
-    class_names: list[str]
+    id: str = ""  #: of a run of this program; earlier versions had none
+    class_names: list[str] = dataclasses.field(default_factory=list)
     train_fingerprint: str | None = None  #: number and checksum of the training images and labels
     initial_weights: str | None = None  #: checksum of the file of the initial weights; None: not known
-    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     overrides: list[dict[str, Any]] = dataclasses.field(default_factory=list)  #: first epoch, and what changed
-    id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: dict[str, str] = dataclasses.field(default_factory=dict)  #: name of a bare `.pt` -> its checksum
 
     @classmethod
     def of(cls, path: Path, content: Mapping[str, Any]) -> "Record | None":
-        """Return what `run.json` or a training state says of its run; None if it says nothing.
-
-        Raises:
-            SnapshotError: what it says is not valid.
-        """
+        """Return what `run.json` or a training state says of its run; None: nothing. Refuse what is not valid."""
         if not content.get("config"):
             return None
         known = {field.name for field in dataclasses.fields(cls)} & content.keys()
-        record = cls(**{"class_names": [], "id": "", **{name: content[name] for name in known}})
+        record = cls(**{name: content[name] for name in known})
         _check_config(path, record.config)
         try:
             json.dumps(dataclasses.astuple(record), allow_nan=False)
@@ -69,11 +62,11 @@ class Record:
 
     def in_state(self) -> dict[str, Any]:
         """Return what a training state says of its run."""
-        return {name: getattr(self, name) for name in IN_STATES}
+        return {name: value for name, value in vars(self).items() if name != "weights"}
 
     def save(self, folder: Path) -> None:
         """Write `run.json`, atomically."""
-        content = {"format": snapshots.FORMAT, **self.in_state(), "weights": self.weights}
+        content = {"format": snapshots.FORMAT, **vars(self)}
         with atomic_write(folder / FILE, "w") as file:
             file.write(json.dumps(content, allow_nan=False, indent=1) + "\n")
 
@@ -82,13 +75,12 @@ class Record:
         if self.id and self.id == other.id:
             return ""
         differing = difference(self.config, other.config)
-        if not differing and [] != self.class_names != other.class_names != []:
-            differing = "other classes"
-        if not differing and self.train_fingerprint is not None:
-            differing = other.difference_of_images(self.train_fingerprint)
-        if not differing and None not in (self.initial_weights, other.initial_weights):
-            differing = "other initial weights" if self.initial_weights != other.initial_weights else ""
-        return differing
+        if differing:
+            return differing
+        if self.train_fingerprint and (differing := other.difference_of_images(self.train_fingerprint)):
+            return differing
+        known = None not in (self.initial_weights, other.initial_weights)
+        return "other initial weights" if known and self.initial_weights != other.initial_weights else ""
 
     def difference_of_images(self, fingerprint: str) -> str:
         """Say in a few words what the run was trained on, if that is not what the fingerprint is of."""
@@ -115,8 +107,7 @@ def difference(mine: Mapping[str, Any], recorded: Mapping[str, Any], ignore: set
 def read(folder: Path, arch: str) -> Record | None:
     """Return the record of the run in a folder; None if there is none.
 
-    Raises:
-        SnapshotError: `run.json` is damaged, or of a later version of this program.
+    Raise SnapshotError if `run.json` is damaged, UsageError if a later version of this program wrote it.
     """
     path = folder / FILE
     try:
@@ -130,25 +121,15 @@ def read(folder: Path, arch: str) -> Record | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise SnapshotError(f"{path} is damaged; without it the training states tell what the run is") from None
     for state in reversed(training_states(folder, arch).values()):
-        try:
+        with contextlib.suppress(SnapshotError):
             record = Record.of(state, snapshots.load_record(state))
-        except SnapshotError:
-            continue
-        if record is not None:
-            weights = {} if record.id else _bare_weights_in(folder, arch)  # no id: of an earlier version
-            return dataclasses.replace(record, weights=weights)
+            if record is None:
+                continue
+            for path in folder.glob(f"{arch}_*.pt") if not record.id else ():  # all of an earlier version
+                with contextlib.suppress(SnapshotError):
+                    record.weights[path.name] = snapshots.checksum(path) or ""
+            return record
     return None
-
-
-def _bare_weights_in(folder: Path, arch: str) -> dict[str, str]:
-    """Return the checksums of the bare weights that an earlier version left in the folder of a run."""
-    found = {}
-    for path in folder.glob("*.pt"):
-        if parse_snapshot_name(path, arch) is not None:
-            with contextlib.suppress(SnapshotError):
-                if checksum := snapshots.checksum(path):
-                    found[path.name] = checksum
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +152,7 @@ class Snapshot:
         return self.content["model_state_dict"]
 
     def describe(self, without_record: str = "") -> list[str]:
-        """Return a line about what the file does not say, and how it was read; an empty list if all is as usual.
-
-        without_record: what says of its run what the file does not.
-        """
+        """Return a line about how the file was read, and what says of its run what it does not; [] for nothing."""
         unchecked = "" if self.content["checksums"] else "it has no checksums: damage would go unnoticed"
         line = "; ".join(filter(None, [self.content.get("translated"), unchecked]))
         if self.record is None and without_record:
@@ -184,9 +162,8 @@ class Snapshot:
     def check_classes(self, class_names: list[str]) -> None:
         """Raise UsageError where the network was trained on other classes than these."""
         if self.record is not None and self.record.class_names not in ([], class_names):
-            theirs, ours = (
-                textwrap.shorten(", ".join(names), 60) for names in (self.record.class_names, class_names)
-            )
+            names = self.record.class_names, class_names
+            theirs, ours = (textwrap.shorten(", ".join(some), 60) for some in names)
             raise UsageError(f"--data-path: {self.path} was trained on the classes {theirs}, not {ours}")
 
 
@@ -196,67 +173,56 @@ def structure(arch: str, num_classes: int, in_channels: int, image_size: tuple[i
     return models.structure(arch, num_classes, in_channels, image_size, must_fit=False)
 
 
+def expected_network(settings: Settings, config: Mapping[str, Any]) -> nn.Module:
+    """Return the network that a configuration names, or where it says nothing the settings: without weights."""
+    images = options.images({**settings, **config})
+    in_channels = config.get("in_channels", images.spec.in_channels)
+    return structure(settings.arch, config.get("num_classes", images.num_classes), in_channels, images.image_size)
+
+
 def load_snapshot(path: Path, settings: Settings, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
     """Read the weights of the network that the settings name: `utils.snapshots.load`."""
-    if settings.arch == models.WEIGHTS_ALONE:
-        return snapshots.load(path, wanted, {}, settings.weights_key)
-    spec, images = data.info(settings.dataset), options.images(settings)
-    net = structure(settings.arch, images.num_classes, spec.in_channels, images.image_size)
-    return snapshots.load(path, wanted, net.state_dict(), settings.weights_key)
+    network = {} if settings.arch == models.WEIGHTS_ALONE else expected_network(settings, {}).state_dict()
+    return snapshots.load(path, wanted, network, settings.weights_key)
 
 
 def read_snapshot(
-    path: Path,
-    settings: Settings,
-    wanted: Callable[[str], bool] | None = None,
-    read: Callable[[Path, str], Record | None] = read,
-    epoch: int | None = None,
+    path: Path, settings: Settings, wanted: Callable[[str], bool] | None = None, epoch: int | None = None
 ) -> Snapshot:
-    """Read a snapshot, and the record of its run.
+    """Read a snapshot, and the record of its run. `wanted`, and the errors: see `utils.snapshots.load`.
 
-    Args:
-        wanted: as for `utils.snapshots.load`.
-        read: reads the record of a folder; another one may keep what it has read.
-        epoch: for how many epochs it was trained, if the user says so.
-
-    Raises:
-        SnapshotError: the snapshot or the record is damaged.
-        UsageError: it holds no weights of this network, or several; or it records another epoch.
+    `epoch` says for how many epochs it was trained. Raise UsageError if its run records another number.
     """
     content = load_snapshot(path, settings, wanted)
     is_own = is_training_state(path, content)
     recorded = Record.of(path, content) if is_own else None
     if "epoch" not in content:
         recorded = read(path.parent, settings.arch)
-        known = recorded is not None and snapshots.checksum(path) in recorded.weights.values()
-        recorded = recorded if known else None
-    found = epochs_trained(path, content, settings.arch)
-    if epoch is not None and found != epoch and recorded is not None:
-        raise UsageError(f"{path} is after {found} epochs, as its run records, not {epoch}")
-    is_state = "epoch" in content and (is_own or "optimizer_state_dict" in content)
-    return Snapshot(
-        path, content, recorded, found if epoch is None else epoch, is_state and settings.weights_key is None
-    )
+        if recorded is not None and snapshots.checksum(path) not in recorded.weights.values():
+            recorded = None
+    trained = epochs_trained(path, content, settings.arch)
+    if epoch is not None and trained != epoch and recorded is not None:
+        raise UsageError(f"{path} is after {trained} epochs, as its run records, not {epoch}")
+    goes_on = "epoch" in content and (is_own or "optimizer_state_dict" in content)
+    is_state = goes_on and settings.weights_key is None
+    return Snapshot(path, content, recorded, trained if epoch is None else epoch, is_state)
 
 
 def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial: bool = False) -> Record:
-    """Write bare weights; `run.json` gets their checksum just before they are there.
+    """Write bare weights; `run.json` gets their checksum just before they are there. Return the record with it.
 
-    Returns:
-        the record with the checksum.
-
-    Raises:
-        UsageError: the run in the folder began with other initial weights.
+    Raise UsageError if the run in the folder began with other initial weights.
     """
 
     def add(checksum: str) -> None:
         nonlocal record
-        changes: dict[str, Any] = {"weights": {**record.weights, path.name: checksum}}
-        if initial:
-            if record.initial_weights not in (None, checksum):
-                raise UsageError(f"{path} holds other initial weights, and would be overwritten: remove the run")
-            changes["initial_weights"] = checksum
-        record = dataclasses.replace(record, **changes)
+        if initial and record.initial_weights not in (None, checksum):
+            raise UsageError(f"{path} holds other initial weights, and would be overwritten: remove the run")
+        record = dataclasses.replace(
+            record,
+            weights={**record.weights, path.name: checksum},
+            initial_weights=checksum if initial else record.initial_weights,
+        )
         record.save(path.parent)
 
     snapshots.save(weights, path, before=add)
@@ -266,8 +232,7 @@ def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial
 def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a training state of the authors' program records in its optimizer and schedule.
 
-    Raises:
-        SnapshotError: what it records is not valid.
+    Raise SnapshotError if what it records is not valid.
     """
     if not snapshot.get("optimizer_state_dict"):
         return {}
@@ -283,17 +248,14 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
             "lr_decay": schedule.get("gamma"),
         }
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise SnapshotError(
-            f"{path} is no snapshot: its optimizer's state is not one of SGD or Adam; {WEIGHTS_ALONE}"
-        ) from None
+        problem = "its optimizer's state is not one of SGD or Adam"
+        raise SnapshotError(f"{path} is no snapshot: {problem}; {WEIGHTS_ALONE}") from None
     _check_config(path, config)
     return config
 
 
-def _check_config(path: Path, config: Any) -> None:
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     """Raise SnapshotError where a configuration holds what no option can be."""
-    if not isinstance(config, dict):
-        raise SnapshotError(f"{path} is no snapshot: its configuration is no dict")
     for name, row in CONFIGURATION.items():
         if name in config and not row.accepts(config[name], config):
             raise SnapshotError(f"{path} is no snapshot: it records {flag(name)} {config[name]!r}")

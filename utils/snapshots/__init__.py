@@ -39,10 +39,6 @@ from utils.snapshots.files import atomic_write
 FORMAT = 6  #: of the training states that this program writes
 
 
-class NewerFormatError(UsageError):
-    """A later version of this program wrote the training state. It is not damaged, and must not be skipped."""
-
-
 def save(content: dict[str, Any], path: Path, before: Callable[[str], None] | None = None) -> None:
     """Write a training state or a bare state_dict. A reader sees the old file or the new one.
 
@@ -87,7 +83,7 @@ def load(
             left out and not read. Default: everything is read.
         network: the weights of the network in question, for their names and shapes, to which those of the file are
             translated (see `utils.snapshots.foreign`); empty: of any network. Default: as this program wrote it.
-        key: says where the weights are in the file (see --weights-key).
+        key: of the weights in the file, those of nested dicts joined by dots. Default: found by the names.
 
     Returns:
         the content of the file, of which every tensor has been compared with its checksum. In any case it has
@@ -100,8 +96,7 @@ def load(
 
     Raises:
         SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot.
-        NewerFormatError: a later version of this program wrote it.
-        UsageError: it holds no weights of the network, or several.
+        UsageError: it holds no weights of the network, or several; or a later version of this program wrote it.
     """
     path = Path(path)
     content, check = archive.read(path)
@@ -109,9 +104,6 @@ def load(
         raise SnapshotError(f"{path} is no snapshot: it holds a {type(content).__name__}, not a dict")
     content = foreign.translate(path, content, network, key)
     weights = content["model_state_dict"]
-    for name, weight in weights.items():
-        if weight.is_complex():
-            raise SnapshotError(f"{path} is no snapshot: {name} is of type {weight.dtype}")
     check_types(path, content)
     structure = {
         name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in weights.items()
@@ -151,15 +143,14 @@ _TYPES: dict[str, type] = {
 }
 
 
-def check_format(path: Path, version: Any) -> None:
-    """Raise NewerFormatError if a later version of this program wrote a file."""
-    if isinstance(version, int) and version > FORMAT:
-        raise NewerFormatError(f"{path} is of format {version}; this program reads formats up to {FORMAT}")
-
-
 def check_types(path: Path, content: dict[str, Any]) -> None:
-    """Raise SnapshotError if an entry beside the weights is not of the type that a training state has."""
-    check_format(path, content.get("format", 1))
+    """Raise SnapshotError if an entry beside the weights is not of the type that a training state has.
+
+    Raise UsageError if a later version of this program wrote the file: it is not damaged, and must not be skipped.
+    """
+    version = content.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise UsageError(f"{path} is of format {version}; this program reads formats up to {FORMAT}")
     for key, kind in _TYPES.items():
         if not isinstance(content.get(key, kind()), kind) or (key == "epoch" and content.get(key, 0) < 0):
             raise SnapshotError(f"{path} is no snapshot: its entry {key} is not what a training state has there")

@@ -48,8 +48,6 @@ is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch
 #: Largest number of elements of a tensor that repeats fewer stored ones: it is small on disk and large in memory.
 MAX_EXPANDED_NUMEL = 2**30
 MAX_DEPTH, MAX_VALUES = 16, 200_000  #: nesting and number of values in a snapshot: far more than any has
-MAX_REPLACEMENTS = 100  #: how often a file may be replaced while it is read
-MAX_HEADER_BYTES = 2**25  #: of a safetensors file: far more than any has
 SAVE_WEIGHTS_ALONE = 'save the weights alone: torch.save(net.state_dict(), "weights.pt")'
 
 
@@ -83,55 +81,44 @@ def _number(dtype: _StandIn, content: bytes) -> int | float | bool | str:
     return np.frombuffer(content, (">" if order == ">" else "<") + name)[0].item() if is_number else "numpy.scalar"
 
 
-def _stand_ins() -> dict[str, Callable]:
-    """Return what takes the place of the harmless classes and functions that a pickle may name."""
-    modules = {
-        "argparse": "Namespace",
-        "builtins": "bool bytes dict float int list long str tuple unicode",
-        "datetime": "date datetime time timedelta timezone",
-        "numpy": "dtype ndarray",
-        "numpy._core.multiarray": "_reconstruct",
-        "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
-        "torch.torch_version": "TorchVersion",
-    }
-    names = [f"{module}.{name}" for module, names in modules.items() for name in names.split()]
-    found: dict[str, Callable] = {name: type(name, (_StandIn,), {}) for name in names}
-    found["builtins.frozenset"] = lambda items=(): list(items)
-    found["collections.defaultdict"] = lambda *factory: {}
-    found["numpy._core.multiarray.scalar"] = _number
-    for name in list(found):  # modules have other names in other versions of NumPy and Python
-        found[name.replace("numpy._core", "numpy.core").replace("pathlib", "pathlib._local")] = found[name]
-    return found
-
-
-STAND_INS = _stand_ins()
+PATHS = "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath"
+#: Harmless classes and functions that a pickle may name, by module. Versions of NumPy and Python rename modules.
+HARMLESS = {
+    "argparse": "Namespace",
+    "builtins": "bool bytes dict float int list long str tuple unicode",
+    "datetime": "date datetime time timedelta timezone",
+    "numpy": "dtype ndarray",
+    **dict.fromkeys(("numpy._core.multiarray", "numpy.core.multiarray"), "_reconstruct"),
+    **dict.fromkeys(("pathlib", "pathlib._local"), PATHS),
+    "torch.torch_version": "TorchVersion",
+}
+#: What takes their place.
+STAND_INS: dict[str, Callable] = {
+    **{f"{at}.{name}": type(name, (_StandIn,), {}) for at, names in HARMLESS.items() for name in names.split()},
+    "builtins.frozenset": lambda items=(): list(items),
+    "collections.defaultdict": lambda *factory: {},
+    **dict.fromkeys(("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"), _number),
+}
 
 
 def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
-    """Read a file written by `torch.save`, zip archive or old non-zip file, or by safetensors, to the CPU.
+    """Read a file by `torch.save` or safetensors, to the CPU; memory-mapped unless it is an old non-zip file.
 
-    Zip archives and safetensors are memory-mapped: their tensors are views of the file, and only those that are
-    used are read from disk.
-
-    Returns:
-        the content; and a function `check(tensor, name)` that compares a tensor of the content with its checksum
-        and raises SnapshotError if they differ. None: the file has no checksums.
-
-    Raises:
-        SnapshotError: the file is missing, cannot be read, is damaged, or needs to run code.
+    Return the content; and a function `check(tensor, name)` that raises SnapshotError if a tensor of the content
+    does not match its checksum. None: the file has no checksums.
     """
-    for _ in range(MAX_REPLACEMENTS):
-        with contextlib.suppress(_ReplacedError), _open(path) as file:
-            kind = _format(path, file)
+    while True:
+        with contextlib.suppress(_ReplacedError), _open(path) as (file, kind):
             if kind == "zip":
                 return _read_archive(path, file)
             if kind == "safetensors":
-                return _read_safetensors(path, file), None
+                from safetensors import torch as safetensors
+
+                return safetensors.load_file(path), None
             for _ in range(OLD_PICKLES):
                 _check_pickle(path, file)
             file.seek(0)
             return _load(path, file), None
-    raise SnapshotError(f"{path} cannot be read: it is being replaced again and again")
 
 
 def checksum(path: Path) -> str | None:
@@ -143,8 +130,8 @@ def checksum(path: Path) -> str | None:
     Raises:
         SnapshotError: the file is missing, is no file of weights, or its directory is damaged.
     """
-    with _open(path) as file:
-        if _format(path, file) != "zip":
+    with _open(path) as (file, kind):
+        if kind != "zip":
             return None
         tensors = {}
         with zipfile.ZipFile(file) as archive:
@@ -158,22 +145,32 @@ def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors in nested dicts, lists and tuples, each with the keys that lead to it: "a.b.0"."""
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
+    elif isinstance(value, (dict, list, tuple)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from tensors_in(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from tensors_in(item, f"{name}.{index}")
 
 
 @contextlib.contextmanager
 def _open(path: Path):
-    """Open a file to read. Errors in the block become a SnapshotError that names the file."""
+    """Open a file to read, and tell its format: "zip" or "old", by `torch.save`, or "safetensors".
+
+    Errors in the block become a SnapshotError that names the file.
+    """
     try:
         if path.exists() and not path.is_file():  # reading a pipe or a device might not end
             raise SnapshotError(f"{path} is not a file")
         with open(path, "rb") as file:
-            yield file
+            first_bytes = file.read(len(OLD_MAGIC))
+            file.seek(0)
+            if first_bytes.startswith(ZIP_MAGIC):
+                yield file, "zip"
+            elif first_bytes == OLD_MAGIC:
+                yield file, "old"
+            elif first_bytes[8:9] == b"{":
+                yield file, "safetensors"
+            else:
+                wrong = "neither torch.save nor safetensors wrote it, or its beginning is damaged"
+                raise SnapshotError(f"{path} is no snapshot: {wrong}")
     except (SnapshotError, MemoryError, _ReplacedError):
         raise
     except OSError as error:
@@ -184,31 +181,6 @@ def _open(path: Path):
             reason = "it holds more than tensors and numbers"
         what = "is damaged" if isinstance(error, zipfile.BadZipFile) else "is no snapshot, or it is damaged"
         raise SnapshotError(f"{path} {what}: {reason}") from None
-
-
-def _format(path: Path, file: BinaryIO) -> str:
-    """Return the format of an open file: "zip" or "old", by `torch.save`, or "safetensors"."""
-    first_bytes = file.read(len(OLD_MAGIC))
-    file.seek(0)
-    if first_bytes.startswith(ZIP_MAGIC):
-        return "zip"
-    if first_bytes == OLD_MAGIC:
-        return "old"
-    if first_bytes[8:9] == b"{":
-        return "safetensors"
-    raise SnapshotError(
-        f"{path} is no snapshot: neither torch.save nor safetensors wrote it, or its beginning is damaged"
-    )
-
-
-def _read_safetensors(path: Path, file: BinaryIO) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    (header_bytes,) = struct.unpack("<Q", file.read(8))
-    if header_bytes > MAX_HEADER_BYTES:
-        raise SnapshotError(f"{path} is no snapshot: its header has {header_bytes:,} bytes")
-    with safe_open(path, "pt") as tensors:
-        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
 
 
 def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None]]:
@@ -239,8 +211,7 @@ def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, st
 def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
     """Check the structure of a zip archive, and the checksums of all records that are not tensors.
 
-    Returns:
-        the records of the tensors that are not empty, each by the position of its first byte in the file.
+    Return the records of the tensors that are not empty, each by the position of its first byte in the file.
     """
     tensors = {}
     with zipfile.ZipFile(file) as archive:
@@ -269,9 +240,8 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
 def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
     """Return the position of a record's first byte in the file.
 
-    Raises:
-        BadZipFile: the checksum beside the record is not the one in the directory at the end of the file. The
-            two are of different files, as after a copy that was interrupted.
+    Raise BadZipFile if the checksum beside the record is not the one in the directory at the end of the file: the
+    two are of different files, as after a copy that was interrupted.
     """
     file.seek(record.header_offset)
     crc, name_length, extra_length = struct.unpack("<14xI8xHH", file.read(30))
@@ -307,9 +277,7 @@ def _plain(path: Path, content: Any) -> Any:
     """Copy dicts, lists and tuples of dense tensors, numbers, strings and None. Harmless objects become text.
 
     Attributes of objects, cycles, and values that unfold to more than a memory holds do not get past this.
-
-    Raises:
-        SnapshotError: the content holds anything else.
+    Raise SnapshotError if the content holds anything else.
     """
     count = 0
 
@@ -332,15 +300,16 @@ def _plain(path: Path, content: Any) -> Any:
             return kind(plain(item, depth + 1) for item in value)
         if isinstance(value, STAND_INS["argparse.Namespace"]):
             return plain(value.state, depth + 1)
-        if isinstance(value, _StandIn) or (isinstance(value, type) and issubclass(value, _StandIn)):
-            return (value if isinstance(value, type) else type(value)).__name__
+        kind = value if isinstance(value, type) else type(value)
+        if issubclass(kind, _StandIn):
+            return kind.__name__
         if isinstance(value, (bytes, complex, torch.device, torch.dtype)):
             return textwrap.shorten(str(value), 100)
         if not isinstance(value, Tensor):
             raise refuse(f"a {type(value).__name__}")
         value = Tensor.detach(value)  # attributes that the file gives a parameter may hide its methods
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise refuse("a tensor that is not dense")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+            raise refuse("a tensor that is complex or not dense")
         if value.numel() > max(MAX_EXPANDED_NUMEL, value.untyped_storage().nbytes()):
             raise refuse("a tensor of more numbers than there are in the file")
         return value

@@ -27,20 +27,11 @@ def translate(
 ) -> dict[str, Any]:
     """Return the content of a file with the weights of a network at `model_state_dict`, under its own names.
 
-    Args:
-        network: its weights, for names and shapes. Empty: any network; the names stay as they are. None: the same,
-            for a file of this program.
-        key: of the weights in the file, those of nested dicts joined by dots. Default: found by the names.
-
-    Returns:
-        of a file of this program all that it holds, else what is used of it; and `translated`, in words, if
-        something was.
-
-    Raises:
-        SnapshotError: there are no weights.
-        UsageError: none are of this network, or several are.
+    Of a file of this program that is all that it holds, else what is used of it; and `translated`, in words, if
+    something was. Arguments and errors are those of `utils.snapshots.load`.
     """
     is_own = is_training_state(path, content)
+    is_used_whole = is_own or (network is None and "model_state_dict" in content)
     tensors: dict[str, Tensor] = {}
     stores: dict[str, str] = {}  # the dict that holds each of them
     epochs: dict[str, int] = {}  # that dicts tell
@@ -57,7 +48,7 @@ def translate(
 
     walk(content, "")
     inside = key if any(stores.values()) else None  # of bare weights there is nothing to choose
-    if key is None and (is_own or (network is None and "model_state_dict" in content)):
+    if is_used_whole and key is None:
         inside = "model_state_dict"
     asked = {
         name: store
@@ -68,69 +59,62 @@ def translate(
         found = _listed(list(dict.fromkeys(stores.values())))
         what = f"--weights-key {key}: {path} has no weights there" if key else f"{path} is no snapshot: no weights"
         raise SnapshotError(f"{what}; it holds tensors at {found}" if found else f"{what} by name")
+    network = network or {}
     prefix, place = _choose(path, tensors, asked, network, is_own)
-    names = place.names | place.unknown
-    weights = {name: tensors[names[name]] for name in dict.fromkeys([*(network or ()), *names]) if name in names}
     store = stores[next(iter(place.names.values()))]
-    translated = _in_words(prefix, place, store, is_own)
-    said = {"model_state_dict": weights, **({"translated": translated} if translated else {})}
-    if is_own or (network is None and "model_state_dict" in content):
-        return content | said
-    around = [epochs[outer] for outer in epochs if not outer or f"{store}.".startswith(f"{outer}.")]
-    said |= {"epoch": around[-1]} if around else {}
+    names = place.names | place.unknown
+    in_order = [name for name in dict.fromkeys([*network, *names]) if name in names]  # safetensors sorts them
+    result = {"model_state_dict": {name: tensors[names[name]] for name in in_order}}
+    if translated := _in_words(prefix, place, store, is_own):
+        result["translated"] = translated
+    if is_used_whole:
+        return content | result
+    told = [epoch for outer, epoch in epochs.items() if not outer or f"{store}.".startswith(f"{outer}.")]
     used = (*ACCURACIES, *STATES) if store == "model_state_dict" else ACCURACIES
-    return {name: content[name] for name in used if name in content} | said
+    result |= {name: content[name] for name in used if name in content}
+    return result | ({"epoch": told[-1]} if told else {})
 
 
 def _choose(
-    path: Path,
-    tensors: dict[str, Tensor],
-    stores: dict[str, str],
-    network: Mapping[str, Tensor] | None,
-    is_own: bool,
+    path: Path, tensors: dict[str, Tensor], stores: dict[str, str], network: Mapping[str, Tensor], is_own: bool
 ) -> tuple[str, Place]:
     """Return the prefix below which the weights of the network are in the file, and which they are there."""
-    found = places(stores, network) if network else {}
-    differing = {
-        prefix: describe_difference(
-            network, {name: tensors[given] for name, given in (place.names | place.unknown).items()}
-        )
-        for prefix, place in found.items()
-    }
-    fitting = [prefix for prefix, place in found.items() if not place.unknown and not place.missing]
-    fitting = [prefix for prefix in fitting if not differing[prefix]] or fitting
+    found = places(stores, network)
+    differing = {}
+    for prefix, place in found.items():
+        weights = {name: tensors[given] for name, given in (place.names | place.unknown).items()}
+        differing[prefix] = describe_difference(network, weights)
+    fitting = [prefix for prefix in found if not differing[prefix]]
+    fitting = fitting or [prefix for prefix, place in found.items() if not place.unknown and not place.missing]
     different = {tuple(tensors[given].data_ptr() for given in found[one].names.values()): one for one in fitting}
     if len(different) == 1:
         return fitting[0], found[fitting[0]]
     if fitting:
-        keys = [stores[next(iter(found[prefix].names.values()))] for prefix in fitting]
-        keys = keys if len(set(keys)) == len(keys) else [prefix.rstrip(".") for prefix in fitting]
-        raise UsageError(f"{path} holds several state_dicts of this network: --weights-key one of {_listed(keys)}")
-    kept: dict[str, list[str]] = {}
+        keys = _listed([prefix.rstrip(".") for prefix in fitting])
+        raise UsageError(f"{path} holds several state_dicts of this network: --weights-key one of {keys}")
+    groups: dict[str, list[str]] = {}
     for name, store in stores.items():
-        kept.setdefault(store, []).append(name)
-    if not network:
-        kept = {
-            store: names
-            for store, names in kept.items()
-            if not store.startswith("optim") and any(tensors[name].dim() > 1 for name in names)
-        } or kept
-    if is_own or (not network and len(kept) == 1):  # the options may say what network it is
-        prefix, names = next((f"{store}." if store else "", names) for store, names in kept.items())
+        groups.setdefault(store, []).append(name)
+    if not network:  # an optimizer's state, and vectors alone, are no weights
+        is_matrix = {store: any(tensors[name].dim() > 1 for name in names) for store, names in groups.items()}
+        weights = {one: groups[one] for one in groups if is_matrix[one] and not one.startswith("optim")}
+        groups = weights or groups
+    if is_own or (not network and len(groups) == 1):  # the options may say what network it is
+        store, names = next(iter(groups.items()))
+        prefix = f"{store}." if store else ""
         return prefix, Place({name.removeprefix(prefix): name for name in names}, [], {}, [])
     listed = []
-    for store, names in sorted(kept.items(), key=lambda one: -len(one[1]))[:MAX_LISTED]:
-        within = [prefix for prefix, place in found.items() if not set(names).isdisjoint(place.names.values())]
-        best = max(within, key=lambda prefix: len(found[prefix].names), default=None)
+    for store, names in sorted(groups.items(), key=lambda one: -len(one[1]))[:MAX_LISTED]:
+        best = next((one for one, place in found.items() if not set(names).isdisjoint(place.names.values())), None)
         what = "no name of this network" if best is None else differing[best]
         count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
         listed.append(f"{_listed([store])} ({count}{f': {what}' if network else ''})")
-    more = f", and {len(kept) - MAX_LISTED} more" if len(kept) > MAX_LISTED else ""
-    what, kind = "several groups of weights", SnapshotError
-    if network:
-        advice = "is --arch right? compute_projections.py --arch weights measures any file"
-        what, kind = f"no weights of this network ({advice})", UsageError
-    raise kind(f"{path}: {what}; at {'; '.join(listed)}{more}; --weights-key KEY chooses")
+    more = f", and {len(groups) - MAX_LISTED} more" if len(groups) > MAX_LISTED else ""
+    groups_and_key = f"at {'; '.join(listed)}{more}; --weights-key KEY chooses"
+    if not network:
+        raise SnapshotError(f"{path}: several groups of weights; {groups_and_key}")
+    advice = "is --arch right? compute_projections.py --arch weights measures any file"
+    raise UsageError(f"{path}: no weights of this network ({advice}); {groups_and_key}")
 
 
 def _in_words(prefix: str, place: Place, store: str, is_own: bool) -> str:

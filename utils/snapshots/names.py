@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 SUFFIXES = (".pt", ".tar", ".pth", ".ckpt", ".safetensors", ".bin")  #: of files with weights
 #: Entries of a training state of the authors' program, in a `.tar`.
@@ -18,38 +18,19 @@ _EPOCH = re.compile(r"(?<![a-z])epoch[=_-](\d{1,5})(?!\d)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<!steps)(?<!step)(?<!iter)(?<!seed)(?<!fold)(?<!run)(?:^|[_-])(\d{1,5})$")
 
 
-class SnapshotName(NamedTuple):
-    """The parts of a snapshot's name, such as `<arch>_init_0.pt` and `<arch>_3.tar`."""
+def number_in_name(path: Path, arch: str) -> int | None:
+    """Return the number in the name of a snapshot: `<arch>_3.tar`, `<arch>_init_0.pt`.
 
-    arch: str  #: "" if the name has none
-    kind: str  #: "init", "pretrained" or ""
-    number: int  #: the 0-based epoch of a `.tar`, else the number of epochs trained
-    suffix: str
-
-
-def parse_snapshot_name(path: Path, arch: str | None = None) -> SnapshotName | None:
-    """Split the name of a snapshot into its parts.
-
-    Args:
-        path: the file.
-        arch: the only architecture that the name may have. Without it, `a_init_3.tar` is an initialization of `a`,
-            not a state of a network `a_init`.
-
-    Returns:
-        None if the file has another kind of name, or that of another architecture.
+    It is the 0-based epoch of a `.tar`, else the number of epochs trained. None: it has another kind of name.
     """
-    named = r"(?:(.*?)_)??" if arch is None else f"({re.escape(arch)})_"
-    match = re.fullmatch(named + r"(?:(init|pretrained)_)?(\d{1,9})", path.stem, re.DOTALL)
-    return match and SnapshotName(match[1] or "", match[2] or "", int(match[3]), path.suffix)
+    match = re.fullmatch(rf"{re.escape(arch)}_(?:init_|pretrained_)?(\d{{1,9}})", path.stem)
+    return match and int(match[1])
 
 
 def training_states(folder: Path, arch: str) -> dict[int, Path]:
     """Return the training states of an architecture in a folder: 0-based epoch -> path, in order of the epochs."""
-    found = {}
-    for path in folder.glob("*.tar"):
-        name = parse_snapshot_name(path, arch)
-        if name is not None and path.name == f"{arch}_{name.number}.tar":
-            found[name.number] = path
+    numbered = re.compile(rf"{re.escape(arch)}_(0|[1-9]\d{{0,8}})\.tar").fullmatch
+    found = {int(match[1]): path for path in folder.glob("*.tar") if (match := numbered(path.name))}
     return dict(sorted(found.items()))
 
 
@@ -64,19 +45,17 @@ def epochs_trained(path: Path, content: Mapping[str, Any], arch: str) -> int | N
     It follows from the epoch that the file records: of a training state of this program the 0-based epoch, of any
     other file the number as it stands. Else it follows from the name: 0 for an initialization, -1 for weights from
     the model zoo (`<arch>_pretrained_0.pt`), the number after `epoch` (`epoch=3-step=96`), or a last number after
-    `_` or `-`. Dates are no numbers of epochs. None if nothing says it.
-
-    Args:
-        content: the snapshot, as `utils.snapshots.load` returns it.
-        arch: the name of the network, which may end in a number.
+    `_` or `-` that is not one of `arch`. Dates are no numbers of epochs. None if nothing says it.
     """
     if isinstance(content.get("epoch"), int):
         return content["epoch"] + is_training_state(path, content)
-    name = parse_snapshot_name(path)
-    if name is not None and (name.kind == "init" or (name.kind == "pretrained" and name.number == 0)):
-        return 0 if name.kind == "init" else -1
-    if path.suffix == ".tar" and name is not None and name.arch == arch:
-        return name.number + 1
+    if re.fullmatch(r"(.*_)?init_\d{1,9}", path.stem, re.DOTALL):
+        return 0
+    if re.fullmatch(r"(.*_)?pretrained_0", path.stem, re.DOTALL):
+        return -1
+    number = number_in_name(path, arch)
+    if path.suffix == ".tar" and number is not None:
+        return number + 1
     stem = path.name
     while Path(stem).suffix in SUFFIXES:
         stem = Path(stem).stem

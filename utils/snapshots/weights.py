@@ -80,24 +80,18 @@ def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor])
         "conv1.weight is 6x1x3x3, not 6x3x3x3, fc.bias is missing"; "" if there is no difference.
     """
     parts = []
-    for name in [*expected, *(name for name in weights if name not in expected)]:
-        if name not in weights:
+    for name in dict.fromkeys([*expected, *weights]):
+        ours, theirs = expected.get(name), weights.get(name)
+        if theirs is None:
             # PyTorch before 0.4.1 had no num_batches_tracked, and networks do without it.
             if not name.endswith("num_batches_tracked"):
                 parts.append(f"{name} is missing")
-        elif name not in expected:
+        elif ours is None:
             parts.append(f"{name} is unknown")
-        elif weights[name].shape != expected[name].shape:
-            parts.append(f"{name} is {_shape(weights[name])}, not {_shape(expected[name])}")
-        elif _kind(weights[name]) != _kind(expected[name]):
-            parts.append(f"{name} is of type {weights[name].dtype}, not {expected[name].dtype}")
+        elif theirs.shape != ours.shape:
+            shapes = ("x".join(map(str, one.shape)) or "a single number" for one in (theirs, ours))
+            parts.append(f"{name} is {', not '.join(shapes)}")
+        elif theirs.dtype != ours.dtype and not (theirs.is_floating_point() and ours.is_floating_point()):
+            parts.append(f"{name} is of type {theirs.dtype}, not {ours.dtype}")
     more = [f"and {len(parts) - MAX_DIFFERENCES} more"] if len(parts) > MAX_DIFFERENCES else []
     return ", ".join(parts[:MAX_DIFFERENCES] + more)
-
-
-def _kind(tensor: Tensor) -> torch.dtype | str:
-    return "floating point" if tensor.is_floating_point() else tensor.dtype
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a single number"
