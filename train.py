@@ -45,10 +45,9 @@ from torch import nn
 import data
 import models
 from core import seeds
-from core.errors import RunError, UsageError
+from core.errors import UsageError
 from utils import options
 from utils.arguments import Settings
-from utils.options import LARGEST
 from utils.process import devices, distributed
 from utils.process.ending import DONE, PLATEAU, STOPPED, advise_when_interrupted, exit_status, memory_for
 from utils.process.logging import open_log, time_left
@@ -174,7 +173,7 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
 
 def check_batches(settings: Settings, dataset: data.Dataset) -> None:
     """Refuse a batch size with which batch norm fails: it needs more than one value of each channel."""
-    shape, num_images = (dataset.in_channels, *dataset.image_size), dataset.train.num_images
+    num_images = dataset.train.num_images
     sizes = {min(num_images, settings.batch_size), num_images % settings.batch_size or settings.batch_size}
     ranks = 1 if settings.sync_bn else distributed.WORLD_SIZE
     problem = f"--batch-size {settings.batch_size}: the last batch has too few images"
@@ -182,13 +181,13 @@ def check_batches(settings: Settings, dataset: data.Dataset) -> None:
         # PyTorch would exchange float32 with processes without an image, and bfloat16 with others.
         raise UsageError(f"{problem} for --sync-bn with --amp and so many processes; give another")
     if any(1 in (size // ranks, -(-size // ranks)) for size in sizes):
-        net = models.structure(settings.arch, dataset.num_classes, *shape[:1], shape[1:]).train()
+        net = models.structure(settings.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
         try:
-            net(torch.zeros(1, *shape, device=next(net.parameters()).device))
+            images = torch.zeros(1, dataset.in_channels, *dataset.image_size)
+            net.train()(images.to(next(net.parameters()).device))
         except ValueError:
-            raise UsageError(
-                f"{problem} for batch norm: a process would have a single one; give another"
-            ) from None
+            problem += " for batch norm: a process would have a single one; give another"
+            raise UsageError(problem) from None
 
 
 def check_images(run: Run, dataset: data.Dataset) -> list[str]:
@@ -233,8 +232,6 @@ def train(training: Training) -> int:
                 torch.manual_seed(seeds.derive(settings.seed, "dropout", *stream))
                 dataset.train.epoch = epoch
                 lr = optimizer.param_groups[0]["lr"]
-                if not lr <= LARGEST:
-                    raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
                 began = time.perf_counter()
                 loss, accuracy = train_epoch(step, net, dataset.train, epoch, left)
                 seconds = time.perf_counter() - began
@@ -268,17 +265,15 @@ def train(training: Training) -> int:
 def report_evaluation(settings: Settings, net: nn.Module, dataset: data.Dataset, log: logging.Logger) -> None:
     """Report what was asked for instead of training."""
     if settings.eval_regularization_loss:
-        norms = [
-            weight.norm().item() for name, weight in net.named_parameters() if name.split(".")[-1] == "weight"
-        ]
-        loss = settings.weight_decay * sum(norms)
+        weights = [value for name, value in net.named_parameters() if name.split(".")[-1] == "weight"]
+        loss = settings.weight_decay * sum(weight.norm().item() for weight in weights)
         log.info(f"regularization loss: {loss:.8g} (weight decay {settings.weight_decay:g})")
-    if settings.evaluate_train:
-        log.info(f"training set: {evaluate(net, dataset.train.as_is(), 'training set')}")
-    if settings.evaluate and dataset.val is not None:
-        log.info(f"validation split: {evaluate(net, dataset.val, 'validation split')}")
+    asked_for = {"training set": dataset.train.as_is()} if settings.evaluate_train else {}
     if settings.evaluate:
-        log.info(f"test set: {evaluate(net, dataset.test, 'test set')}")
+        asked_for |= {"validation split": dataset.val, "test set": dataset.test}
+    for name, images in asked_for.items():
+        if images is not None:
+            log.info(f"{name}: {evaluate(net, images, name)}")
 
 
 def announce(
@@ -302,11 +297,8 @@ def announce(
         log.info("weights from the model zoo, trained on ImageNet")
     elif not run.training:
         log.warning("without --resume-from or --pretrained these are random initial weights")
-    in_use = [
-        f"{name} {value}"
-        for name, value in options.configuration(settings).items()
-        if value is not None and value is not False
-    ]
+    values = options.configuration(settings).items()
+    in_use = [f"{name} {value}" for name, value in values if value is not None and value is not False]
     log.info(f"configuration: {', '.join(in_use)}")
     if distributed.WORLD_SIZE > 1:
         log.info(f"{distributed.WORLD_SIZE} processes, each with its share of every batch")

@@ -31,8 +31,7 @@ NETWORK = ("accuracy/top1", "bias/mass", "bias/mean")
 FINAL = tuple(f"final/test_{what}" for what in Evaluation._fields)
 #: Columns of metrics.csv by TensorBoard's tag.
 COLUMNS = {
-    "epoch": "epoch",
-    **{"loss/train": "loss_train_running", "top1/train_running": "top1_train_running"},
+    **{"epoch": "epoch", "loss/train": "loss_train_running", "top1/train_running": "top1_train_running"},
     **{"loss/train_evaluated": "loss_train", "top1/train": "top1_train"},
     **{f"{what}/{part}": f"{what}_{part}" for part in ("validation", "test") for what in Evaluation._fields},
     **{f"final/test_{what}": f"{what}_test" for what in Evaluation._fields},
@@ -102,19 +101,16 @@ def log_disk_space(training: Training) -> None:
 def read_metrics(training: Training) -> list[dict[str, Any]]:
     """Return the rows of metrics.csv of the epochs before those that are trained or measured now."""
     run = training.run
-    if not run.goes_on:
+    path = run.snapshot.path.parent / run.files.metrics.name if run.goes_on else None
+    if path is None or not path.exists():
         return []
-    path = run.snapshot.path.parent / run.files.metrics.name
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet program may have saved it
-            rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            rows = [{name: row.get(name) for name in COLUMNS.values()} for row in csv.DictReader(file)]
+        return [row for row in rows if int(row["epoch"]) < first_step(run)]
+    except (OSError, ValueError, TypeError, csv.Error):
         training.log.warning(f"{path} cannot be read: the table begins anew")
         return []
-    kept = [rows[epoch] for epoch in sorted(rows) if 0 < epoch < first_step(run)]
-    return [{name: row.get(name) for name in COLUMNS.values()} for row in kept]
 
 
 class Recorder:
@@ -134,9 +130,9 @@ class Recorder:
         if distributed.RANK == 0:
             self.metrics = read_metrics(self.training)
             write_csv(self.metrics, self.files.metrics, COLUMNS.values())
-        if run.snapshot is None:
-            self._add_to_board(0, self._measure_bias(0))
-        elif "unmeasured" in run.snapshot.content:
+            if run.snapshot is None:
+                self.board.add(0, self._measure_bias(0))
+        if run.snapshot is not None and "unmeasured" in run.snapshot.content:
             epoch, path = run.first_epoch - 1, run.snapshot.path
             self.training.log.info(f"epoch {epoch} was trained, and is measured now")
             ours = path.resolve() == self.files.training_state(epoch).resolve()
@@ -150,28 +146,32 @@ class Recorder:
         Return whether there is a snapshot. Raise Plateau if the accuracy did not change, NotFiniteError if weights
         or outputs are not finite.
         """
-        due, watched_for_plateau = is_snapshot_epoch(epoch, self.settings), self._watches_for_plateau(epoch)
-        due = due or stopping
+        due, may_be_plateau = stopping or is_snapshot_epoch(epoch, self.settings), self._watches_for_plateau(epoch)
+        if not due and not may_be_plateau:
+            self._log(epoch, dict(curves))
+            return False
         path = self.files.training_state(epoch)
         if due:
-            check_weights(self.training.net, epoch)
-        if due and not watched_for_plateau:  # a plateau leaves no snapshot
-            # Saved before it is measured: if the evaluation fails, the epoch need not be trained again.
-            state = {**self._state(epoch, curves), "unmeasured": curves}
-            distributed.from_rank_0(lambda: snapshots.save(state, path))
-        if due or watched_for_plateau:
-            watched = self._measure(epoch, curves, None if watched_for_plateau else path)
-        else:
-            self._log(epoch, dict(curves))
+            state = self._state(epoch, curves)
+            if not may_be_plateau:  # a plateau leaves no snapshot
+                # Saved before it is measured: if the evaluation fails, the epoch need not be trained again.
+                distributed.from_rank_0(lambda: snapshots.save(state, path))
+        watched = self._measure(epoch, curves, None if may_be_plateau else path)
         if due:
             if distributed.RANK == 0:
-                snapshots.save(with_accuracies(self._state(epoch, curves), watched), path)
+                snapshots.save(with_accuracies(state, watched), path)
             self.training.log.info(f"  snapshot: {path}")
         return due
 
     def _state(self, epoch: int, curves: dict[str, float]) -> dict[str, Any]:
-        """Return the training state after an epoch; its accuracies are not known yet."""
+        """Return the training state after an epoch, which is not measured yet.
+
+        Raise NotFiniteError where weights are not finite: the last step of an epoch comes after its last loss.
+        """
         training = self.training
+        tensors = [tensor for tensor in training.net.state_dict().values() if tensor.is_floating_point()]
+        if not extremes(tensor for tensor in tensors if tensor.numel()).isfinite().all():
+            raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")
         return {
             "format": snapshots.FORMAT,
             **training.record.in_state(),
@@ -180,6 +180,7 @@ class Recorder:
             "top1_acc": None,
             "top5_acc": None,
             "top1_acc_train_running": curves["top1/train_running"],
+            "unmeasured": curves,
             "model_state_dict": bare_weights(training.net),
             "optimizer_state_dict": optimizers.portable_state(training.optimizer),
             "scheduler_state_dict": training.schedule.state_dict() if training.schedule is not None else {},
@@ -224,14 +225,15 @@ class Recorder:
         return watched
 
     def _log(self, epoch: int, curves: dict[str, Any]) -> None:
-        """Log the curves of an epoch and the bias after it to TensorBoard and to metrics.csv."""
+        """Log the curves of an epoch and the bias after it to TensorBoard and to metrics.csv, on rank 0."""
+        if distributed.RANK > 0:
+            return
         curves |= self._measure_bias(epoch + 1)
-        self._add_to_board(epoch + 1, curves)
-        if distributed.RANK == 0:
-            seconds = self.training.dataset.train.num_images / curves["images_per_second"]
-            curves |= {"epoch": epoch + 1, "seconds": seconds}
-            self.metrics.append({COLUMNS[tag]: value for tag, value in curves.items() if tag in COLUMNS})
-            write_csv(self.metrics, self.files.metrics, COLUMNS.values())
+        self.board.add(epoch + 1, curves)
+        seconds = self.training.dataset.train.num_images / curves["images_per_second"]
+        curves |= {"epoch": epoch + 1, "seconds": seconds}
+        self.metrics.append({COLUMNS[tag]: value for tag, value in curves.items() if tag in COLUMNS})
+        write_csv(self.metrics, self.files.metrics, COLUMNS.values())
 
     def _measure_bias(self, step: int) -> dict[str, Any]:
         """Return curves of the network's bias and, where a snapshot is due, of that of each layer."""
@@ -248,10 +250,6 @@ class Recorder:
                 curves |= {f"{what}/{name}": layer[what] for name, layer in measured.items()}
         return curves
 
-    def _add_to_board(self, step: int, values: dict[str, Any]) -> None:
-        if self.board is not None:
-            self.board.add(step, values)
-
     def _watches_for_plateau(self, epoch: int) -> bool:
         return self.settings.kill_plateaus and epoch < options.PLATEAU_EPOCHS
 
@@ -265,10 +263,3 @@ def with_accuracies(state: dict[str, Any], watched: Evaluation) -> dict[str, Any
         "top1_acc": watched.top1,
         "top5_acc": watched.top5,
     }
-
-
-def check_weights(net: nn.Module, epoch: int) -> None:
-    """Raise NotFiniteError where weights are not finite: the last step of an epoch comes after its last loss."""
-    tensors = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point() and tensor.numel()]
-    if not extremes(tensors).isfinite().all():
-        raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")
