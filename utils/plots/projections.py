@@ -50,9 +50,8 @@ def _histogram(projections: list[float], half: int) -> tuple[np.ndarray, np.ndar
     limit = np.abs(values).max() * 1.001 or 1.0
     edges = np.linspace(-limit, limit, 2 * half + 1)
     edges[half] = 0.0
-    # np.histogram closes the last bin on both sides: a projection of 0 counts on the left.
-    non_positive, _ = np.histogram(values[values <= 0], edges[: half + 1])
-    return edges, non_positive, np.histogram(values[values > 0], edges[half:])[0]
+    counts = np.histogram(-values, edges)[0][::-1]  # so that a projection of 0 counts on the left
+    return edges, counts[:half], counts[half:]
 
 
 def _distributions_in_rows(layers: style.Layers, normalized: bool, title: str) -> Figure:
@@ -171,8 +170,8 @@ def distance_by_epoch(points: style.Points, title: str) -> Figure:
     for axes, kind, norm in zip(panels, ("l2_dist", "l_inf_dist"), ("2", r"\infty"), strict=True):
         # None becomes NaN, which is not drawn.
         values = np.array([[points[epoch][name][kind] for epoch in epochs] for name in names], dtype=float)
-        markers = itertools.cycle("osv^D" if few else "o")
-        for name, of_layer, color, marker in zip(style.shorten(names), values, colors, markers, strict=False):
+        of_layers = zip(style.shorten(names), values, colors, itertools.cycle("osv^D"), strict=False)
+        for name, of_layer, color, marker in of_layers:
             axes.plot(positions, of_layer, color=color, marker=marker, label=name, clip_on=False, zorder=3)
         axes.set_xlabel(when)
         axes.set_ylabel(rf"relative distance $\|W - W_0\|_{norm}\;/\;\|W_0\|_{norm}$", parse_math=True)

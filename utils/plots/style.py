@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 import os
-import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -152,20 +151,12 @@ def name_layers(layers: Layers) -> list[str]:
 
 
 def shorten(names: Iterable[str], length: int = LONG_NAME) -> list[str]:
-    """Shorten names of layers if one is longer than `length`.
-
-    Leading parts that all have go first; then words lose their last letters, and keep their numbers:
-    features.denseblock1.denselayer12.conv2 becomes denseb1.densel12.conv2.
-    """
-    shorter = names = list(names)
+    """Shorten names of layers if one is longer than `length`: leading parts that all have go, then other ones."""
+    names = list(names)
     if max(map(len, names), default=0) > length:
         shared = os.path.commonprefix(names).rfind(".") + 1  # noqa: RUF071 (names are no paths)
         names = [name[shared:] for name in names]
-    for letters in range(length, 2, -1):
-        shorter = [re.sub(rf"([^\W\d_]{{{letters}}})[^\W\d_]+", r"\1", name) for name in names]
-        if max(map(len, shorter), default=0) <= length:
-            break
-    return [name if len(name) <= length else f"\u2026{name[1 - length :]}" for name in shorter]
+    return [name if len(name) <= length else f"\u2026{name[1 - length :]}" for name in names]
 
 
 def along_training(points: Points) -> tuple[list[int | str], Sequence[int], str]:
