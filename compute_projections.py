@@ -45,10 +45,10 @@ from utils.arguments import Settings
 from utils.process import devices, distributed
 from utils.process.ending import DONE, FAILED, exit_status, memory_for
 from utils.process.logging import open_log, progress
-from utils.process.output import try_folder
 from utils.results import differing_options, layers_of, write_json, write_projections
 from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
+from utils.snapshots.files import try_folder
 from utils.snapshots.weights import check_finite, fingerprint
 from utils.sources import Source
 
@@ -124,8 +124,9 @@ def run(settings: Settings, device: torch.device) -> int:
         if log is None:  # not before: if a file is wrong, and alone, nothing is left behind
             log = start_log(settings, found, device)
         series = runs.setdefault(source.result.parent, [])
-        for layer in layers_of(series[-1][1]).values() if series else ():
-            layer.pop("projections")  # figures over epochs do not need those of all snapshots
+        for _, before in series[-1:]:
+            for part in (*layers_of(before).values(), before["net"]):
+                part.pop("projections")  # figures over epochs do not need those of all snapshots
         series.append((source, results))
         shapes = [weight.shape for weight in content.get("structure", content["model_state_dict"]).values()]
     if log is None:
@@ -227,8 +228,7 @@ def report(log: logging.Logger, settings: Settings, runs: list[list[tuple[Source
         log.info(table(results))
         log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {folder}'}")
         log.info(f"table: {folder / 'projections.csv'}")
-    for run in runs if settings.plots is not None else ():
-        for figure in draw(run, settings):
+        for figure in draw(run, settings) if settings.plots is not None else ():
             log.info(f"figure: {figure}")
 
 
@@ -251,10 +251,8 @@ def table(results: dict[str, Any]) -> str:
     width = max(map(len, rows))
     lines = [f"{'layer':{width}}  filters     mean   mass  p-value"]
     for name, row in rows.items():
-        lines.append(
-            f"{name:{width}}  {row['filters']:7d}  {row['mean']:+7.3f}  {row['mass']:5.3f}  {row['p_value']:7.1e}"
-            + ("  depthwise" if row.get("depthwise") else "")
-        )
+        numbers = f"{row['filters']:7d}  {row['mean']:+7.3f}  {row['mass']:5.3f}  {row['p_value']:7.1e}"
+        lines.append(f"{name:{width}}  {numbers}" + ("  depthwise" if row.get("depthwise") else ""))
     zeros = results["net"]["zero_filters"]
     if zeros:
         lines.append(f"{zeros} filters are all zero; the results also have p-values without them")
