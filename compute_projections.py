@@ -45,10 +45,10 @@ from utils.arguments import Settings
 from utils.process import devices, distributed
 from utils.process.ending import DONE, FAILED, exit_status, memory_for
 from utils.process.logging import open_log, progress
-from utils.process.output import try_folder
-from utils.results import differing_options, write_json, write_projections
+from utils.results import differing_options, layers_of, write_json, write_projections
 from utils.runs.provenance import provenance
 from utils.snapshots import SnapshotError
+from utils.snapshots.files import try_folder
 from utils.snapshots.weights import check_finite, fingerprint
 from utils.sources import Source
 
@@ -88,6 +88,9 @@ def run(settings: Settings, device: torch.device) -> int:
     else:
         found, damaged = [sources.new_network(settings, layers)], []
     for source in found:
+        missing = [one.name for one in source.layers if initial is not None and one.name not in initial_weights]
+        if missing:
+            raise UsageError(f"--init-from {initial.path}: it has no {missing[0]}, which {source.name} has")
         below = source.result.parent.relative_to(settings.results)
         try_folder("--log", Path("log", below, settings.log).parent, b"")
         try_folder("--results", source.result.parent)
@@ -95,18 +98,11 @@ def run(settings: Settings, device: torch.device) -> int:
             try_folder("--plots", settings.plots / below)
 
     log = None
-    runs: dict[Path, list[tuple[Source, dict]]] = {}  # by the folder of the results, in order of training
+    runs: dict[Path, list[tuple[Source, dict]]] = {}  # by folder, in order of training: what, and its results
     for source in progress(found, unit=" snapshots"):
-        missing = [one.name for one in source.layers if initial is not None and one.name not in initial_weights]
-        if missing:
-            raise UsageError(f"--init-from {initial.path}: it has no {missing[0]}, which {source.name} has")
         try:
             with memory_for(source.name):
                 content = source.read()
-                shapes = [
-                    weight.shape for weight in content.get("structure", content["model_state_dict"]).values()
-                ]
-                left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
                 weights = sources.weights_of(source.layers, content, device)
                 measured = projections.measure(weights, settings.normalize, initial_weights)
         except ValueError as error:  # only the text is kept: the error would keep the file mapped in memory
@@ -115,8 +111,6 @@ def run(settings: Settings, device: torch.device) -> int:
             if len(found) == len(damaged) == 1:
                 raise SnapshotError(damaged[0]) from None
             continue
-        for layer in source.layers:
-            measured[layer.name] |= {"depthwise": True} if layer.depthwise else {}
         results = as_results(measured, settings, source, content, device)
         warnings["notes"] += source.notes
         if initial is not None:
@@ -129,13 +123,15 @@ def run(settings: Settings, device: torch.device) -> int:
         if log is None:  # not before: if a file is wrong, and alone, nothing is left behind
             log = start_log(settings, found, device)
         series = runs.setdefault(source.result.parent, [])
-        for layer in series[-1][1].values() if series else ():
-            layer.pop("projections")  # figures over epochs do not need those of all snapshots
-        series.append((source, measured))
-        del content
+        for _, before in series[-1:]:
+            for part in (*layers_of(before).values(), before["net"]):
+                part.pop("projections")  # figures over epochs do not need those of all snapshots
+        series.append((source, results))
+        shapes = [weight.shape for weight in content.get("structure", content["model_state_dict"]).values()]
     if log is None:
         raise RunError("; ".join(damaged))
 
+    left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
     if left_out:
         log.info(f"{left_out} convolutions of 1x1 are left out")
     for folder in runs:
@@ -165,18 +161,24 @@ def check_arguments(settings: Settings) -> None:
 
 
 def as_results(
-    measured: dict[str, dict],
-    settings: Settings,
-    source: Source,
-    content: dict[str, Any],
-    device: torch.device,
+    measured: dict[str, dict], settings: Settings, source: Source, content: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
-    """Return stage -> block -> statistics, then those of the network, and what was measured and how."""
+    """Return stage -> block -> statistics, then those of the network, and what was measured and how.
+
+    Where some layers are depthwise, there are statistics of these and of the others apart, too.
+    """
     results: dict[str, Any] = {}
     for layer in source.layers:
-        results.setdefault(str(layer.stage), {})[str(layer.block)] = {"name": layer.name, **measured[layer.name]}
-    for key, group in groups(measured).items():
-        results[key] = projections.network_statistics(group)
+        statistics = {"name": layer.name, **measured[layer.name]}
+        results.setdefault(str(layer.stage), {})[str(layer.block)] = statistics
+        if layer.depthwise:
+            statistics["depthwise"] = True
+    results["net"] = projections.network_statistics(measured.values())
+    depthwise = [measured[layer.name] for layer in source.layers if layer.depthwise]
+    if 0 < len(depthwise) < len(measured):
+        dense = [measured[layer.name] for layer in source.layers if not layer.depthwise]
+        results["net_dense"] = projections.network_statistics(dense)
+        results["net_depthwise"] = projections.network_statistics(depthwise)
     results["arch"] = settings.arch
     results["dataset"] = source.dataset
     if settings.seed is not None:
@@ -212,54 +214,40 @@ def start_log(settings: Settings, found: list[Source], device: torch.device) -> 
 def report(log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]]) -> None:
     """Log the statistics of the last snapshot of each run, and draw the figures that were asked for."""
     for run in runs:
-        source, measured = run[-1]
+        source, results = run[-1]
         folder = source.result.parent
         if len(run) > 1:
             log.info(f"\n{table_by_snapshot(run)}")
         log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
-        log.info(table(measured))
+        log.info(table(results))
         log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {folder}'}")
         log.info(f"table: {folder / 'projections.csv'}")
-    if settings.plots is not None:
-        for run in runs:
-            for figure in draw(run, settings):
-                log.info(f"figure: {figure}")
+        for figure in draw(run, settings) if settings.plots is not None else ():
+            log.info(f"figure: {figure}")
 
 
 def table_by_snapshot(run: list[tuple[Source, dict]]) -> str:
     """Return a line per snapshot: mean and mass of the network, and how many of its layers are biased."""
     level, width = 1 - projections.CONFIDENCE, max(8, *(len(Path(source.name).name) for source, _ in run))
     lines = [f"{'snapshot':{width}}  epoch     mean   mass  layers biased (p < {level:.2g})"]
-    for source, measured in run:
-        layers, epoch = measured.values(), "-" if source.epoch is None else source.epoch
-        filters = sum(layer["filters"] for layer in layers)
-        mean, mass = (sum(layer[key] * layer["filters"] for layer in layers) / filters for key in ("mean", "mass"))
-        biased = sum(layer["p_value"] < level for layer in layers)
-        row = f"{Path(source.name).name:{width}}  {epoch:>5}  {mean:+7.3f}  {mass:5.3f}"
-        lines.append(f"{row}  {biased} of {len(layers)}")
+    for source, results in run:
+        layers, network = layers_of(results).values(), results["net"]
+        biased = f"{sum(layer['p_value'] < level for layer in layers)} of {len(layers)}"
+        row = f"{Path(source.name).name:{width}}  {'-' if source.epoch is None else source.epoch:>5}"
+        lines.append(f"{row}  {network['mean']:+7.3f}  {network['mass']:5.3f}  {biased}")
     return "\n".join(lines)
 
 
-def groups(measured: dict[str, dict]) -> dict[str, list[dict]]:
-    """Return the layers of the network; where some are depthwise, also these and the others apart."""
-    depthwise = [layer for layer in measured.values() if layer.get("depthwise")]
-    dense = [layer for layer in measured.values() if not layer.get("depthwise")]
-    return {"net": [*measured.values()], **({"net_dense": dense, "net_depthwise": depthwise} if depthwise else {})}
-
-
-def table(measured: dict[str, dict]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Return a line per layer, and one for the network."""
     names = {"net": "network", "net_dense": "dense layers", "net_depthwise": "depthwise layers"}
-    sums = {names[key]: projections.network_statistics(group) for key, group in groups(measured).items()}
-    rows = {**measured, **sums}
+    rows = {**layers_of(results), **{name: results[key] for key, name in names.items() if key in results}}
     width = max(map(len, rows))
     lines = [f"{'layer':{width}}  filters     mean   mass  p-value"]
     for name, row in rows.items():
-        lines.append(
-            f"{name:{width}}  {row['filters']:7d}  {row['mean']:+7.3f}  {row['mass']:5.3f}  {row['p_value']:7.1e}"
-            + ("  depthwise" if row.get("depthwise") else "")
-        )
-    zeros = rows["network"]["zero_filters"]
+        numbers = f"{row['filters']:7d}  {row['mean']:+7.3f}  {row['mass']:5.3f}  {row['p_value']:7.1e}"
+        lines.append(f"{name:{width}}  {numbers}" + ("  depthwise" if row.get("depthwise") else ""))
+    zeros = results["net"]["zero_filters"]
     if zeros:
         lines.append(f"{zeros} filters are all zero; the results also have p-values without them")
     return "\n".join(lines)
@@ -269,7 +257,7 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
     """Draw the figures of a run's snapshots. Return their files."""
     from utils import plots
 
-    last, measured = run[-1]
+    last, measured = run[-1][0], layers_of(run[-1][1])
     folder = settings.plots / last.result.parent.relative_to(settings.results)
     network = " on ".join(filter(None, [settings.arch, last.data]))
     when = {None: Path(last.name).name, 0: "at initialization", -1: "ImageNet weights", 1: "after 1 epoch"}
@@ -278,7 +266,8 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
         f"projections_{last.result.stem}": plots.distributions(measured, settings.normalize, title),
         f"profile_{last.result.stem}": plots.profile(measured, title),
     }
-    same = [(one, layers) for one, layers in run if layers.keys() == measured.keys()]  # of --arch weights
+    same = [(one, layers_of(results)) for one, results in run]
+    same = [(one, layers) for one, layers in same if layers.keys() == measured.keys()]
     by_name = any(one.epoch is None for one, _ in same)
     points = {Path(one.name).name if by_name else max(one.epoch, 0): layers for one, layers in same}
     if len(points) > 1:

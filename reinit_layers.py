@@ -28,11 +28,9 @@ if __name__ == "__main__":  # first: the other imports take seconds
     signals.handle_during_imports()
 
 import functools
-import itertools
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,12 +45,12 @@ from utils.options import Role, check_recorded
 from utils.process import devices, distributed
 from utils.process.ending import DONE, exit_status, memory_for
 from utils.process.logging import open_log, progress
-from utils.process.output import try_folder
 from utils.results import RESET, differing_options, result_stem, rows_of, write_csv, write_json
 from utils.runs.begin import adopt
 from utils.runs.folders import describe_data, noise_of_snapshot, run_folder
 from utils.runs.provenance import provenance
 from utils.runs.record import Snapshot, read_snapshot
+from utils.snapshots.files import try_folder
 from utils.snapshots.weights import bare_weights, fingerprint, load_weights
 from utils.sources import RAND, Initialization, random_initialization, read_initializations, read_list
 from utils.training import precision
@@ -112,8 +110,7 @@ def run(settings: Settings, device: torch.device) -> int:
         log.warning(warning)
 
     bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
-    pairs = itertools.product(initializations, layers)
-    replacements = [reinit.Replacement.of(layer.name, one.weights) for one, layer in pairs]
+    replacements = [reinit.Replacement.of(layer.name, one.weights) for one in initializations for layer in layers]
     batches = progress(dataset.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
         measured = reinit.accuracies(net, replacements, batches, log.info, settings.amp)
@@ -129,29 +126,26 @@ def run(settings: Settings, device: torch.device) -> int:
     table = path.with_name(f"reinit_{stem}.csv")
     write_csv(rows_of(results, path, settings), table, RESET)
     log.info(report(results))
-    chance = 100 / num_classes
-    if measured.top1 / 2 < chance:
-        message = f"half of {measured.top1:.2f} % is less than guessing gives ({chance:.2f} %)"
+    if measured.top1 / 2 < 100 / num_classes:
+        message = f"half of {measured.top1:.2f} % is less than guessing gives ({100 / num_classes:.2f} %)"
         log.warning(f"{message}: even a layer that is needed may not be critical")
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
     log.info(f"table: {table}")
+    from utils import plots  # imports matplotlib: not before it is needed
+
     title = f"{settings.arch} on {describe_data(settings.dataset, settings.subsample_classes, noise)}"
-    for figure in draw(results, title, plots_folder, stem):
-        log.info(f"figure: {figure}")
+    for name, draw in (("reinit", plots.accuracy_loss), ("criticality", plots.bias_and_criticality)):
+        for figure in plots.save(draw(results, title), plots_folder / f"{name}_{stem}"):
+            log.info(f"figure: {figure}")
     return DONE
 
 
 def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
-    """Read the snapshot of the trained network, and complete the settings by what is recorded of its run.
+    """Read the snapshot of the trained network, and complete the settings by what its run records; and warnings.
 
-    Returns:
-        the settings, the snapshot, and warnings.
-
-    Raises:
-        SnapshotError: it is damaged, or it records what no option can be.
-        UsageError: options contradict it or each other.
+    Raise UsageError where the snapshot is damaged, or options contradict it or each other.
     """
     path = settings.load_from
     trained = read_snapshot(path, settings, epoch=settings.epoch)
@@ -247,9 +241,7 @@ def as_results(
 ) -> dict[str, Any]:
     """Return the results for JSON: accuracies, relative drops, the bias of the layers and its rank correlation.
 
-    Args:
-        measured: of each initialization in turn each layer.
-        bias: of each layer, as `projections.measure` returns it.
+    measured: of each initialization in turn each layer. bias: of each layer, from `projections.measure`.
     """
     in_turn = iter(measured.replaced)
     rows = {initialization.row: [next(in_turn) for _ in bias] for initialization in initializations}
@@ -275,20 +267,17 @@ def as_results(
             [layer["filters"] for layer in bias.values()],
             drops.get(reinit.initialization_row(drops)),
         ),
+        "seed": None if settings.seed is None else str(settings.seed),
+        "subsample_classes": settings.subsample_classes or None,
+        "rand_seed": initializations[-1].seed,
+        "weights": fingerprint(trained.weights),
+        "initializations": {one.row: fingerprint(one.weights) for one in initializations},
+        "provenance": provenance("reinit_layers.py", options.recorded_arguments(settings), device),
+        "trained_by": (trained.record and trained.record.provenance) or None,
     }
-    if settings.seed is not None:
-        results["seed"] = str(settings.seed)
-    if settings.subsample_classes:
-        results["subsample_classes"] = settings.subsample_classes
-    for initialization in initializations:
-        if initialization.seed is not None:
-            results["rand_seed"] = initialization.seed
-    results["weights"] = fingerprint(trained.weights)
-    results["initializations"] = {one.row: fingerprint(one.weights) for one in initializations}
-    results["provenance"] = provenance("reinit_layers.py", options.recorded_arguments(settings), device)
-    if trained.record is not None and trained.record.provenance:
-        results["trained_by"] = trained.record.provenance
-    return results
+    # Of these, only what there is.
+    optional = {"seed", "subsample_classes", "rand_seed", "trained_by"}
+    return {key: value for key, value in results.items() if value is not None or key not in optional}
 
 
 def report(results: dict[str, Any]) -> str:
@@ -296,17 +285,14 @@ def report(results: dict[str, Any]) -> str:
     lines = [f"trained network: top-1 {results['top1_test']:.2f} %, top-5 {results['top5_test']:.2f} %"]
     lines.append("top-1 in % with one layer reset, by the epoch it is reset to:")
     names, rows = results["layers"], results["init_from_epoch"]
-    column = max(7, *map(len, names)) + 2
-    first = max(5, *map(len, rows))
+    column, first = max(7, *map(len, names)) + 2, max(5, *map(len, rows))
     at_once = max(1, (REPORT_WIDTH - first) // column)
     for start in range(0, len(names), at_once):
         shown = slice(start, start + at_once)
         lines.append(" " * first + "".join(f"{name:>{column}}" for name in names[shown]))
-        lines += [
-            f"{row:>{first}}"
-            + "".join(f"{math.nan if value is None else value:{column}.2f}" for value in values[shown])
-            for row, values in rows.items()
-        ]
+        for row, values in rows.items():
+            numbers = (math.nan if value is None else value for value in values[shown])
+            lines.append(f"{row:>{first}}" + "".join(f"{number:{column}.2f}" for number in numbers))
     initialization = reinit.initialization_row(rows)
     for row in [row for row in (initialization, RAND) if row in rows]:
         critical = reinit.critical(results["relative_drop"][row])
@@ -326,17 +312,6 @@ def report(results: dict[str, Any]) -> str:
             f"(95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
         )
     return "\n".join(lines)
-
-
-def draw(results: dict[str, Any], title: str, plots_folder: Path, stem: str) -> list[Path]:
-    """Draw the figures of the results. Return their files."""
-    from utils import plots
-
-    figures = {
-        f"reinit_{stem}": plots.accuracy_loss(results, title),
-        f"criticality_{stem}": plots.bias_and_criticality(results, title),
-    }
-    return [file for name, figure in figures.items() for file in plots.save(figure, plots_folder / name)]
 
 
 if __name__ == "__main__":

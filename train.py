@@ -45,13 +45,12 @@ from torch import nn
 import data
 import models
 from core import seeds
-from core.errors import RunError, UsageError
+from core.errors import UsageError
 from utils import options
 from utils.arguments import Settings
-from utils.options import LARGEST
 from utils.process import devices, distributed
-from utils.process.ending import DONE, PLATEAU, STOPPED, advise_when_interrupted, exit_status, memory_for
-from utils.process.logging import open_log, time_left
+from utils.process.ending import DONE, STOPPED, advise_when_interrupted, exit_status, memory_for
+from utils.process.logging import open_log
 from utils.runs.begin import Run, begin, make_record, refuse_to_overwrite, way_on
 from utils.runs.lock import FolderLock
 from utils.runs.provenance import provenance
@@ -60,7 +59,7 @@ from utils.snapshots.weights import bare_weights, load_weights
 from utils.sources import classes_of_head
 from utils.training import optimizers, precision
 from utils.training.metrics import evaluate
-from utils.training.recording import Plateau, Recorder, Training, log_disk_space, open_board
+from utils.training.recording import Recorder
 from utils.training.step import make_step, train_epoch
 
 
@@ -93,7 +92,6 @@ def execute(run: Run, device: torch.device) -> int:
     record = None
     if run.training:
         check_batches(settings, dataset)
-        warnings += check_images(run, dataset)
         made_by = provenance("train.py", options.recorded_arguments(settings), device)
         made_by["processes"] = distributed.WORLD_SIZE  # dropout and batch norm depend on it
         record = distributed.from_rank_0(lambda: refuse_to_overwrite(run, make_record(run, dataset, made_by)))
@@ -111,9 +109,6 @@ def execute(run: Run, device: torch.device) -> int:
         schedule = optimizers.make_schedule(optimizer, settings, run.first_epoch)
         if run.goes_on:
             optimizers.restore(optimizer, run.snapshot.path, run.snapshot.content, settings.override)
-    if run.snapshot is not None:
-        for copied in ("model_state_dict", "optimizer_state_dict"):
-            run.snapshot.content.pop(copied, None)
 
     log, log_path = open_log(run.files.log_folder, settings.log)
     announce(log, run, dataset, net, device, log_path)
@@ -122,17 +117,13 @@ def execute(run: Run, device: torch.device) -> int:
     for line in [*run.warnings, *warnings, *dataset.notes]:
         log.warning(line)
     if run.training:
-        return train(Training(run, record, net, optimizer, schedule, dataset, log))
+        return train(Recorder(run, record, net, optimizer, schedule, dataset, log))
     report_evaluation(settings, net, dataset, log)
     return DONE
 
 
 def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[str]]:
-    """Read the data, and build the network with the weights that the run begins with.
-
-    Returns:
-        the data on the device, the network on the CPU, and warnings.
-    """
+    """Read the data onto the device, and build the network with its first weights, on the CPU; and warnings."""
     settings = run.settings
     with distributed.local_rank_0_first():
         with memory_for("the dataset", "keep fewer classes with --subsample-classes"):
@@ -150,19 +141,20 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
             weights = run.snapshot.weights if run.snapshot is not None else None
             num_classes, warnings = classes_of_head(settings, dataset, weights)
         torch.manual_seed(settings.seed or 0)  # None: a snapshot is evaluated, and nothing in it is random
-        net = models.build(
-            settings.arch,
-            num_classes,
-            dataset.in_channels,
-            dataset.image_size,
-            pretrained=settings.pretrained and run.snapshot is None,
-        )
+        pretrained = settings.pretrained and run.snapshot is None
+        net = models.build(settings.arch, num_classes, dataset.in_channels, dataset.image_size, pretrained)
     fingerprints = (dataset.train_fingerprint, dataset.test_fingerprint)
     if distributed.from_rank_0(lambda: fingerprints) != fingerprints:
         raise data.DataError("--data-path: the images or labels differ from those of rank 0")
     if run.snapshot is not None:
         if run.record is not None:
             run.snapshot.check_classes(dataset.class_names)
+        if run.training and run.record is not None:
+            other = run.record.difference_of_images(dataset.train_fingerprint)
+            message = f"{run.snapshot.path} was trained on {other}"
+            if other and not settings.override:
+                raise UsageError(f"--data-path {settings.data_path}: {message}; --override goes on with these")
+            warnings += [message] if other else []
         load_weights(net, run.snapshot.weights, run.snapshot.path, settings.arch)
     elif settings.pretrained and dataset.in_channels != 3:
         warnings.append(
@@ -174,7 +166,7 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
 
 def check_batches(settings: Settings, dataset: data.Dataset) -> None:
     """Refuse a batch size with which batch norm fails: it needs more than one value of each channel."""
-    shape, num_images = (dataset.in_channels, *dataset.image_size), dataset.train.num_images
+    num_images = dataset.train.num_images
     sizes = {min(num_images, settings.batch_size), num_images % settings.batch_size or settings.batch_size}
     ranks = 1 if settings.sync_bn else distributed.WORLD_SIZE
     problem = f"--batch-size {settings.batch_size}: the last batch has too few images"
@@ -182,85 +174,62 @@ def check_batches(settings: Settings, dataset: data.Dataset) -> None:
         # PyTorch would exchange float32 with processes without an image, and bfloat16 with others.
         raise UsageError(f"{problem} for --sync-bn with --amp and so many processes; give another")
     if any(1 in (size // ranks, -(-size // ranks)) for size in sizes):
-        net = models.structure(settings.arch, dataset.num_classes, *shape[:1], shape[1:]).train()
+        net = models.structure(settings.arch, dataset.num_classes, dataset.in_channels, dataset.image_size)
         try:
-            net(torch.zeros(1, *shape, device=next(net.parameters()).device))
+            images = torch.zeros(1, dataset.in_channels, *dataset.image_size)
+            net.train()(images.to(next(net.parameters()).device))
         except ValueError:
-            raise UsageError(
-                f"{problem} for batch norm: a process would have a single one; give another"
-            ) from None
+            problem += " for batch norm: a process would have a single one; give another"
+            raise UsageError(problem) from None
 
 
-def check_images(run: Run, dataset: data.Dataset) -> list[str]:
-    """Refuse to go on with other training images than before; with --override return a warning."""
-    other = run.record.difference_of_images(dataset.train_fingerprint) if run.record is not None else ""
-    if not other:
-        return []
-    message = f"{run.snapshot.path} was trained on {other}"
-    if not run.settings.override:
-        raise UsageError(f"--data-path {run.settings.data_path}: {message}; --override goes on with these")
-    return [message]
-
-
-def train(training: Training) -> int:
+def train(recorder: Recorder) -> int:
     """Train from the first epoch or from a snapshot to the final weights. Return the exit status."""
-    run, record, net, log = training.run, training.record, training.net, training.log
-    optimizer, schedule, dataset = training.optimizer, training.schedule, training.dataset
+    run, net, dataset, log = recorder.run, recorder.net, recorder.dataset, recorder.log
+    optimizer, schedule = recorder.optimizer, recorder.schedule
     settings, files = run.settings, run.files
     if distributed.RANK == 0:
         files.folder.mkdir(parents=True, exist_ok=True)  # not again: if it is removed under way, the run ends
     if run.snapshot is not None:
-        distributed.from_rank_0(lambda: record.save(files.folder))
+        distributed.from_rank_0(lambda: recorder.record.save(files.folder))
     else:
-        initial = bare_weights(net)
-        record = distributed.from_rank_0(lambda: save_weights(record, initial, files.initial, initial=True))
-        training = dataclasses.replace(training, record=record)
+        initial = functools.partial(save_weights, recorder.record, bare_weights(net), files.initial, initial=True)
+        recorder.record = distributed.from_rank_0(initial)
         log.info(f"initial weights: {files.initial}")
         if settings.epochs == 0:
             return DONE
     if dataset.val is None:
         log.info("there is no validation split: the test set is used to watch training")
-    if distributed.RANK == 0:
-        log_disk_space(training)
     step = make_step(net, optimizer, settings.compile)
-    with open_board(training) as board:
-        recorder = Recorder(training, board)
-        try:
-            recorder.begin()
-            left = time_left(run.first_epoch, settings.epochs)
-            for epoch in range(run.first_epoch, settings.epochs):
-                stream = [epoch] if distributed.RANK == 0 else [epoch, distributed.RANK]
-                torch.manual_seed(seeds.derive(settings.seed, "dropout", *stream))
-                dataset.train.epoch = epoch
-                lr = optimizer.param_groups[0]["lr"]
-                if not lr <= LARGEST:
-                    raise RunError(f"the learning rate is {lr:g} in epoch {epoch}: --lr-step, --lr-decay")
-                began = time.perf_counter()
-                loss, accuracy = train_epoch(step, net, dataset.train, epoch, left)
-                seconds = time.perf_counter() - began
-                if schedule is not None:
-                    schedule.step()
-                rate = dataset.train.num_images / seconds
-                log.info(
-                    f"epoch {epoch} ({epoch + 1}/{settings.epochs}): loss {loss:.4f}, accuracy {accuracy:.2f} %, "
-                    f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
-                )
-                curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
-                stopping = distributed.stop_requested()
-                is_saved = recorder.finish_epoch(epoch, curves, stopping)
-                if is_saved and epoch + 1 < settings.epochs and (stopping or distributed.stop_requested()):
-                    log.error(f"stopped by SIGUSR1 after epoch {epoch}: --resume-from latest goes on")
-                    return STOPPED
-        except Plateau as plateau:
-            log.error(str(plateau))
-            return PLATEAU
+    with recorder.open_board():
+        recorder.begin()
+        for epoch in range(run.first_epoch, settings.epochs):
+            stream = [epoch] if distributed.RANK == 0 else [epoch, distributed.RANK]
+            torch.manual_seed(seeds.derive(settings.seed, "dropout", *stream))
+            dataset.train.epoch = epoch
+            lr = optimizer.param_groups[0]["lr"]
+            began = time.perf_counter()
+            loss, accuracy = train_epoch(step, net, dataset.train, epoch, settings.epochs)
+            seconds = time.perf_counter() - began
+            if schedule is not None:
+                schedule.step()
+            rate = dataset.train.num_images / seconds
+            log.info(
+                f"epoch {epoch} ({epoch + 1}/{settings.epochs}): loss {loss:.4f}, accuracy {accuracy:.2f} %, "
+                f"lr {lr:g}, {seconds:.1f} s, {rate:,.0f} images/s"
+            )
+            curves = {"loss/train": loss, "top1/train_running": accuracy, "lr": lr, "images_per_second": rate}
+            stopping = distributed.stop_requested()
+            is_saved = recorder.finish_epoch(epoch, curves, stopping)
+            if is_saved and epoch + 1 < settings.epochs and (stopping or distributed.stop_requested()):
+                log.error(f"stopped by SIGUSR1 after epoch {epoch}: --resume-from latest goes on")
+                return STOPPED
         # If no epoch was left to train, the network was not measured.
         final = evaluate(net, dataset.test, "test set") if recorder.final is None else recorder.final
         log.info(f"test set: {final}")
-        if board is not None:
-            board.finish()
-    if distributed.RANK == 0:
-        save_weights(record, bare_weights(net), files.final)
+        if distributed.RANK == 0:
+            recorder.board.finish()
+            save_weights(recorder.record, bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE
 
@@ -268,27 +237,24 @@ def train(training: Training) -> int:
 def report_evaluation(settings: Settings, net: nn.Module, dataset: data.Dataset, log: logging.Logger) -> None:
     """Report what was asked for instead of training."""
     if settings.eval_regularization_loss:
-        norms = [
-            weight.norm().item() for name, weight in net.named_parameters() if name.split(".")[-1] == "weight"
-        ]
-        loss = settings.weight_decay * sum(norms)
+        weights = [value for name, value in net.named_parameters() if name.split(".")[-1] == "weight"]
+        loss = settings.weight_decay * sum(weight.norm().item() for weight in weights)
         log.info(f"regularization loss: {loss:.8g} (weight decay {settings.weight_decay:g})")
-    if settings.evaluate_train:
-        log.info(f"training set: {evaluate(net, dataset.train.as_is(), 'training set')}")
-    if settings.evaluate and dataset.val is not None:
-        log.info(f"validation split: {evaluate(net, dataset.val, 'validation split')}")
+    asked_for = {"training set": dataset.train.as_is()} if settings.evaluate_train else {}
     if settings.evaluate:
-        log.info(f"test set: {evaluate(net, dataset.test, 'test set')}")
+        asked_for |= {"validation split": dataset.val, "test set": dataset.test}
+    for name, images in asked_for.items():
+        if images is not None:
+            log.info(f"{name}: {evaluate(net, images, name)}")
 
 
 def announce(
     log: logging.Logger, run: Run, dataset: data.Dataset, net: nn.Module, device: torch.device, log_path: Path
 ) -> None:
     """Log what is being run."""
-    settings = run.settings
+    settings, (height, width) = run.settings, dataset.image_size
     parameters = sum(parameter.numel() for parameter in net.parameters())
     validation = f"{dataset.val.num_images:,} validation, " if dataset.val is not None else ""
-    height, width = dataset.image_size
     log.info(
         f"{settings.arch} ({parameters:,} parameters) on {settings.dataset}: {dataset.num_classes} classes, "
         f"{dataset.train.num_images:,} training, {validation}{dataset.test.num_images:,} test images "
@@ -302,11 +268,8 @@ def announce(
         log.info("weights from the model zoo, trained on ImageNet")
     elif not run.training:
         log.warning("without --resume-from or --pretrained these are random initial weights")
-    in_use = [
-        f"{name} {value}"
-        for name, value in options.configuration(settings).items()
-        if value is not None and value is not False
-    ]
+    values = options.configuration(settings).items()
+    in_use = [f"{name} {value}" for name, value in values if value is not None and value is not False]
     log.info(f"configuration: {', '.join(in_use)}")
     if distributed.WORLD_SIZE > 1:
         log.info(f"{distributed.WORLD_SIZE} processes, each with its share of every batch")

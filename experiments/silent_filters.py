@@ -28,9 +28,8 @@ from experiments.reading import ResultError, labelled_folders, seeds_in
 from experiments.tables import made_by, markdown
 from utils import correlation, projections, snapshots
 from utils.arguments import Number
-from utils.process.output import try_folder
 from utils.runs.provenance import provenance
-from utils.snapshots.files import atomic_write
+from utils.snapshots.files import atomic_write, try_folder
 from utils.snapshots.weights import load_weights
 
 #: Of one network: layer -> whether each filter is silent, and whether its projection is <= 0; (N,) bool.

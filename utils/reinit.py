@@ -113,9 +113,8 @@ def accuracies(
 
     Each batch goes through the network segment by segment. At the segment that holds a replaced layer, the
     replacement branches off: it gets the output of the trained segments before, and runs the rest of the network.
-    The network itself never changes. A replacement that equals the trained weights is not run.
-
-    The accuracies are those of replacing, evaluating the whole network and restoring, with the same batches.
+    The network itself never changes. A replacement that equals the trained weights is not run. The accuracies are
+    those of replacing, evaluating the whole network and restoring, with the same batches.
 
     Args:
         net: on any device; is put in evaluation mode.
@@ -209,18 +208,18 @@ def _count(
 ) -> Tensor:
     """Return the counts of one batch, (num_rows, 3)."""
     counts = torch.zeros(num_rows, 3, dtype=torch.int64, device=labels.device)
+
+    def count(row: int, logits: Tensor) -> None:
+        counts[row, :2] = count_correct(logits.float(), labels)
+        counts[row, 2] = (~logits.isfinite()).any(1).sum()
+
     trunk = images
     for number, segment in enumerate(segments):
         for row, load in branches[number]:
             x = torch.func.functional_call(segment, load(), (trunk,))
             for rest in segments[number + 1 :]:
                 x = rest(x)
-            _count_outputs(x, labels, counts[row])
+            count(row, x)
         trunk = segment(trunk)
-    _count_outputs(trunk, labels, counts[0])
+    count(0, trunk)
     return counts
-
-
-def _count_outputs(logits: Tensor, labels: Tensor, counts: Tensor) -> None:
-    counts[:2] = count_correct(logits.float(), labels)
-    counts[2] = (~logits.isfinite()).any(1).sum()

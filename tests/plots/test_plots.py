@@ -113,7 +113,7 @@ def test_figures_of_deep_networks_have_rows_and_fit_on_a_page(depth):
         assert drawn["mean"].axes[0].images[0].get_array().shape == (depth, 3)
         for axes in (drawn[name].axes[0] for name in ("mass", "mean", "projections", "profile", "loss")):
             first, *_, last = rows_of(axes)
-            assert first.startswith("1 denseb0.densel0.conv2")
+            assert first.startswith("1 \u2026ck0.denselayer0.conv2")
             assert len(last) < 36
             assert len(rows_of(axes)) <= 120
         numbers = [int(text.get_text()) for text in drawn["criticality"].axes[0].texts]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,15 +33,14 @@ def distributions(layers: style.Layers, normalized: bool, title: str) -> Figure:
         axes.stairs(non_positive, edges[: half + 1], fill=True, color=style.NON_POSITIVE)
         axes.stairs(positive, edges[half:], fill=True, color=style.POSITIVE)
         axes.axvline(0, color="black", linewidth=0.8)
-        label = {"va": "top", "color": style.NON_POSITIVE, "weight": "bold"}
-        axes.text(0.03, 0.95, f"mass {layer['mass']:.2f}", transform=axes.transAxes, **label)
+        place = {"transform": axes.transAxes, "va": "top"}
+        axes.text(0.03, 0.95, f"mass {layer['mass']:.2f}", color=style.NON_POSITIVE, weight="bold", **place)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True, steps=[1, 2, 5, 10]))
     figure.supylabel("number of filters")
-    style.label_below(
-        figure, quantity(normalized), {"≤ 0 (their share is the mass)": style.NON_POSITIVE, "> 0": style.POSITIVE}
-    )
+    colors = {"≤ 0 (their share is the mass)": style.NON_POSITIVE, "> 0": style.POSITIVE}
+    style.label_below(figure, quantity(normalized), colors)
     return figure
 
 
@@ -51,9 +50,8 @@ def _histogram(projections: list[float], half: int) -> tuple[np.ndarray, np.ndar
     limit = np.abs(values).max() * 1.001 or 1.0
     edges = np.linspace(-limit, limit, 2 * half + 1)
     edges[half] = 0.0
-    # np.histogram closes the last bin on both sides: a projection of 0 counts on the left.
-    non_positive, _ = np.histogram(values[values <= 0], edges[: half + 1])
-    return edges, non_positive, np.histogram(values[values > 0], edges[half:])[0]
+    counts = np.histogram(-values, edges)[0][::-1]  # so that a projection of 0 counts on the left
+    return edges, counts[:half], counts[half:]
 
 
 def _distributions_in_rows(layers: style.Layers, normalized: bool, title: str) -> Figure:
@@ -95,54 +93,35 @@ def profile(layers: style.Layers, title: str) -> Figure:
 def mass_by_epoch(points: style.Points, title: str, as_map: bool = False) -> Figure:
     """Draw the mass of each layer against epoch, with the band that holds 95 % or more of fair coins.
 
-    points: epochs trained, or names of snapshots -> layers, with `mass` and `filters`.
+    points: layers have `mass` and `filters`.
     as_map: draw a heat map, as for many layers: layer by epoch, white where the mass is 1/2.
     """
-
-    def band(layer: Mapping[str, Any]) -> tuple[float, float]:
-        return projections.chance_of_mass(layer["filters"])
-
-    label = "mass (share of filters\nwith projection ≤ 0)"
-    return _by_epoch(points, "mass", band, title, label, CHANCE_OF_MASS, as_map)
+    return _by_epoch(points, "mass", "mass (share of filters\nwith projection ≤ 0)", title, as_map)
 
 
 @style.apply()
 def mean_by_epoch(points: style.Points, normalized: bool, title: str) -> Figure:
     """Draw the mean projection of each layer against epoch, with the 95 % band of fair coins.
 
-    points: epochs trained, or names of snapshots -> layers, with `mean`, `std` and `filters`.
-    normalized: the projections are cosines.
+    points: layers have `mean`, `std` and `filters`. normalized: the projections are cosines.
     """
-
-    def band(layer: Mapping[str, Any]) -> tuple[float, float]:
-        limit = projections.chance_of_mean(layer["mean"], layer["std"], layer["filters"])
-        return -limit, limit
-
-    return _by_epoch(points, "mean", band, title, f"mean {quantity(normalized)}", CHANCE_OF_MEAN)
+    return _by_epoch(points, "mean", f"mean {quantity(normalized)}", title)
 
 
-def _by_epoch(
-    points: style.Points,
-    statistic: str,
-    band: Callable[[Mapping[str, Any]], tuple[float, float]],
-    title: str,
-    label: str,
-    chance: str,
-    as_map: bool = False,
-) -> Figure:
+def _by_epoch(points: style.Points, statistic: str, label: str, title: str, as_map: bool = False) -> Figure:
     """Draw a statistic against epoch: a panel per layer, or a heat map with a dot where it is in its band."""
     epochs, positions, when = style.along_training(points)
     layers, is_mass = points[epochs[-1]], statistic == "mass"
+    chance = CHANCE_OF_MASS if is_mass else CHANCE_OF_MEAN
     title = f"{title}: {statistic} of each layer"
     values = np.array([[points[epoch][name][statistic] for epoch in epochs] for name in layers])
-    bands = np.array([[band(points[epoch][name]) for epoch in epochs] for name in layers])
+    bands = np.array([[_band(points[epoch][name], statistic) for epoch in epochs] for name in layers])
     if as_map or len(layers) > style.MOST_PANELS:
         limit = np.abs(values).max() or 1.0  # red is for projections <= 0, as NON_POSITIVE is
         colors = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
         if is_mass:
             colors = {"cmap": "RdBu_r", "vmin": 0, "vmax": 1}
-        columns = style.shorten(map(str, epochs))
-        rows = style.name_layers(layers)
+        rows, columns = style.name_layers(layers), style.shorten(map(str, epochs))
         figure, axes, cell = style.heat_map(values, rows, columns, title, label, 0.4, **colors)
         rows, columns = np.nonzero((bands[..., 0] - 1e-9 <= values) & (values <= bands[..., 1] + 1e-9))
         dot = {"marker": "o", "color": "#333333", "linewidth": 0}
@@ -167,11 +146,19 @@ def _by_epoch(
     return figure
 
 
+def _band(layer: Mapping[str, Any], statistic: str) -> tuple[float, float]:
+    """Return the band of the mass or the mean of a layer whose signs are fair coins."""
+    if statistic == "mass":
+        return projections.chance_of_mass(layer["filters"])
+    limit = projections.chance_of_mean(layer["mean"], layer["std"], layer["filters"])
+    return -limit, limit
+
+
 @style.apply()
 def distance_by_epoch(points: style.Points, title: str) -> Figure:
     """Draw the relative distance of each layer from its initialization against epoch.
 
-    points: epochs trained, or names of snapshots -> layers, with `l2_dist` and `l_inf_dist`; None: undefined.
+    points: layers have `l2_dist` and `l_inf_dist`; None: undefined.
     """
     epochs, positions, when = style.along_training(points)
     names = list(points[epochs[-1]])
@@ -183,13 +170,11 @@ def distance_by_epoch(points: style.Points, title: str) -> Figure:
     for axes, kind, norm in zip(panels, ("l2_dist", "l_inf_dist"), ("2", r"\infty"), strict=True):
         # None becomes NaN, which is not drawn.
         values = np.array([[points[epoch][name][kind] for epoch in epochs] for name in names], dtype=float)
-        markers = itertools.cycle("osv^D" if few else "o")
-        for name, of_layer, color, marker in zip(style.shorten(names), values, colors, markers, strict=False):
-            line = {"color": color, "marker": marker, "label": name}
-            axes.plot(positions, of_layer, clip_on=False, zorder=3, **line)
+        of_layers = zip(style.shorten(names), values, colors, itertools.cycle("osv^D"), strict=False)
+        for name, of_layer, color, marker in of_layers:
+            axes.plot(positions, of_layer, color=color, marker=marker, label=name, clip_on=False, zorder=3)
         axes.set_xlabel(when)
-        label = rf"relative distance $\|W - W_0\|_{norm}\;/\;\|W_0\|_{norm}$"
-        axes.set_ylabel(label, parse_math=True)
+        axes.set_ylabel(rf"relative distance $\|W - W_0\|_{norm}\;/\;\|W_0\|_{norm}$", parse_math=True)
         if np.isnan(values).all():
             place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
             axes.text(0.5, 0.5, "not defined: initial weights are zero", **place)

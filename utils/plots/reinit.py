@@ -26,9 +26,10 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
     names, drops = style.shorten(results["layers"]), results["relative_drop"]
     values = np.array(list(drops.values()), dtype=float) * 100  # None becomes NaN, which is not drawn
     rows = ["fresh random" if row == "rand" else row for row in drops]
-    few, columns = len(names) <= style.MOST_PANELS, names
-    if not few:
+    columns, axis_labels = names, {"xlabel": "layer that is reset", "ylabel": "reset to epoch"}
+    if len(names) > style.MOST_PANELS:
         rows, columns, values = [f"{depth} {name}" for depth, name in enumerate(names, 1)], rows, values.T
+        axis_labels = {"xlabel": "reset to epoch", "ylabel": "layer that is reset"}
     title = f"{title}:\naccuracy lost (trained: {results['top1_test']:.2f} %)"
     label = "relative loss of\ntop-1 accuracy (%)"
     figure, axes, cell = style.heat_map(values, rows, columns, title, label, cmap="magma_r", vmin=0, vmax=100)
@@ -38,8 +39,7 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
             text = "" if math.isnan(value) else str(round(value))
             color = "white" if value > 40 else "black"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
-    both = ["reset to epoch", "layer that is reset"]
-    axes.set(xlabel=both[few], ylabel=both[not few])
+    axes.set(**axis_labels)
     return figure
 
 
@@ -53,14 +53,12 @@ def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
     initialization = reinit.initialization_row(results["relative_drop"])
     row = initialization or list(results["relative_drop"])[-1]
     sources = {"0": "its initialization", "-1": "the model zoo's weights", "rand": "fresh random weights"}
-    losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))
-    # None: the loss is not defined.
+    losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))  # None: not defined
     names = {depth: name for depth, (name, loss) in enumerate(losses.items(), 1) if loss is not None}
     bias = correlation.bias([results["projections"][name]["mass"] for name in names.values()])
     drops = np.array([100 * losses[name] for name in names.values()])
-    figure, axes = criticality_axes(
-        f"{title}: bias and criticality", bias, drops, sources.get(row, f"epoch {row}")
-    )
+    title, reset_to = f"{title}: bias and criticality", sources.get(row, f"epoch {row}")
+    figure, axes = criticality_axes(title, bias, drops, reset_to)
     number_points(axes, bias, drops, names)
     found = results["correlation"]
     text = "not defined" if initialization else "only for layers reset to their initialization"

@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 import os
-import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,13 +42,13 @@ STYLE = {
 NON_POSITIVE, POSITIVE, CHANCE = "#c8553d", "#3d7ea6", "#dcdcdc"  # distinct for colour-blind readers too
 MOST_PANELS = 20  #: layers with a panel each, or a line each in a legend; more layers are rows
 MAX_WIDTH_IN, MAX_HEIGHT_IN = 14.0, 18.0
-LONG_NAME = (
-    22  #: characters; a longer layer name is shortened, or gets a line of its own in the title of its panel
-)
+LONG_NAME = 22  #: characters; a longer name is shortened, or has a line of its own in the title of a panel
 DEPTH = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))  #: without the palest yellow
 
-Points = Mapping[int | str, Mapping[str, Mapping[str, Any]]]  #: epochs trained, or name of a snapshot -> layers
+TURNED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}  #: long labels of the x axis
+
 Layers = Mapping[str, Mapping[str, Any]]  #: name of a layer -> its statistics, as utils.projections.measure gives
+Points = Mapping[int | str, Layers]  #: epochs trained, or names of snapshots, in order of training -> layers
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -133,8 +132,7 @@ def heat_map(
     room = figure.get_size_inches() - margins
     label_rows(axes, rows)
     shown = slice(None, None, math.ceil(len(columns) * (0.2 if turned else 0.36) / room[0]))
-    style = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
-    axes.set_xticks(range(len(columns))[shown], columns[shown], **style)
+    axes.set_xticks(range(len(columns))[shown], columns[shown], **(TURNED if turned else {}))
     figure.colorbar(image, label=label, shrink=min(1, 3 / room[1]), anchor=(0, 1))
     return figure, axes, 72 * room / cells
 
@@ -153,39 +151,27 @@ def name_layers(layers: Layers) -> list[str]:
 
 
 def shorten(names: Iterable[str], length: int = LONG_NAME) -> list[str]:
-    """Shorten names of layers if one is longer than `length`.
-
-    Leading parts that all have go first; then words lose their last letters, and keep their numbers:
-    features.denseblock1.denselayer12.conv2 becomes denseb1.densel12.conv2.
-    """
-    shorter = names = list(names)
+    """Shorten names of layers if one is longer than `length`: leading parts that all have go, then other ones."""
+    names = list(names)
     if max(map(len, names), default=0) > length:
         shared = os.path.commonprefix(names).rfind(".") + 1  # noqa: RUF071 (names are no paths)
         names = [name[shared:] for name in names]
-    for letters in range(length, 2, -1):
-        shorter = [re.sub(rf"([^\W\d_]{{{letters}}})[^\W\d_]+", r"\1", name) for name in names]
-        if max(map(len, shorter), default=0) <= length:
-            break
-    return [name if len(name) <= length else f"\u2026{name[1 - length :]}" for name in shorter]
+    return [name if len(name) <= length else f"\u2026{name[1 - length :]}" for name in names]
 
 
 def along_training(points: Points) -> tuple[list[int | str], Sequence[int], str]:
-    """Return the epochs in order, where to draw them on the x axis, and its label.
-
-    If points have names instead of epochs, they stay in the order given.
-    """
-    if any(isinstance(at, str) for at in points):
-        return list(points), range(len(points)), "snapshot"
-    epochs = sorted(points)
+    """Return the epochs or names of the points, where to draw them on the x axis, and its label."""
+    epochs = list(points)
+    if isinstance(epochs[0], str):
+        return epochs, range(len(epochs)), "snapshot"
     return epochs, epochs, "training (epochs)"
 
 
 def label_epochs(axes: Axes, epochs: Sequence[int | str] = (), intervals: int = 4) -> None:
     """Put the ticks of the x axis at whole epochs, or at names, with at most so many intervals between them."""
-    if any(isinstance(at, str) for at in epochs):
+    if epochs and isinstance(epochs[0], str):
         shown = slice(None, None, math.ceil(len(epochs) / (2 * intervals)))
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(epochs))[shown], shorten(epochs)[shown], fontsize=8, **turned)
+        axes.set_xticks(range(len(epochs))[shown], shorten(epochs)[shown], fontsize=8, **TURNED)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(intervals, integer=True, steps=[1, 2, 5, 10]))
 

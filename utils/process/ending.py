@@ -47,9 +47,7 @@ def _is_from_compiler(error: Exception) -> bool:
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
-def _is_lost_connection(error: Exception) -> bool:
-    return isinstance(error, torch.distributed.DistError) or _says("NCCL|/gloo/", RuntimeError)(error)
-
+_LOST = "lost the connection to the other processes of this run; has one ended? ({error})"
 
 #: Errors of PyTorch and the operating system: condition and message. The first condition that holds counts.
 _EXPLANATIONS = (
@@ -63,7 +61,8 @@ _EXPLANATIONS = (
     (_says("deterministic implementation|Deterministic behavior was enabled"), "--deterministic: {error}"),
     (_says("Expected to have finished reduction"), "torchrun: the network has unused parameters; use one process"),
     (_says(r"DataLoader worker \(pid"), "a data worker was killed, out of memory? ({error}): use fewer --workers"),
-    (_is_lost_connection, "lost the connection to the other processes of this run; has one ended? ({error})"),
+    (_says("", torch.distributed.DistError), _LOST),
+    (_says("NCCL|/gloo/", RuntimeError), _LOST),
 )
 
 
@@ -81,9 +80,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
-        os.environ["MPLBACKEND"] = (
-            "agg"  # Jupyter's, which is passed on to what it starts, may not be installed here
-        )
+        os.environ["MPLBACKEND"] = "agg"  # not Jupyter's, which it passes on, and which may not be installed
         words = ["python", name, *argv] if argv is not None else sys.orig_argv
         _advice.clear()
         if distributed.RANK > 0:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import itertools
 import logging
 import sys
 import time
@@ -47,8 +46,8 @@ def _make_printable(record: logging.LogRecord) -> bool:
 def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     """Open a log that writes to the console and to a file. Return the logger and the path of the file.
 
-    The path is `<folder>/<date>-<time>_<name>`; if that exists, `<date>-<time>-2_<name>`, and so on. If the name
-    is an absolute path, the log is appended to that. Ranks other than 0 write nothing.
+    The path is `<folder>/<date>-<time>_<name>`, or the name if that is an absolute path. If the file exists, the
+    log is appended. Ranks other than 0 write nothing.
     """
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO if distributed.RANK == 0 else logging.CRITICAL + 1)
@@ -56,15 +55,9 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     logger.addFilter(_make_printable)
     if distributed.RANK > 0:
         return logger, folder / name
-    path, now = folder / name, f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    path = Path(name) if Path(name).is_absolute() else folder / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}_{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    appended = path == Path(name)
-    for number in itertools.count(1):
-        if not appended:
-            path = folder / (f"{now}_{name}" if number == 1 else f"{now}-{number}_{name}")
-        with contextlib.suppress(FileExistsError):
-            file = _File(path, mode="a" if appended else "x", encoding="utf-8")
-            break
+    file = _File(path, mode="a", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
     logger.addHandler(_Console())
@@ -104,29 +97,19 @@ def last_words(line: str) -> None:
         say(printable(line), sys.stderr)
 
 
-def progress(iterable: Iterable, numbers: Callable[[int], str] | None = None, **options) -> Iterator:
+def progress(iterable: Iterable, numbers: Callable[[int, float], str] | None = None, **options) -> Iterator:
     """Iterate with a progress bar on standard error, if that is a terminal. Check for signals at each item.
 
-    numbers: returns what the bar shows, given how many items are done. It is called once a second.
+    numbers: returns what the bar shows, given how many items are done, in how many seconds. It is called once a
+    second.
     """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     disable = not on_terminal or distributed.RANK > 0
     bar = tqdm(iterable, disable=disable, leave=False, dynamic_ncols=True, **options)
-    due = time.monotonic() + 1
+    began = shown = time.monotonic()
     for count, item in enumerate(bar, start=1):
         check_signals()
         yield item
-        if numbers is not None and not disable and time.monotonic() >= due:
-            bar.set_postfix_str(numbers(count))
-            due = time.monotonic() + 1
-
-
-def time_left(start: float, end: float) -> Callable[[float], str]:
-    """Return a function that estimates the time from a position to the end, as 1:02:03. Now it is at the start."""
-    began = time.monotonic()
-
-    def estimate(position: float) -> str:
-        seconds = (time.monotonic() - began) / (position - start) * (end - position)
-        return str(datetime.timedelta(seconds=round(seconds)))
-
-    return estimate
+        if numbers is not None and not disable and (now := time.monotonic()) >= shown + 1:
+            bar.set_postfix_str(numbers(count, now - began))
+            shown = now

@@ -17,12 +17,12 @@ from utils import options, snapshots
 from utils.arguments import Settings
 from utils.options import CONFIGURATION, DEFAULTS, IDENTITY, OVERRIDABLE, TRAINING, Role, check_recorded, flag
 from utils.process import distributed
-from utils.process.output import try_folder
 from utils.runs import record
 from utils.runs.folders import RunFiles
 from utils.runs.lock import FolderLock
 from utils.runs.record import Record, Snapshot, difference, read_snapshot
 from utils.snapshots import SnapshotError
+from utils.snapshots.files import try_folder
 from utils.snapshots.names import is_training_state, number_in_name, training_states
 from utils.snapshots.weights import fingerprint
 

@@ -62,27 +62,23 @@ def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, An
     Raises:
         UsageError: the snapshot has no state that this optimizer can continue with.
     """
+    problem = "holds no state of this optimizer for this network: it cannot go on"
     try:
         state = snapshot["optimizer_state_dict"]
         (theirs,), (ours,) = state["param_groups"], optimizer.state_dict()["param_groups"]
-        own = (
-            "amsgrad" if "betas" in ours else "nesterov"
-        )  # RAdam has no amsgrad, NAdam has more entries than Adam
+        own = "amsgrad" if "betas" in ours else "nesterov"  # RAdam has no amsgrad, NAdam more entries than Adam
         if own not in theirs or theirs.keys() - ours.keys() - NOT_COMPARED or any(map(theirs.get, UNUSED)):
             kind = "AdamW" if theirs.get("decoupled_weight_decay") else "an optimizer"
-            raise UsageError(f"{path} holds a state of {kind} that train.py does not have: {WEIGHTS_ALONE}")
+            problem = f"holds a state of {kind} that train.py does not have"
+            raise ValueError(problem)
         compared = (ours.keys() & theirs.keys()) - NOT_COMPARED
         if not override and any(theirs[name] != ours[name] for name in compared):
             raise ValueError("another optimizer")
         groups = [{**ours, "params": theirs["params"]}]
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
         _restore_buffers(optimizer, may_be_empty=override)
-    except UsageError:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise UsageError(
-            f"{path} holds no state of this optimizer for this network: it cannot go on; {WEIGHTS_ALONE}"
-        ) from None
+        raise UsageError(f"{path} {problem}; {WEIGHTS_ALONE}") from None
 
 
 def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 import data
 import models
+from core.errors import OneLineError
 from utils import options, projections, snapshots
 from utils.arguments import Settings
 from utils.process import distributed
+from utils.process.ending import PLATEAU
 from utils.results import write_csv
 from utils.runs.begin import Run
 from utils.runs.record import Record
@@ -31,8 +33,7 @@ NETWORK = ("accuracy/top1", "bias/mass", "bias/mean")
 FINAL = tuple(f"final/test_{what}" for what in Evaluation._fields)
 #: Columns of metrics.csv by TensorBoard's tag.
 COLUMNS = {
-    "epoch": "epoch",
-    **{"loss/train": "loss_train_running", "top1/train_running": "top1_train_running"},
+    **{"epoch": "epoch", "loss/train": "loss_train_running", "top1/train_running": "top1_train_running"},
     **{"loss/train_evaluated": "loss_train", "top1/train": "top1_train"},
     **{f"{what}/{part}": f"{what}_{part}" for part in ("validation", "test") for what in Evaluation._fields},
     **{f"final/test_{what}": f"{what}_test" for what in Evaluation._fields},
@@ -40,21 +41,10 @@ COLUMNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """A training run, and everything that it works with."""
+class Plateau(OneLineError):
+    """The accuracy did not change in an epoch that --kill-plateaus watches."""
 
-    run: Run
-    record: Record
-    net: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler | None
-    dataset: data.Dataset
-    log: logging.Logger
-
-
-class Plateau(Exception):
-    """The accuracy did not change in an epoch that --kill-plateaus watches; the message says so."""
+    status = PLATEAU
 
 
 def is_snapshot_epoch(epoch: int, settings: Settings) -> bool:
@@ -63,86 +53,88 @@ def is_snapshot_epoch(epoch: int, settings: Settings) -> bool:
     return bool(every) or epoch < settings.snapshot_all_until or epoch == settings.epochs - 1
 
 
-def open_board(training: Training) -> contextlib.AbstractContextManager[Board | None]:
-    """Open the TensorBoard log of a run, from the epoch on where it begins. Only rank 0 has one."""
-    run, log = training.run, training.log
-    folder = run.files.board_folder
-    log.info(f"TensorBoard: {folder}")
-    new = run.snapshot is None and run.settings.resume_from is None
-    if new and any(folder.glob("events.out.tfevents.*")):
-        log.warning(f"{folder}: TensorBoard no longer shows the earlier run there; see --tb-logdir and --name")
-    if distributed.RANK > 0:
-        return contextlib.nullcontext()
-    metrics = (*NETWORK, "loss/test", "top5/test")
-    if training.dataset.val is not None:
-        metrics = (*NETWORK, "loss/validation", *FINAL)
-    return Board(folder, first_step(run), training.record.config, metrics)
-
-
 def first_step(run: Run) -> int:
     """Return the first epoch, counted from 1, that a run trains or measures; 0: it measures its initialization."""
     return 0 if run.snapshot is None else run.snapshot.content.get("tensorboard_step", run.first_epoch) + 1
 
 
-def log_disk_space(training: Training) -> None:
-    """Log how much disk space the snapshots will take, and warn if it is not there."""
-    run, net = training.run, training.net
-    states = sum(is_snapshot_epoch(epoch, run.settings) for epoch in range(run.first_epoch, run.settings.epochs))
-    weights = sum(weight.nbytes for weight in net.state_dict().values())
-    trained = sum(weight.nbytes for weight in net.parameters() if weight.requires_grad)
-    state = weights + trained * len(optimizers.buffers_of(training.optimizer))
-    needed, free = states * state + weights, shutil.disk_usage(run.files.folder).free
-    each, together, there = (f"{tqdm.format_sizeof(size)}B" for size in (state, needed, free))
-    training.log.info(f"disk space: {states} training states of {each}, with the final weights {together}")
-    if needed > free:
-        problem = f"--models-path {run.settings.models_path}: {there} are free, and snapshots will take {together}"
-        training.log.warning(f"{problem}: make space, or give a larger --snapshot-every")
-
-
-def read_metrics(training: Training) -> list[dict[str, Any]]:
-    """Return the rows of metrics.csv of the epochs before those that are trained or measured now."""
-    run = training.run
-    if not run.goes_on:
-        return []
-    path = run.snapshot.path.parent / run.files.metrics.name
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet program may have saved it
-            rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        training.log.warning(f"{path} cannot be read: the table begins anew")
-        return []
-    kept = [rows[epoch] for epoch in sorted(rows) if 0 < epoch < first_step(run)]
-    return [{name: row.get(name) for name in COLUMNS.values()} for row in kept]
-
-
+@dataclasses.dataclass
 class Recorder:
     """Evaluates a network after its epochs, logs the metrics and saves snapshots."""
 
-    def __init__(self, training: Training, board: Board | None):
-        self.training, self.board = training, board
-        self.settings, self.files = training.run.settings, training.run.files
-        before = training.run.snapshot
-        self.previous_top1 = before.content.get("top1_acc") if before is not None else None
-        self.final: Evaluation | None = None  #: on the test set, after the last epoch
-        self.metrics: list[dict[str, Any]] = []  #: the rows of metrics.csv
+    run: Run
+    record: Record
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    dataset: data.Dataset
+    log: logging.Logger
+    board: Board | None = None  #: of rank 0
+    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  #: the rows of metrics.csv, on rank 0
+    previous_top1: float | None = None  #: on the images watched, after the epoch before
+    final: Evaluation | None = None  #: on the test set, after the last epoch
+
+    def open_board(self) -> contextlib.AbstractContextManager[Board | None]:
+        """Open the TensorBoard log, from the epoch on where the run begins. Only rank 0 has one."""
+        run, folder = self.run, self.run.files.board_folder
+        self.log.info(f"TensorBoard: {folder}")
+        new = run.snapshot is None and run.settings.resume_from is None
+        if new and any(folder.glob("events.out.tfevents.*")):
+            earlier = f"{folder}: TensorBoard no longer shows the earlier run there"
+            self.log.warning(f"{earlier}; see --tb-logdir and --name")
+        if distributed.RANK > 0:
+            return contextlib.nullcontext()
+        watched = ("loss/test", "top5/test") if self.dataset.val is None else ("loss/validation", *FINAL)
+        self.board = Board(folder, first_step(run), self.record.config, (*NETWORK, *watched))
+        return self.board
 
     def begin(self) -> None:
         """Measure the initialization, or the epoch of the snapshot if its process ended before it was measured."""
-        run = self.training.run
+        run = self.run
         if distributed.RANK == 0:
-            self.metrics = read_metrics(self.training)
-            write_csv(self.metrics, self.files.metrics, COLUMNS.values())
+            self._log_disk_space()
+            self.metrics = self._read_metrics()
+            write_csv(self.metrics, run.files.metrics, COLUMNS.values())
+            if run.snapshot is None:
+                self.board.add(0, self._measure_bias(0))
         if run.snapshot is None:
-            self._add_to_board(0, self._measure_bias(0))
-        elif "unmeasured" in run.snapshot.content:
+            return
+        self.previous_top1 = run.snapshot.content.get("top1_acc")
+        if "unmeasured" in run.snapshot.content:
             epoch, path = run.first_epoch - 1, run.snapshot.path
-            self.training.log.info(f"epoch {epoch} was trained, and is measured now")
-            ours = path.resolve() == self.files.training_state(epoch).resolve()
+            self.log.info(f"epoch {epoch} was trained, and is measured now")
+            ours = path.resolve() == run.files.training_state(epoch).resolve()
             watched = self._measure(epoch, run.snapshot.content["unmeasured"], path if ours else None)
             if distributed.RANK == 0 and ours:
                 snapshots.save(with_accuracies(snapshots.load(path), watched), path)
+
+    def _log_disk_space(self) -> None:
+        """Log how much disk space the snapshots will take, and warn if it is not there."""
+        run, net, settings = self.run, self.net, self.run.settings
+        states = sum(is_snapshot_epoch(epoch, settings) for epoch in range(run.first_epoch, settings.epochs))
+        weights = sum(weight.nbytes for weight in net.state_dict().values())
+        trained = sum(weight.nbytes for weight in net.parameters() if weight.requires_grad)
+        state = weights + trained * len(optimizers.buffers_of(self.optimizer))
+        needed, free = states * state + weights, shutil.disk_usage(run.files.folder).free
+        each, together, there = (f"{tqdm.format_sizeof(size)}B" for size in (state, needed, free))
+        self.log.info(f"disk space: {states} training states of {each}, with the final weights {together}")
+        if needed > free:
+            problem = f"--models-path {settings.models_path}: {there} are free, and snapshots will take {together}"
+            self.log.warning(f"{problem}: make space, or give a larger --snapshot-every")
+
+    def _read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.csv of the epochs before those that are trained or measured now."""
+        run = self.run
+        path = run.snapshot.path.parent / run.files.metrics.name if run.goes_on else None
+        if path is None or not path.exists():
+            return []
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet program may have saved it
+                rows = [{name: row.get(name) for name in COLUMNS.values()} for row in csv.DictReader(file)]
+            return [row for row in rows if int(row["epoch"]) < first_step(run)]
+        except (OSError, ValueError, TypeError, csv.Error):
+            self.log.warning(f"{path} cannot be read: the table begins anew")
+            return []
 
     def finish_epoch(self, epoch: int, curves: dict[str, float], stopping: bool = False) -> bool:
         """Finish an epoch: evaluate, log its metrics and save a snapshot where one is due, or the run stops here.
@@ -150,39 +142,43 @@ class Recorder:
         Return whether there is a snapshot. Raise Plateau if the accuracy did not change, NotFiniteError if weights
         or outputs are not finite.
         """
-        due, watched_for_plateau = is_snapshot_epoch(epoch, self.settings), self._watches_for_plateau(epoch)
-        due = due or stopping
-        path = self.files.training_state(epoch)
-        if due:
-            check_weights(self.training.net, epoch)
-        if due and not watched_for_plateau:  # a plateau leaves no snapshot
-            # Saved before it is measured: if the evaluation fails, the epoch need not be trained again.
-            state = {**self._state(epoch, curves), "unmeasured": curves}
-            distributed.from_rank_0(lambda: snapshots.save(state, path))
-        if due or watched_for_plateau:
-            watched = self._measure(epoch, curves, None if watched_for_plateau else path)
-        else:
+        due = stopping or is_snapshot_epoch(epoch, self.run.settings)
+        may_be_plateau = self._watches_for_plateau(epoch)
+        if not due and not may_be_plateau:
             self._log(epoch, dict(curves))
+            return False
+        path = self.run.files.training_state(epoch)
+        state = self._state(epoch, curves) if due else None
+        if not may_be_plateau:  # a plateau leaves no snapshot
+            # Saved before it is measured: if the evaluation fails, the epoch need not be trained again.
+            distributed.from_rank_0(lambda: snapshots.save(state, path))
+        watched = self._measure(epoch, curves, None if may_be_plateau else path)
         if due:
             if distributed.RANK == 0:
-                snapshots.save(with_accuracies(self._state(epoch, curves), watched), path)
-            self.training.log.info(f"  snapshot: {path}")
+                snapshots.save(with_accuracies(state, watched), path)
+            self.log.info(f"  snapshot: {path}")
         return due
 
     def _state(self, epoch: int, curves: dict[str, float]) -> dict[str, Any]:
-        """Return the training state after an epoch; its accuracies are not known yet."""
-        training = self.training
+        """Return the training state after an epoch, which is not measured yet.
+
+        Raise NotFiniteError where weights are not finite: the last step of an epoch comes after its last loss.
+        """
+        tensors = [tensor for tensor in self.net.state_dict().values() if tensor.is_floating_point()]
+        if not extremes(tensor for tensor in tensors if tensor.numel()).isfinite().all():
+            raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")
         return {
             "format": snapshots.FORMAT,
-            **training.record.in_state(),
+            **self.record.in_state(),
             "epoch": epoch,
             "tensorboard_step": epoch,
             "top1_acc": None,
             "top5_acc": None,
             "top1_acc_train_running": curves["top1/train_running"],
-            "model_state_dict": bare_weights(training.net),
-            "optimizer_state_dict": optimizers.portable_state(training.optimizer),
-            "scheduler_state_dict": training.schedule.state_dict() if training.schedule is not None else {},
+            "unmeasured": curves,
+            "model_state_dict": bare_weights(self.net),
+            "optimizer_state_dict": optimizers.portable_state(self.optimizer),
+            "scheduler_state_dict": self.schedule.state_dict() if self.schedule is not None else {},
         }
 
     def _measure(self, epoch: int, curves: dict[str, float], snapshot: Path | None) -> Evaluation:
@@ -203,19 +199,19 @@ class Recorder:
 
     def _evaluate(self, epoch: int, curves: dict[str, float]) -> Evaluation:
         """Evaluate on the images that training is watched with, and log all that is due after the epoch."""
-        net, dataset, log = self.training.net, self.training.dataset, self.training.log
+        net, dataset = self.net, self.dataset
         images, name, tag = dataset.val, "validation split", "validation"
         if dataset.val is None:
             images, name, tag = dataset.test, "test set", "test"
         watched = evaluate(net, images, name)
-        log.info(f"  {name}: {watched}")
+        self.log.info(f"  {name}: {watched}")
         curves |= {f"{what}/{tag}": value for what, value in watched._asdict().items()}
         curves[NETWORK[0]] = watched.top1
-        if is_snapshot_epoch(epoch, self.settings) and self.settings.train_acc:
+        if is_snapshot_epoch(epoch, self.run.settings) and self.run.settings.train_acc:
             on_train = evaluate(net, dataset.train.as_is(), "training set")
-            log.info(f"  training set: {on_train}")
+            self.log.info(f"  training set: {on_train}")
             curves |= {"loss/train_evaluated": on_train.loss, "top1/train": on_train.top1}
-        if epoch == self.settings.epochs - 1:
+        if epoch == self.run.settings.epochs - 1:
             self.final = watched
             if dataset.val is not None:
                 self.final = evaluate(net, dataset.test, "test set")
@@ -224,36 +220,32 @@ class Recorder:
         return watched
 
     def _log(self, epoch: int, curves: dict[str, Any]) -> None:
-        """Log the curves of an epoch and the bias after it to TensorBoard and to metrics.csv."""
+        """Log the curves of an epoch and the bias after it to TensorBoard and to metrics.csv, on rank 0."""
+        if distributed.RANK > 0:
+            return
         curves |= self._measure_bias(epoch + 1)
-        self._add_to_board(epoch + 1, curves)
-        if distributed.RANK == 0:
-            seconds = self.training.dataset.train.num_images / curves["images_per_second"]
-            curves |= {"epoch": epoch + 1, "seconds": seconds}
-            self.metrics.append({COLUMNS[tag]: value for tag, value in curves.items() if tag in COLUMNS})
-            write_csv(self.metrics, self.files.metrics, COLUMNS.values())
+        self.board.add(epoch + 1, curves)
+        seconds = self.dataset.train.num_images / curves["images_per_second"]
+        curves |= {"epoch": epoch + 1, "seconds": seconds}
+        self.metrics.append({COLUMNS[tag]: value for tag, value in curves.items() if tag in COLUMNS})
+        write_csv(self.metrics, self.run.files.metrics, COLUMNS.values())
 
     def _measure_bias(self, step: int) -> dict[str, Any]:
         """Return curves of the network's bias and, where a snapshot is due, of that of each layer."""
-        net = self.training.net
-        layers = models.layers(net) or models.layers(net, with_linear=True)
+        layers = models.layers(self.net) or models.layers(self.net, with_linear=True)
         try:
             measured = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
         except ValueError as error:
             raise NotFiniteError(f"after {step} epochs: {error}") from None
         network = projections.network_statistics(measured.values())
         curves = {tag: network[tag.removeprefix("bias/")] for tag in NETWORK[1:] if layers}
-        if step == 0 or is_snapshot_epoch(step - 1, self.settings):
+        if step == 0 or is_snapshot_epoch(step - 1, self.run.settings):
             for what in ("projections", "mass", "mean"):
                 curves |= {f"{what}/{name}": layer[what] for name, layer in measured.items()}
         return curves
 
-    def _add_to_board(self, step: int, values: dict[str, Any]) -> None:
-        if self.board is not None:
-            self.board.add(step, values)
-
     def _watches_for_plateau(self, epoch: int) -> bool:
-        return self.settings.kill_plateaus and epoch < options.PLATEAU_EPOCHS
+        return self.run.settings.kill_plateaus and epoch < options.PLATEAU_EPOCHS
 
 
 def with_accuracies(state: dict[str, Any], watched: Evaluation) -> dict[str, Any]:
@@ -265,10 +257,3 @@ def with_accuracies(state: dict[str, Any], watched: Evaluation) -> dict[str, Any
         "top1_acc": watched.top1,
         "top5_acc": watched.top5,
     }
-
-
-def check_weights(net: nn.Module, epoch: int) -> None:
-    """Raise NotFiniteError where weights are not finite: the last step of an epoch comes after its last loss."""
-    tensors = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point() and tensor.numel()]
-    if not extremes(tensors).isfinite().all():
-        raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")

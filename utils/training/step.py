@@ -1,7 +1,7 @@
 """One training step, and one epoch of steps."""
 
+import datetime
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,7 @@ def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, compiled: bool =
     return GraphedStep(step, optimizer) if compiled and on_one_gpu else step
 
 
-def train_epoch(
-    step: Step, net: nn.Module, batches, epoch: int, time_left: Callable[[float], str] | None = None
-) -> tuple[float, float]:
+def train_epoch(step: Step, net: nn.Module, batches, epoch: int, epochs: int = 1) -> tuple[float, float]:
     """Train for one epoch. The host does not wait for the device in between, except for synchronized batch norm,
     and once a second for a progress bar.
 
@@ -70,7 +68,7 @@ def train_epoch(
         net: it is set to training mode.
         batches: this rank's share of each batch. `batch_size` and `num_images` count the images of all ranks.
         epoch: from 0, for the progress bar and the error message.
-        time_left: returns how long the run still takes, given the epochs trained so far, with their fraction.
+        epochs: of the run in all, for the time that the progress bar says is left.
 
     Returns:
         the mean loss and the accuracy in percent during training: of each batch before its step, with dropout.
@@ -86,9 +84,9 @@ def train_epoch(
     sizes.append(batches.num_images - sum(sizes))
     seen = 0
 
-    def numbers(count: int) -> str:
-        left = f", run {time_left(epoch + count / len(batches))} left" if time_left is not None else ""
-        return f"loss {losses[:count].mean():.4f}, accuracy {100 * correct / seen:.2f} %{left}"
+    def numbers(count: int, seconds: float) -> str:
+        left = datetime.timedelta(seconds=round(seconds * ((epochs - epoch) * len(batches) / count - 1)))
+        return f"loss {losses[:count].mean():.4f}, accuracy {100 * correct / seen:.2f} %, run {left} left"
 
     bar = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"  # it fits in 80 columns
     for index, (images, labels) in enumerate(progress(batches, numbers, desc=f"epoch {epoch}", bar_format=bar)):
