@@ -129,7 +129,7 @@ def run(settings: Settings, device: torch.device) -> int:
         series.append((source, results))
         shapes = [weight.shape for weight in content.get("structure", content["model_state_dict"]).values()]
     if log is None:
-        raise RunError("; ".join(damaged))
+        raise RunError(damaged[0] + (f" (and {len(damaged) - 1} more like this)" if len(damaged) > 1 else ""))
 
     left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
     if left_out:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.reading import layers_of
 from utils import correlation, projections, reinit
 from utils.plots import style
 from utils.plots.projections import quantity
 from utils.plots.reinit import criticality_axes, number_points
+from utils.results import layers_of
 
 GROUP_COLORS = ("#c8553d", "#3d7ea6", "#5a9367", "#8a5a9e", "#c9a227", "#444444")  #: a seventh group has the first
 

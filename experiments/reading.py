@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import reinit
+from utils.results import layers_of
 
 Layers = dict[str, dict[str, Any]]  #: name -> statistics, as utils.projections.measure returns them
 
@@ -24,12 +25,6 @@ class Run(NamedTuple):
     epochs: dict[int, Layers]  #: epochs trained -> layers in network order
     accuracy: float | None  #: top-1 in percent after the last epoch, on the test set or the validation split
     accuracy_trained_on: float | None  #: in percent, on the training batches of the last epoch, during training
-
-
-def layers_of(content: Mapping[str, Any]) -> Layers:
-    """Return the layers in results of compute_projections.py, in network order: name -> statistics."""
-    blocks = (content[stage] for stage in content if stage.isdigit())
-    return {layer.get("name", "?"): layer for block in blocks for layer in block.values()}
 
 
 def read_run(folder: Path, last_epoch: int) -> Run:

@@ -18,8 +18,9 @@ from experiments.over_seeds import (
     with_spread,
     without_zeros,
 )
-from experiments.reading import Run, layers_of
+from experiments.reading import Run
 from utils import reinit
+from utils.results import layers_of
 
 Results = Mapping[str, Mapping[str, Any]]  #: label of a run, or architecture -> results of a program
 

@@ -55,7 +55,10 @@ class OwnNetwork:
             exec(compile(content, file, "exec", dont_inherit=True), members)
         self.make = members.get(name)
         if not callable(self.make) or isinstance(self.make, nn.Module):
-            own = [key for key, one in members.items() if getattr(one, "__module__", "") == module.__name__]
+            kinds = (type, types.FunctionType)
+            own = [
+                key for key, one in members.items() if isinstance(one, kinds) and one.__module__ == module.__name__
+            ]
             found = "missing" if self.make is None else f"a {type(self.make).__name__}"
             raise ModelError(
                 f"--arch {arch}: {name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes "

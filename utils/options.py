@@ -185,7 +185,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option("inits_from", "text file with the path of a snapshot on each line; its epoch may follow",
                input_path, None, (REINIT,)),
         Option("weights_key", "key of the weights in files of other programs, such as model_ema or "
-               "state_dict.net (default: found by the names)", path_text, None, ALL,
+               "state_dict.net (default: found by the names)", str, None, ALL,
                effect=lambda options: "" if options.get("resume_from", True) else "without --resume-from"),
         Option("epoch", "for how many epochs the network of --load-from was trained, if its file does not say so",
                COUNT, None, MEASURING),

@@ -39,6 +39,12 @@ def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
     return path.name if beside_tar else path.stem
 
 
+def layers_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the layers in results of compute_projections.py, in network order: name -> statistics."""
+    blocks = (content[stage] for stage in content if stage.isdigit())
+    return {layer.get("name", "?"): layer for block in blocks for layer in block.values()}
+
+
 def differing_options(path: Path, content: Mapping[str, Any]) -> list[str]:
     """Return the options in which the results in a file differ from those that are about to replace them.
 
@@ -78,7 +84,7 @@ def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[
         "noise": noise_of_snapshot(Path("/", path.relative_to(settings.results)), {}),
         "arch": results["arch"],
         "name": settings.name,
-        "seed": results.get("seed"),
+        "seed": results.get("seed", results.get("trained_by", {}).get("arguments", {}).get("seed")),
         "snapshot": path.stem.removeprefix("reinit_"),
         "epoch": None if results["epoch"] is None else int(results["epoch"]),
     }

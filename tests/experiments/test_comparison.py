@@ -12,9 +12,10 @@ from scipy.stats import binom
 
 from experiments import compare
 from experiments.over_seeds import bootstrap_interval, expected_bias, mean_interval, with_spread
-from experiments.reading import ResultError, layers_of, read, read_run
+from experiments.reading import ResultError, read, read_run
 from experiments.tables import made_by
 from utils import correlation
+from utils.results import layers_of
 
 
 def layer(name: str, mass: float, p_value: float | None = 0.5, zero_filters: int = 0) -> dict:

@@ -414,18 +414,18 @@ def test_layers_are_reset_to_weights_of_other_programs(few_images, capsys):
     assert "weights at net" in capsys.readouterr().err
 
 
-def foreign_state(optimizer) -> Path:
+def foreign_state(optimizer, schedule=None, steps: int = 1) -> Path:
     net = models.build("lenet", 10, 1)
     optimizer = optimizer(net.parameters())
     net(torch.randn(8, 1, 28, 28)).sum().backward()
     optimizer.step()
-    content = {
-        "model_state_dict": TRAINED,
-        "optimizer_state_dict": optimizer.state_dict(),
-        "epoch": 1,
-        "loss": 1.0,
-    }
-    return saved(content, "state.pt")
+    content = {"model_state_dict": TRAINED, "epoch": 1, "loss": 1.0}
+    if schedule is not None:
+        schedule = schedule(optimizer)
+        for _ in range(steps):
+            schedule.step()
+        content["scheduler_state_dict"] = schedule.state_dict()
+    return saved({**content, "optimizer_state_dict": optimizer.state_dict()}, "state.pt")
 
 
 TRAIN = (*MNIST, "--seed", 5, "--epochs", 2)
@@ -453,10 +453,27 @@ def test_state_of_another_optimizer_is_refused_with_the_way_out(optimizer, named
     assert "weights at model_state_dict" in said.err
 
 
-def test_state_of_another_program_goes_on_with_the_epoch_that_it_records(few_images, capsys):
-    path = foreign_state(partial(torch.optim.SGD, lr=0.01, momentum=0.9))
+SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+
+
+def test_state_of_another_program_goes_on_with_the_epoch_and_learning_rate_that_it_records(few_images, capsys):
+    path = foreign_state(SGD, partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1))
     assert run_main(train, *TRAIN, "--resume-from", path, "--weight-decay", 0) == 0
-    assert "epoch 1 (2/2)" in capsys.readouterr().out
+    assert re.search(r"^epoch 1 \(2/2\): .* lr 0\.001, ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        (partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=10), 1),
+        (partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[1], gamma=0.1), 1),
+        (partial(torch.optim.lr_scheduler.StepLR, step_size=100, gamma=0.1), 250),  # every batch
+    ],
+)
+def test_schedule_that_train_does_not_have_is_refused_with_the_way_out(schedule, steps, few_images, capsys):
+    line = refused(train, capsys, *TRAIN, "--resume-from", foreign_state(SGD, schedule, steps))
+    assert "state.pt" in line
+    assert "--weights-key model_state_dict" in line
 
 
 def test_commands_of_the_documentation():

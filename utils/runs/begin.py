@@ -125,7 +125,7 @@ def _find_latest(settings: Settings, training: bool, warnings: list[str]) -> tup
 
 def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
     """Return the run that begins with a snapshot, of its own or of another run."""
-    path, first_epoch = snapshot.path, settings.start_epoch
+    path, first_epoch, notes = snapshot.path, settings.start_epoch, []
     if snapshot.is_state:
         first_epoch = snapshot.epochs_trained
         given = "start_epoch" in settings.given and settings.resume_from != "latest"
@@ -140,10 +140,14 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
         weights = snapshots.checksum(path) if "translated" not in snapshot.content else None
         weights = weights or fingerprint(snapshot.weights)  # one of several in a file, or without a checksum
         started_from = f"weights {weights} at epoch {first_epoch}"
+        if not first_epoch and (snapshot.epochs_trained or 0) > 0:
+            notes.append(
+                f"{path} is after {snapshot.epochs_trained} epochs; this run counts from 0 (--start-epoch)"
+            )
     settings, warnings = adopt(settings, config, path, training)
     shows_images = not training and not settings.eval_regularization_loss
     warnings += snapshot.describe("the options say how its images are prepared" if shows_images else "")
-    return Run(settings, training, snapshot, recorded, first_epoch, started_from, [], warnings)
+    return Run(settings, training, snapshot, recorded, first_epoch, started_from, notes, warnings)
 
 
 def _start_anew(settings: Settings, training: bool, unstarted: Record | None) -> Run:
@@ -267,7 +271,7 @@ def _is_finished(run: Run) -> bool:
     if run.goes_on:
         if run.first_epoch < epochs or "unmeasured" in run.snapshot.content:
             return False
-        reason = f"{run.snapshot.path} is after {run.first_epoch} epochs, --epochs is {epochs}"
+        reason = f"{run.snapshot.path} is after {run.first_epoch} epochs; a larger --epochs than {epochs} goes on"
     if run.first_epoch <= epochs:
         recorded = record.read(run.files.folder, run.settings.arch)
         is_other = recorded is None or (run.record is not None and run.record.difference(recorded))

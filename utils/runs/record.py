@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -230,9 +231,9 @@ def save_weights(record: Record, weights: Mapping[str, Any], path: Path, initial
 
 
 def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that a training state of the authors' program records in its optimizer and schedule.
+    """Return the options that a training state without a record has in its optimizer and schedule.
 
-    Raise SnapshotError if what it records is not valid.
+    Raise SnapshotError if what it records is not valid, UsageError if its schedule is none of train.py.
     """
     if not snapshot.get("optimizer_state_dict"):
         return {}
@@ -247,10 +248,18 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
             "lr_step": schedule.get("step_size"),
             "lr_decay": schedule.get("gamma"),
         }
-    except (KeyError, TypeError, IndexError, AttributeError):
+        lr, steps = group["lr"], int(schedule.get("last_epoch", 0))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         problem = "its optimizer's state is not one of SGD or Adam"
         raise SnapshotError(f"{path} is no snapshot: {problem}; {WEIGHTS_ALONE}") from None
     _check_config(path, config)
+    if not is_training_state(path, snapshot):  # another program's schedule may count batches, or be no StepLR
+        known = not schedule or (config["lr_step"] and config["lr_decay"] and abs(steps - snapshot["epoch"]) <= 1)
+        decay = config["lr_decay"] ** (steps // config["lr_step"]) if schedule and known else 1
+        if not known or not math.isclose(lr, config["lr"] * decay):
+            raise UsageError(
+                f"{path} has a learning rate of {lr:g} by a schedule that is not ours; {WEIGHTS_ALONE}"
+            )
     return config
 
 
