@@ -9,6 +9,7 @@ snapshot of a fine-tuned network does not say whether it was given.
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,14 @@ def _load_imagenet_weights(net: nn.Module, name: str) -> None:
     versions = get_model_weights(TORCHVISION_NAMES.get(name, name))
     published = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT)
     file = Path(torch.hub.get_dir(), "checkpoints", published.url.rsplit("/", 1)[1])
-    how = {"map_location": "cpu", "weights_only": True, "check_hash": True, "progress": sys.stderr.isatty()}
     try:
-        weights = published.get_state_dict(**how)
+        # Not get_state_dict: it unpacks any zip archive of an old kind.
+        if not file.exists():
+            say(f"downloading {published.url} to {file}", sys.stdout)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            sha256 = re.search(r"-([0-9a-f]{8,})\.", file.name)[1]  # the first digits of the file's checksum
+            torch.hub.download_url_to_file(published.url, str(file), sha256, progress=sys.stderr.isatty())
+        weights = torch.load(file, map_location="cpu", weights_only=True)
         place = places(dict.fromkeys(weights, ""), net.state_dict())[""]
         for own, given in (place.names | place.unknown).items():  # without auxiliary heads
             weights[own] = weights.pop(given)

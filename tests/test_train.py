@@ -355,6 +355,7 @@ def test_curves_that_tensorboard_no_longer_shows_are_warned_about(capsys):
     ]
 
 
+@pytest.mark.long
 def test_run_that_is_finished_ends_well_where_nobody_listens():
     options = (*QUICK, "--epochs", 1, "--resume-from", "latest")
     assert run(*options) == 0
@@ -908,6 +909,7 @@ def test_progress_bar_has_loss_accuracy_and_the_time_that_the_run_has_left(monke
     assert left[-1] == 0
 
 
+@pytest.mark.long
 def test_without_a_terminal_there_is_no_progress_bar():
     finished = shell("train.py", *QUICK, "--epochs", 1)
     assert (finished.returncode, finished.stderr) == (0, "")

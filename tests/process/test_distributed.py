@@ -473,6 +473,7 @@ def test_rank_that_lost_another_one_says_so_in_one_line(waiting_ranks):
     assert (first.status, second.status) == (1, -signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_finished_rank_does_not_wait_for_pythons_shutdown():
     """During the shutdown gloo's threads sometimes abort the process. Here it is always aborted."""
     Path("site").mkdir()

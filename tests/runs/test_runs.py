@@ -267,7 +267,13 @@ def test_option_without_effect_does_not_make_another_run(capsys):
 # Runs that started from weights
 
 
-@pytest.mark.parametrize("start", [("lenet_2.tar",), ("lenet_init_0.pt", "--start-epoch", 3)], ids=["tar", "pt"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(("lenet_2.tar",), id="tar"),
+        pytest.param(("lenet_init_0.pt", "--start-epoch", 3), id="pt", marks=pytest.mark.long),
+    ],
+)
 def test_latest_continues_a_run_that_started_from_weights(start, capsys):
     options = (*LENET, "--seed", 1, "--snapshot-every", 1, "--lr", 0.05)
     begins = ("--resume-from", REFERENCE / start[0], *start[1:])

@@ -13,6 +13,7 @@ from programs import ROOT, files_below
 from utils.snapshots import files
 
 
+@pytest.mark.long
 def test_processes_that_write_the_same_file_leave_a_whole_one():
     """Each process writes in many pieces. Whenever a process reads the file, it is of one process alone."""
     code = """

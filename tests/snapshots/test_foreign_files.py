@@ -456,6 +456,7 @@ def test_state_of_another_optimizer_is_refused_with_the_way_out(optimizer, named
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_state_of_another_program_goes_on_with_the_epoch_and_learning_rate_that_it_records(few_images, capsys):
     path = foreign_state(SGD, partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1))
     assert run_main(train, *TRAIN, "--resume-from", path, "--weight-decay", 0) == 0
@@ -470,6 +471,7 @@ def test_state_of_another_program_goes_on_with_the_epoch_and_learning_rate_that_
         (partial(torch.optim.lr_scheduler.StepLR, step_size=100, gamma=0.1), 250),  # every batch
     ],
 )
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_schedule_that_train_does_not_have_is_refused_with_the_way_out(schedule, steps, few_images, capsys):
     line = refused(train, capsys, *TRAIN, "--resume-from", foreign_state(SGD, schedule, steps))
     assert "state.pt" in line

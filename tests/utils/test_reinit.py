@@ -79,7 +79,13 @@ def lenet() -> nn.Module:
     return network("lenet")
 
 
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(arch, marks=pytest.mark.long if arch in ("vgg11bn", "alexnet", "resnet50") else ())
+        for arch in FAMILIES
+    ],
+)
 def test_accuracies_equal_replacing_evaluating_and_restoring(arch):
     net = network(arch)
     batches = random_batches(net, arch, [24, 24, 11])
