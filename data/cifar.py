@@ -49,10 +49,8 @@ def contents(root: Path, folder: str, archive: str, names: Sequence[str]) -> dic
 def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) -> ArraySource:
     """Read files of the binary version: records of `label_bytes` labels and 3,072 pixels, channel by channel.
 
-    The last label of a record is the class: CIFAR-100 has the superclass before it.
-
-    Raises:
-        DataError: a file is damaged.
+    The last label of a record is the class: CIFAR-100 has the superclass before it. Raises DataError if a file is
+    damaged.
     """
     record_bytes = label_bytes + IMAGE_BYTES
     parts = []

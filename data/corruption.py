@@ -19,19 +19,10 @@ def corrupt_labels(
     Each sample is corrupted with probability `ratio`. Its new label is uniform over the other classes, so it is
     never the true one: a ratio r gives a share r of wrong labels. `labels` is not changed.
 
-    Args:
-        labels: (n,) integers in [0, num_classes).
-        seed: in [0, 2^32).
-        indices: the samples that may be corrupted, in any order; default: all.
-
-    Raises:
-        DataError: the ratio is not in [0, 1], or there is no other class.
+    labels: (n,) integers in [0, num_classes); ratio: in [0, 1]; seed: in [0, 2^32); indices: the samples that may
+    be corrupted, in any order; default: all. Raises DataError if there is no other class.
     """
-    if not 0 <= ratio <= 1:
-        raise DataError(f"--noise {ratio:g}: the ratio of corrupted labels must be in [0, 1]")
     labels = np.array(labels)
-    if ratio == 0:
-        return labels
     if num_classes < 2:
         raise DataError(f"--noise {ratio:g}: with a single class there is no wrong label")
     indices = np.arange(len(labels)) if indices is None else np.sort(np.asarray(indices, dtype=np.int64))

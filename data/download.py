@@ -13,10 +13,8 @@ from data.registry import DataError
 def download(torchvision_name: str, root: Path, folder: str, by_hand: str, archive: str = "") -> None:
     """Let torchvision download a dataset to <root>/<folder>: either all of it arrives there, or nothing.
 
-    If its archive is in root already, torchvision unpacks that one.
-
-    Raises:
-        DataError: it cannot be downloaded or written. The message says what to do `by_hand`.
+    If its archive is in root already, torchvision unpacks that one. Raises DataError if it cannot be downloaded or
+    written; the message says what to do `by_hand`.
     """
     import torchvision.datasets
 

@@ -35,8 +35,7 @@ class Preparation:
     def __getitem__(self, key: tuple[int, int | None]) -> Tensor:
         """Prepare image number key[0]: (3, 224, 224) uint8. key[1] is the seed of its augmentation; None: none.
 
-        Raises:
-            ImageError: the image cannot be read.
+        Raises ImageError if it cannot be read.
         """
         from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -126,8 +125,7 @@ class FolderLoader(Epochs):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) float32 and labels (B,) int64 of each batch of an epoch.
 
-        Raises:
-            ImageError: an image cannot be read.
+        Raises ImageError if an image cannot be read.
         """
         epoch, order = self._next_epoch()
         seeds: list[int | None] = [None] * len(order)

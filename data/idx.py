@@ -24,11 +24,8 @@ def read_idx(path: Path, *size: int) -> np.ndarray:
     """Read an array (n, *size) of bytes in LeCun's IDX format: the file `path`, else the gzipped one `path`.gz.
 
     The format: two zero bytes, the type (8: unsigned byte), the number of dimensions; each dimension as a
-    big-endian 32-bit integer; the values in row-major order.
-
-    Raises:
-        DataError: the file is damaged, or holds another array.
-        OSError: the file is missing or cannot be read.
+    big-endian 32-bit integer; the values in row-major order. Raises DataError if the file is damaged or holds
+    another array, OSError if it is missing or cannot be read.
     """
     if not path.exists():
         path = path.with_name(f"{path.name}.gz")

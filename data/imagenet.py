@@ -19,10 +19,8 @@ LEFT_BEHIND = {
 def read(root: Path, train: bool):
     """List the images in train/ or val/; classes, folders and files are in alphabetical order.
 
-    No image is opened, so listing a million of them is fast. Symbolic links are followed.
-
-    Raises:
-        OSError: a folder is missing or cannot be read, it has no folders, or a class has no images.
+    No image is opened, so listing a million of them is fast. Symbolic links are followed. Raises OSError if a
+    folder is missing or cannot be read, it has no folders, or a class has no images.
     """
     from PIL import Image
     from torchvision.datasets.folder import find_classes, make_dataset

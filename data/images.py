@@ -76,11 +76,7 @@ class Images:
         return 2 if self.upscaled_side is not None and self.spec.in_memory else 1
 
     def check(self) -> None:
-        """Check everything that can be checked before anything is read.
-
-        Raises:
-            DataError: there is no such dataset, an option is out of range, or two options contradict each other.
-        """
+        """Raise DataError if there is no such dataset, an option is out of range, or two contradict each other."""
         spec, n = self.spec, self.subsample_classes
         if spec.in_memory and n > spec.num_classes:  # a folder may have any number of classes
             raise DataError(f"--subsample-classes {n}: {spec.name} has {spec.num_classes} classes")

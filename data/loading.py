@@ -52,18 +52,14 @@ def load(
     share: tuple[int, int] = (0, 1),
     test_only: bool = False,
 ) -> Dataset:
-    """Read a dataset and make its batches.
+    """Read a dataset, or only its test set, and make its batches on the device. The last one may be smaller.
 
     Args:
-        batch_size: number of images in a batch; the last batch of an epoch may be smaller.
-        device: where the batches are made.
         seed: of the order and the augmentation of the training images.
         workers: number of processes that decode a folder of images; no effect on datasets in memory.
         share: (rank, number of ranks); each batch holds the share of this rank, which may be empty.
-        test_only: read only the test set.
 
-    Raises:
-        DataError: the dataset is missing or damaged, or cannot provide what is asked for.
+    Raises DataError if the dataset is missing or damaged, or cannot provide what is asked for.
     """
     images.check()
     parts = ("test",) if test_only else ("train", "test")

@@ -31,9 +31,7 @@ def check(arch: str, pretrained: bool = False) -> None:
             more = "without --arch they are listed; FILE.py:NAME is a network of your own"
             raise ModelError(f"--arch {arch}: no such architecture{near} ({more})")
     elif pretrained and arch not in zoo.TORCHVISION_NAMES:
-        raise ModelError(
-            f"--pretrained: there are no ImageNet weights for {arch}; torchvision's networks have them"
-        )
+        raise ModelError(f"--pretrained: there are no ImageNet weights for {arch}; use torchvision's networks")
 
 
 def build(
@@ -57,9 +55,8 @@ def build(
             num_classes is not 1,000 the last layer is new.
         must_fit: check that images of image_size become logits.
 
-    Raises:
-        ModelError: no such architecture; images too small for it; its output is not logits; ImageNet weights that
-            do not exist, cannot be downloaded or are damaged.
+    Raises ModelError for: no such architecture; images too small for it; an output that is not logits; ImageNet
+    weights that do not exist, cannot be downloaded or are damaged.
     """
     check(arch, pretrained)
     if must_fit and image_size is not None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from core.errors import UsageError
 from utils.process import devices
 
 
@@ -18,6 +19,6 @@ def test_gpu_that_cannot_be_used_is_one_line(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(torch, "zeros", fail)
-    with pytest.raises(devices.DeviceError, match=r"^--cuda: .*\Z"):
+    with pytest.raises(UsageError, match=r"^--cuda: .*\Z"):
         devices.take(torch.device("cuda"))
     devices.take(torch.device("cpu"))

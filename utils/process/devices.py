@@ -18,14 +18,10 @@ from utils.process.logging import warn_first_and_last
 REUSED_BLOCK_BYTES = 32 * 2**20 - 2**16
 
 
-class DeviceError(UsageError):
-    """The requested device cannot be used."""
-
-
 def choose(cuda: bool) -> torch.device:
     """Return the GPU of this process, or the CPU: without `cuda`, and with a warning where there is no GPU.
 
-    Raise DeviceError if there are fewer GPUs than processes.
+    Raise UsageError if there are fewer GPUs than processes.
     """
     if not cuda:
         return torch.device("cpu")
@@ -43,15 +39,14 @@ def choose(cuda: bool) -> torch.device:
         return torch.device("cuda")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
-        raise DeviceError(f"--cuda: torchrun started {processes} processes, but there are only {gpus} GPUs")
+        raise UsageError(f"--cuda: torchrun started {processes} processes, but there are only {gpus} GPUs")
     return torch.device("cuda", distributed.LOCAL_RANK)
 
 
 def take(device: torch.device) -> None:
     """Prepare this process for computing: make a GPU its current device, or reuse freed memory on the CPU.
 
-    Raises:
-        DeviceError: the GPU cannot be used.
+    Raise UsageError if the GPU cannot be used.
     """
     if device.type != "cuda":
         # glibc returns freed memory to the system until a larger block has been freed once (mallopt(3),
@@ -64,7 +59,7 @@ def take(device: torch.device) -> None:
         torch.zeros(1, device=device)
     except RuntimeError as error:
         reason = "it has no memory left" if is_out_of_gpu_memory(error) else first_line(error)
-        raise DeviceError(f"--cuda: the GPU cannot be used: {reason}") from None
+        raise UsageError(f"--cuda: the GPU cannot be used: {reason}") from None
 
 
 def is_out_of_gpu_memory(error: Exception) -> bool:

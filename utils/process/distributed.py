@@ -44,9 +44,7 @@ _store = None  # the group's key-value store, kept by torchrun or by rank 0
 def group(device: torch.device):
     """Join the process group for the block: NCCL for tensors on GPUs, gloo for everything else.
 
-    Raises:
-        UsageError: some processes did not start, or have no GPU while others have one; or torchrun's variables are
-            incomplete.
+    Raise UsageError if processes did not start, some alone have no GPU, or torchrun's variables are incomplete.
     """
     global _store
     if WORLD_SIZE == 1:
@@ -83,9 +81,8 @@ def _agree_on_group_name(store) -> str:
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
     while (here := store.add(f"here/{token}", 0)) < WORLD_SIZE - 1:
         if time.monotonic() > deadline:
-            raise UsageError(
-                f"torchrun: {WORLD_SIZE - 1 - here} of {WORLD_SIZE} processes did not start: see their output"
-            )
+            missing = WORLD_SIZE - 1 - here
+            raise UsageError(f"torchrun: {missing} of {WORLD_SIZE} processes did not start: see their output")
         for rank in range(1, WORLD_SIZE):  # the question may be a killed process's, until its successor asks
             if store.check([f"asks/{rank}"]):
                 store.set(f"answer/{store.get(f'asks/{rank}').decode()}", token)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.process.devices import DeviceError, describe
+from core.errors import UsageError
+from utils.process.devices import describe
 
 
 class MatrixAveragePool2d(nn.Module):
@@ -60,12 +61,12 @@ def set_precision(
             Otherwise cuDNN times several algorithms for each shape and uses the fastest.
 
     Raises:
-        DeviceError: the GPU does not compute in bfloat16.
+        UsageError: the GPU does not compute in bfloat16.
     """
     if device.type != "cuda":
         return
     if amp and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise DeviceError(f"--amp: {describe(device)} does not compute in bfloat16")
+        raise UsageError(f"--amp: {describe(device)} does not compute in bfloat16")
     # Not the newer fp32_precision: the compiler still reads these flags, and PyTorch forbids using both.
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
