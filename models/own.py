@@ -60,7 +60,7 @@ class OwnNetwork:
                 key for key, one in members.items() if isinstance(one, kinds) and one.__module__ == module.__name__
             ]
             found = "missing" if self.make is None else f"a {type(self.make).__name__}"
-            problem = f"{name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes one"
+            problem = f"{name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes a network"
             raise ModelError(f"--arch {arch}: {problem}; {path} has {', '.join(own) or 'none'}")
         signature = inspect.signature(self.make)
         parameters = signature.parameters.values()
@@ -113,7 +113,7 @@ def load_own(arch: str) -> OwnNetwork | None:
     is_ours = not isinstance(registry._builders.get(name), OwnNetwork | None)
     if is_ours or name in (*zoo.other_names(), WEIGHTS_ALONE):
         problem = f"another network is called {name} here, and snapshots are named after it"
-        raise ModelError(f"--arch {arch}: {problem}: add My_{name} = {name}, and give {file}:My_{name}")
+        raise ModelError(f"--arch {arch}: {problem}: add a line My_{name} = {name}, and give {file}:My_{name}")
     registry._builders[name] = network = OwnNetwork(arch, Path(file).expanduser(), name)
     return network
 
