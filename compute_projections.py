@@ -47,13 +47,11 @@ from utils.process.ending import DONE, FAILED, exit_status, memory_for
 from utils.process.logging import open_log, progress
 from utils.results import differing_options, layers_of, write_json, write_projections
 from utils.runs.provenance import provenance
+from utils.runs.record import expected_network
 from utils.snapshots import SnapshotError
 from utils.snapshots.files import try_folder
 from utils.snapshots.weights import check_finite, fingerprint
 from utils.sources import Source
-
-#: Accuracies in a training state, in percent.
-ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_train_running")
 
 
 @exit_status
@@ -67,12 +65,9 @@ def main(argv=None) -> int:
     device = devices.choose(settings.cuda)
     settings = settings.replace(cuda=device.type == "cuda")
     devices.take(device)
-    return run(settings, device)
 
-
-def run(settings: Settings, device: torch.device) -> int:
-    """Find what is to be measured; then measure one after the other, and write the results of each at once."""
-    layers = sources.find_layers(settings)
+    alone = settings.arch == models.WEIGHTS_ALONE  # then each file has layers of its own
+    layers = [] if alone else sources.layers_of(expected_network(settings, {}), settings)
     warnings: defaultdict[str, list[str]] = defaultdict(list)  # by kind: of each the first one is logged
     initial = initial_weights = None
     if settings.init_from is not None:
@@ -97,7 +92,7 @@ def run(settings: Settings, device: torch.device) -> int:
         if settings.plots is not None:
             try_folder("--plots", settings.plots / below)
 
-    log = None
+    log = None  # not yet: if a file is wrong, and alone, nothing is left behind
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by folder, in order of training: what, and its results
     for source in progress(found, unit=" snapshots"):
         try:
@@ -120,7 +115,7 @@ def run(settings: Settings, device: torch.device) -> int:
             message = f"{source.result} held results with other {', '.join(differing)}, which are replaced"
             warnings["replaced"].append(message)
         write_json(results, source.result)
-        if log is None:  # not before: if a file is wrong, and alone, nothing is left behind
+        if log is None:
             log = start_log(settings, found, device)
         series = runs.setdefault(source.result.parent, [])
         for _, before in series[-1:]:
@@ -193,7 +188,7 @@ def as_results(
         results["init_seed"] = content["init_seed"]
     if settings.load_from:
         results["weights"] = fingerprint(sources.weights_of(source.layers, content, torch.device("cpu")))
-    for key in ACCURACIES:
+    for key in ("top1_acc", "top5_acc", "top1_acc_train_running"):  # of a training state, in percent
         if isinstance(content.get(key), (int, float)) and math.isfinite(content[key]):
             results[key] = content[key]
     return results

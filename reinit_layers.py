@@ -30,11 +30,9 @@ if __name__ == "__main__":  # first: the other imports take seconds
 import functools
 import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 import data
 import models
@@ -92,7 +90,13 @@ def run(settings: Settings, device: torch.device) -> int:
     trained.check_classes(dataset.class_names)
     num_classes, head_warnings = sources.classes_of_head(settings, dataset, trained.weights)
     build = functools.partial(models.build, settings.arch, num_classes, dataset.in_channels, dataset.image_size)
-    net, layers = load_network(settings, trained, build, device)
+    # As in training: the network may hold more than what is in a snapshot.
+    torch.manual_seed(trained.config.get("seed", settings.seed) or 0)
+    net = build()
+    load_weights(net, trained.weights, settings.load_from, settings.arch)
+    layers = sources.layers_of(net, settings)
+    with memory_for("the network"):
+        net.to(device, memory_format=precision.memory_format(device, settings.amp, settings.tf32))
     reinit.check_segments(net, (2, dataset.in_channels, *dataset.image_size))
     initializations, more = read_initializations(paths, settings, net, layers, trained.record)
     if distributed.WORLD_SIZE > 1:
@@ -172,15 +176,11 @@ def read_trained(settings: Settings) -> tuple[Settings, Snapshot, list[str]]:
 
 def load_test_set(settings: Settings, device: torch.device) -> data.Dataset:
     """Load the test images onto the device, with pixel values as the network was trained on."""
-    images = options.images(settings)
-    batch_size = settings.batch_size
+    images, batch_size = options.images(settings), settings.batch_size
     if "batch_size" not in settings.given:
-        in_channels = data.info(settings.dataset).in_channels
-        batch_size = reinit.fitting_batch_size(batch_size, device, in_channels, images.image_size)
-    with (
-        distributed.local_rank_0_first(),
-        memory_for("the dataset", "keep fewer classes with --subsample-classes"),
-    ):
+        batch_size = reinit.fitting_batch_size(batch_size, device, images.spec.in_channels, images.image_size)
+    advice = "keep fewer classes with --subsample-classes"
+    with distributed.local_rank_0_first(), memory_for("the dataset", advice):
         return data.load(
             images,
             batch_size,
@@ -190,20 +190,6 @@ def load_test_set(settings: Settings, device: torch.device) -> data.Dataset:
             share=(distributed.RANK, distributed.WORLD_SIZE),
             test_only=True,
         )
-
-
-def load_network(
-    settings: Settings, trained: Snapshot, build: Callable[[], nn.Module], device: torch.device
-) -> tuple[nn.Module, list[models.Layer]]:
-    """Return the trained network, on the device, and its layers that are to be reset."""
-    # Initialized as in training: it may hold more than what is in a snapshot.
-    torch.manual_seed(trained.config.get("seed", settings.seed) or 0)
-    net = build()
-    load_weights(net, trained.weights, settings.load_from, settings.arch)
-    layers = sources.layers_of(net, settings)
-    with memory_for("the network"):
-        net.to(device, memory_format=precision.memory_format(device, settings.amp, settings.tf32))
-    return net, layers
 
 
 def announce(log, settings, trained: Snapshot, dataset: data.Dataset, initializations, device, log_path) -> None:

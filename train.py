@@ -157,10 +157,7 @@ def load(run: Run, device: torch.device) -> tuple[data.Dataset, nn.Module, list[
             warnings += [message] if other else []
         load_weights(net, run.snapshot.weights, run.snapshot.path, settings.arch)
     elif settings.pretrained and dataset.in_channels != 3:
-        warnings.append(
-            f"images have {dataset.in_channels} channel(s), not 3: the first convolution is a new one with random "
-            "weights, not ImageNet's"
-        )
+        warnings.append(f"images have {dataset.in_channels} channel(s), not 3: the first convolution is random")
     return dataset, net, warnings
 
 

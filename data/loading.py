@@ -109,7 +109,6 @@ def load(
 
 
 def _notes(images: Images, workers: int, sources: Mapping[str, Source]) -> list[str]:
-    """Return the warnings for the user."""
     name, notes = images.dataset, []
     if not images.spec.in_memory:
         if images.upscale:

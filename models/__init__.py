@@ -9,7 +9,7 @@ import pkgutil
 
 from models.building import OTHERS, build, check, has_batch_norm, names, structure  # noqa: F401
 from models.own import explain_own_error, load_own  # noqa: F401
-from models.parts import Layer, check_own_weights, layers, layers_of_weights, segments  # noqa: F401
+from models.parts import Layer, layers, layers_of_weights, segments  # noqa: F401
 from models.registry import WEIGHTS_ALONE, ModelError, register  # noqa: F401
 from models.zoo import other_names  # noqa: F401
 

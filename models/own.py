@@ -60,10 +60,8 @@ class OwnNetwork:
                 key for key, one in members.items() if isinstance(one, kinds) and one.__module__ == module.__name__
             ]
             found = "missing" if self.make is None else f"a {type(self.make).__name__}"
-            raise ModelError(
-                f"--arch {arch}: {name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes "
-                f"a network; {path} has {', '.join(own) or 'none'}"
-            )
+            problem = f"{name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes a network"
+            raise ModelError(f"--arch {arch}: {problem}; {path} has {', '.join(own) or 'none'}")
         signature = inspect.signature(self.make)
         parameters = signature.parameters.values()
         takes = {"num_classes" if one.kind is one.VAR_KEYWORD else one.name for one in parameters}
@@ -114,10 +112,8 @@ def load_own(arch: str) -> OwnNetwork | None:
     file, name = parts.groups("")
     is_ours = not isinstance(registry._builders.get(name), OwnNetwork | None)
     if is_ours or name in (*zoo.other_names(), WEIGHTS_ALONE):
-        raise ModelError(
-            f"--arch {arch}: another network is called {name} here, and snapshots are named after it: "
-            f"add a line My_{name} = {name} to the file, and give {file}:My_{name}"
-        )
+        problem = f"another network is called {name} here, and snapshots are named after it"
+        raise ModelError(f"--arch {arch}: {problem}: add a line My_{name} = {name}, and give {file}:My_{name}")
     registry._builders[name] = network = OwnNetwork(arch, Path(file).expanduser(), name)
     return network
 

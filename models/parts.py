@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from models.registry import ModelError
-
 
 class Function(nn.Module):
     """A function without parameters, as a segment."""
@@ -141,14 +139,3 @@ def _lowers_resolution(module: nn.Module) -> bool:
     if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
         return module.stride not in (1, (1, 1))
     return False
-
-
-def check_own_weights(found: Iterable[Layer]) -> None:
-    """Raise ModelError if the weights of a layer are computed from other tensors, as by pruning or weight norm."""
-    for layer in found:
-        tensors = (layer.module.weight, layer.module.bias)
-        if not all(tensor is None or isinstance(tensor, nn.Parameter) for tensor in tensors):
-            raise ModelError(
-                f"{layer.name} is pruned or parametrized, so it has no weights of its own to measure: "
-                "make them permanent first (prune.remove, parametrize.remove_parametrizations)"
-            )

@@ -46,18 +46,18 @@ class Source:
     notes: Sequence[str] = ()  #: what it does not say, and how it was read
 
 
-def find_layers(settings: Settings) -> list[models.Layer]:
-    """Return the layers of the network to measure; none with --arch weights, where each file has its own."""
-    alone = settings.arch == models.WEIGHTS_ALONE
-    return [] if alone else layers_of(expected_network(settings, {}), settings)
-
-
 def layers_of(net: nn.Module, settings: Settings) -> list[models.Layer]:
-    """Return the layers of a network that are to be measured or reset."""
+    """Return the layers of a network that are to be measured or reset. Raise UsageError if there are none.
+
+    Raise it also if the weights of one are computed from other tensors, as by pruning or weight norm.
+    """
     layers = models.layers(net, settings.with_linear)
-    models.check_own_weights(layers)
     if not layers:
         raise UsageError(f"--arch {settings.arch} has no convolutional layers: add --with-linear")
+    for layer in layers:
+        if not all(isinstance(one, nn.Parameter | None) for one in (layer.module.weight, layer.module.bias)):
+            advice = "first make its weights permanent (prune.remove, parametrize.remove_parametrizations)"
+            raise UsageError(f"{layer.name} is pruned or parametrized: {advice}")
     return layers
 
 
