@@ -70,12 +70,8 @@ def summary(draws: np.ndarray) -> dict[str, float]:
 def fair_coins(filters: Sequence[int], drops: Sequence[float], seed: int = 0) -> np.ndarray:
     """Draw the rank correlation of bias and drops for layers whose signs are fair coins.
 
-    Args:
-        filters: number of filters, one per layer.
-        drops: one per layer, not all equal.
-
-    Returns:
-        (DRAWS,) correlations; NaN where all biases of a draw are equal.
+    filters: number of filters of each layer. drops: one per layer, not all equal.
+    Return (DRAWS,) correlations; NaN where all biases of a draw are equal.
     """
     from scipy.stats import rankdata
 

@@ -156,9 +156,8 @@ def accuracies(
     counts = distributed.sum_(counts).cpu()
     num_images = distributed.sum_(torch.tensor(num_images)).item()
     if counts[0, 2]:
-        raise NotFiniteError(
-            f"the outputs of the network as it is are not finite for {counts[0, 2]} of {num_images} images"
-        )
+        share = f"{counts[0, 2]} of {num_images} images"
+        raise NotFiniteError(f"the outputs of the network as it is are not finite for {share}")
     counts[unchanged] = counts[0].clone()
     percent = counts.double() * 100 / num_images
     replaced = [None if broken else top1 for top1, _, broken in percent[1:].tolist()]
@@ -197,10 +196,8 @@ def _branches(
 
 def _load(weights: Iterable[Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights on the device of the trained ones, in their type and memory layout: the same kernels run."""
-    return {
-        name: torch.empty_like(old).copy_(weight)
-        for (name, old), weight in zip(trained.items(), weights, strict=True)
-    }
+    pairs = zip(trained.items(), weights, strict=True)
+    return {name: torch.empty_like(old).copy_(weight) for (name, old), weight in pairs}
 
 
 def _count(

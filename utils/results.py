@@ -19,9 +19,8 @@ from utils.snapshots.files import atomic_write
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write strict JSON, atomically. Create the folder.
 
-    Raises:
-        ValueError: `content` holds NaN or an infinity, for which JSON has no number.
-        OSError: the disk, the folder or the permissions do not allow it.
+    Raise ValueError for NaN and infinities, for which JSON has no number, and OSError if the disk, the folder or
+    the permissions do not allow it.
     """
     text = json.dumps(content, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)

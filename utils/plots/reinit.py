@@ -112,6 +112,7 @@ def number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: M
     shifts = np.concatenate([distance * directions for distance in range(8, 800, 2)])
     label = {"ha": "center", "va": "center", "fontsize": 7, "annotation_clip": False, "zorder": 2.5}
     label["arrowprops"] = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
+    label["textcoords"] = "offset points"
     few = len(names) <= style.MOST_PANELS
     for index in range(len(names)) if few else np.argsort(-np.asarray(ys), kind="stable")[: style.MOST_PANELS]:
         places = taken[index] + shifts
@@ -119,9 +120,7 @@ def number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: M
         free &= ((places > lowest + 4) & (places < highest - 4)).all(1)
         nearest = free.argmax()
         taken = np.vstack([taken, places[nearest]])
-        axes.annotate(
-            str(depths[index]), (xs[index], ys[index]), shifts[nearest], textcoords="offset points", **label
-        )
+        axes.annotate(str(depths[index]), (xs[index], ys[index]), shifts[nearest], **label)
     if not few:
         style.depth_bar(axes.figure, axes, depths.max())
     elif names:

@@ -29,7 +29,6 @@ STYLE = {
     "axes.titlesize": 10,
     "axes.labelsize": 11,
     "figure.titlesize": 13,
-    "font.size": 10,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -52,13 +51,9 @@ Points = Mapping[int | str, Layers]  #: epochs trained, or names of snapshots, i
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure to `<path>.pdf` and `<path>.png`, atomically. Creates the folder.
+    """Write a figure to `<path>.pdf` and `<path>.png`, atomically, and return these paths. Create the folder.
 
-    Returns:
-        the paths of the two files.
-
-    Raises:
-        OSError: the disk, the folder or the permissions do not allow it.
+    Raise OSError if the disk, the folder or the permissions do not allow it.
     """
     files = []
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -140,10 +140,9 @@ def _start_with(snapshot: Snapshot, settings: Settings, training: bool) -> Run:
         weights = snapshots.checksum(path) if "translated" not in snapshot.content else None
         weights = weights or fingerprint(snapshot.weights)  # one of several in a file, or without a checksum
         started_from = f"weights {weights} at epoch {first_epoch}"
-        if not first_epoch and (snapshot.epochs_trained or 0) > 0:
-            notes.append(
-                f"{path} is after {snapshot.epochs_trained} epochs; this run counts from 0 (--start-epoch)"
-            )
+        trained = snapshot.epochs_trained or 0
+        if not first_epoch and trained > 0:
+            notes.append(f"{path} is after {trained} epochs; this run counts from 0 (--start-epoch)")
     settings, warnings = adopt(settings, config, path, training)
     shows_images = not training and not settings.eval_regularization_loss
     warnings += snapshot.describe("the options say how its images are prepared" if shows_images else "")
@@ -227,10 +226,8 @@ def adopt(
             warnings.append(f"{message}; --override replaces it")
         changes[name] = value
     if config.get("arch_sha256") not in (None, settings.arch_sha256):
-        now, then = settings.arch_sha256, config["arch_sha256"]
-        warnings.append(
-            f"{path} was trained with {flag('arch_sha256')} {then}, not {now}: is it the same network?"
-        )
+        other = f"{flag('arch_sha256')} {config['arch_sha256']}, not {settings.arch_sha256}"
+        warnings.append(f"{path} was trained with {other}: is it the same network?")
     settings = settings.replace(**changes)
     if "seed" in changes and config.get("seed_given"):  # then it is part of the paths of this run too
         settings = dataclasses.replace(settings, given=settings.given | {"seed"})

@@ -257,9 +257,8 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
         known = not schedule or (config["lr_step"] and config["lr_decay"] and abs(steps - snapshot["epoch"]) <= 1)
         decay = config["lr_decay"] ** (steps // config["lr_step"]) if schedule and known else 1
         if not known or not math.isclose(lr, config["lr"] * decay):
-            raise UsageError(
-                f"{path} has a learning rate of {lr:g} by a schedule that is not ours; {WEIGHTS_ALONE}"
-            )
+            problem = f"has a learning rate of {lr:g} by a schedule that is not ours"
+            raise UsageError(f"{path} {problem}; {WEIGHTS_ALONE}")
     return config
 
 

@@ -42,10 +42,8 @@ FORMAT = 6  #: of the training states that this program writes
 def save(content: dict[str, Any], path: Path, before: Callable[[str], None] | None = None) -> None:
     """Write a training state or a bare state_dict. A reader sees the old file or the new one.
 
-    Tensors are written from the CPU, so that a machine without a GPU can read them.
-
     Args:
-        content: the training state or state_dict.
+        content: the training state or state_dict, with all tensors on the CPU.
         path: the file, in a folder that exists.
         before: is called with the `checksum` of the new file before it appears at `path`, so that a record can
             list the file first.
@@ -55,7 +53,7 @@ def save(content: dict[str, Any], path: Path, before: Callable[[str], None] | No
     """
     with atomic_write(path) as file:
         try:
-            torch.save(_on_cpu(content), file)
+            torch.save(content, file)
         except RuntimeError as error:
             # PyTorch notices that bytes are missing, and hides why: the disk is full.
             cause = error
@@ -105,9 +103,7 @@ def load(
     content = foreign.translate(path, content, network, key)
     weights = content["model_state_dict"]
     check_types(path, content)
-    structure = {
-        name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in weights.items()
-    }
+    structure = {name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}
     if wanted is not None:
         weights = {name: weight for name, weight in weights.items() if wanted(name)}
         content = {key: value for key, value in content.items() if not any(archive.tensors_in(value))}
@@ -121,17 +117,6 @@ def load(
 def load_record(path: Path) -> dict[str, Any]:
     """Read a snapshot without its weights and optimizer state: `load`, but it reads no tensor."""
     return load(path, wanted=lambda name: False)
-
-
-def _on_cpu(value: Any) -> Any:
-    """Copy nested dicts, lists and tuples, with every tensor on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return type(value)((key, _on_cpu(item)) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(_on_cpu(item) for item in value)
-    return value
 
 
 #: The types of the entries of a training state, of those that are there.

@@ -28,12 +28,9 @@ def atomic_write(path: Path, mode: str = "wb"):
     """Open a temporary file in the same folder that replaces `path` when the block ends.
 
     If the block fails, the temporary file is removed and `path` stays as it was. A killed process leaves a file
-    `.<name>.<random>.tmp` behind, which nothing reads.
-
-    Raises:
-        OSError: the disk, the folder or the permissions do not allow it. The error names `path`.
+    `.<name>.<random>.tmp` behind, which nothing reads. An OSError of the disk, the folder or the permissions names
+    `path`.
     """
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:

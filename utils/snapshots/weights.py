@@ -2,7 +2,7 @@
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -42,9 +42,7 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: str) -> None:
     """Copy the weights of a snapshot into a network.
 
-    Raises:
-        SnapshotError: they belong to another network, and the message names the layers that differ; or they are
-            not finite.
+    Raise SnapshotError if they are of another network, with the layers that differ, or are not finite.
     """
     expected = net.state_dict()
     differing = describe_difference(expected, weights)
@@ -56,28 +54,26 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
     net.load_state_dict(versioned)
 
 
-def extremes(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the minimum and maximum of each of several non-empty tensors, as float32: NaN if it holds NaN.
-
-    A tensor is finite if both are. `isfinite` of the whole tensor needs its memory once more.
-    """
-    return torch.stack([extreme.float() for tensor in tensors for extreme in tensor.aminmax()])
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the weights that are not finite as float32, the type that networks compute with."""
+    some = {name: weight for name, weight in weights.items() if weight.numel() and weight.is_floating_point()}
+    # `isfinite` of a whole tensor needs its memory once more. The host waits for the device once.
+    extremes = [extreme.float() for weight in some.values() for extreme in weight.aminmax()]
+    finite = torch.stack(extremes).view(-1, 2).isfinite().all(1).tolist() if some else []
+    return [name for name, is_finite in zip(some, finite, strict=True) if not is_finite]
 
 
 def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
-    """Raise SnapshotError if weights are not finite as float32, the type that networks compute with."""
-    for name, weight in weights.items():
-        if weight.numel() and not extremes([weight]).isfinite().all():
-            raise SnapshotError(f"{path} cannot be used: {name} holds NaN, or values that are not finite")
+    """Raise SnapshotError if weights are not finite."""
+    if names := not_finite(weights):
+        raise SnapshotError(f"{path} cannot be used: {names[0]} holds NaN, or values that are not finite")
 
 
 def describe_difference(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
-    """Describe in a few words how weights differ from the expected ones in names, shapes and types.
+    """Describe in a few words how weights differ from the expected ones in names, shapes and types; "" if equal.
 
     All floating-point types are the same here. Integers, which some buffers hold, must keep their type.
-
-    Returns:
-        "conv1.weight is 6x1x3x3, not 6x3x3x3, fc.bias is missing"; "" if there is no difference.
+    Example: "conv1.weight is 6x1x3x3, not 6x3x3x3, fc.bias is missing".
     """
     parts = []
     for name in dict.fromkeys([*expected, *weights]):

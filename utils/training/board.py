@@ -14,15 +14,13 @@ from core.errors import RunError
 class Board:
     """Write the metrics of a training run for TensorBoard. Step e is the network after e epochs.
 
-    Each method returns when its data is on disk: a killed process loses nothing that it has logged.
+    Each method returns when its data is on disk: a killed process loses nothing that it has logged. Each raises
+    RunError if the file cannot be written.
 
     Args:
         first_step: TensorBoard hides what an earlier, interrupted process logged from this step on.
         config: the run's configuration; logged as text and as hyperparameters.
         metrics: tags of the final metrics that TensorBoard shows beside the hyperparameters.
-
-    Raises:
-        RunError: the file cannot be written. All methods raise it.
     """
 
     def __init__(self, folder: Path, first_step: int, config: dict[str, Any], metrics: Sequence[str]):

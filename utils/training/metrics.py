@@ -42,19 +42,16 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], what: str) -> Evaluation:
-    """Evaluate a network in evaluation mode. Sums stay on the device until the end.
+    """Evaluate a network in evaluation mode. Raise NotFiniteError if the loss is not finite.
 
     Args:
         net: it stays in evaluation mode.
         batches: images (B, C, H, W) and labels (B,) on the device of the network. With several processes, each
             passes its share, and all get the result of all images.
         what: name of the dataset, for the error message.
-
-    Raises:
-        NotFiniteError: the loss is not finite.
     """
     net.eval()
-    device = next(net.parameters()).device
+    device = next(net.parameters()).device  # sums stay there until the end
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros(2, dtype=torch.int64, device=device)
     count = 0

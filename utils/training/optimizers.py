@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import UsageError
+from utils.arguments import Settings
 from utils.runs.record import WEIGHTS_ALONE
 
 #: Entries of a parameter group that are no hyperparameters, or follow from the schedule.
@@ -16,35 +17,25 @@ NOT_COMPARED = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", 
 UNUSED = {"dampening", "nesterov", "amsgrad", "maximize", "decoupled_weight_decay"}
 
 
-def make_optimizer(net: nn.Module, args: Any) -> torch.optim.Optimizer:
-    """Return an SGD or Adam optimizer of all parameters.
-
-    Args:
-        args: object with the attributes `optimizer` ("sgd" or "adam"), `lr`, `momentum` (SGD) and `weight_decay`.
-
-    Raises:
-        UsageError: no parameter of the network is trainable.
-    """
+def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return an SGD or Adam optimizer of all parameters. Raise UsageError if none of them is trainable."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError("--arch: the network has no parameters to train")
     # Fused: one pass over the memory, and no temporary copies of gradients (see benchmarks/NOTES.md).
-    options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": True}
-    if args.optimizer == "adam":
+    options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.optimizer == "adam":
         return torch.optim.Adam(net.parameters(), **options)
-    return torch.optim.SGD(net.parameters(), momentum=args.momentum, **options)
+    return torch.optim.SGD(net.parameters(), momentum=settings.momentum, **options)
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, args: Any, epoch: int):
+def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, epoch: int):
     """Return the schedule of the learning rate as it is at the start of an epoch; None without a schedule.
 
-    Args:
-        optimizer: has the learning rate of epoch 0; it is set to that of the given epoch.
-        args: object with the attributes `lr_step` (epochs between decays, or None) and `lr_decay` (their factor).
-        epoch: the first epoch to train, from 0.
+    The optimizer has the learning rate of epoch 0, and gets that of `epoch`, which counts from 0.
     """
-    if args.lr_step is None or args.lr_decay is None:
+    if settings.lr_step is None or settings.lr_decay is None:
         return None
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step, args.lr_decay)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, settings.lr_step, settings.lr_decay)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns about a schedule that steps before its optimizer
         for _ in range(epoch):
@@ -53,14 +44,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, args: Any, epoch: int):
 
 
 def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, Any], override: bool) -> None:
-    """Load the optimizer's buffers from a snapshot. Hyperparameters and learning rate stay this run's.
+    """Load the optimizer's buffers from a training state. Hyperparameters and learning rate stay this run's.
 
-    Args:
-        path, snapshot: training state, from `utils.snapshots.load`.
-        override: accept a snapshot of an optimizer with other hyperparameters.
-
-    Raises:
-        UsageError: the snapshot has no state that this optimizer can continue with.
+    `override` accepts a state with other hyperparameters. Raise UsageError if the optimizer cannot go on with it.
     """
     problem = "holds no state of this optimizer for this network: it cannot go on"
     try:
@@ -70,7 +56,7 @@ def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, An
         if own not in theirs or theirs.keys() - ours.keys() - NOT_COMPARED or any(map(theirs.get, UNUSED)):
             kind = "AdamW" if theirs.get("decoupled_weight_decay") else "an optimizer"
             problem = f"holds a state of {kind} that train.py does not have"
-            raise ValueError(problem)
+            raise ValueError
         compared = (ours.keys() & theirs.keys()) - NOT_COMPARED
         if not override and any(theirs[name] != ours[name] for name in compared):
             raise ValueError("another optimizer")
@@ -82,8 +68,10 @@ def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, An
 
 
 def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the optimizer's state for a snapshot, without `fused`, which not every version of PyTorch has."""
+    """Return the optimizer's state for a snapshot: on the CPU, and without `fused`, which older PyTorch lacks."""
     state = optimizer.state_dict()
+    for index, buffers in state["state"].items():
+        state["state"][index] = {name: value if value is None else value.cpu() for name, value in buffers.items()}
     for group in state["param_groups"]:
         group["fused"] = None
     return state

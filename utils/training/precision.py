@@ -19,9 +19,8 @@ class MatrixAveragePool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, *output_size)."""
-        rows, columns = (
-            self._windows(size, count, x) for size, count in zip(x.shape[2:], self.output_size, strict=True)
-        )
+        sizes = zip(x.shape[2:], self.output_size, strict=True)
+        rows, columns = (self._windows(size, count, x) for size, count in sizes)
         # Sum, then divide: bfloat16 and TF32 represent 0 and 1 exactly, but not 1/n.
         sums = rows @ x @ columns.T
         counts = rows.sum(1)[:, None] * columns.sum(1)
@@ -54,14 +53,11 @@ def set_precision(
     """Set how a GPU computes. Call it before any computation. On the CPU it does nothing.
 
     Args:
-        amp: check that the GPU computes in bfloat16.
+        amp: check that the GPU computes in bfloat16; else raise DeviceError.
         tf32: let convolutions and matrix products round their factors to TF32 (10 bits of mantissa). By default,
             PyTorch lets convolutions do so.
         deterministic: use only deterministic algorithms; PyTorch raises a RuntimeError where there is none.
             Otherwise cuDNN times several algorithms for each shape and uses the fastest.
-
-    Raises:
-        UsageError: the GPU does not compute in bfloat16.
     """
     if device.type != "cuda":
         return

@@ -22,7 +22,7 @@ from utils.process.ending import PLATEAU
 from utils.results import write_csv
 from utils.runs.begin import Run
 from utils.runs.record import Record
-from utils.snapshots.weights import bare_weights, extremes
+from utils.snapshots.weights import bare_weights, not_finite
 from utils.training import optimizers
 from utils.training.board import Board
 from utils.training.metrics import Evaluation, NotFiniteError, evaluate
@@ -164,8 +164,7 @@ class Recorder:
 
         Raise NotFiniteError where weights are not finite: the last step of an epoch comes after its last loss.
         """
-        tensors = [tensor for tensor in self.net.state_dict().values() if tensor.is_floating_point()]
-        if not extremes(tensor for tensor in tensors if tensor.numel()).isfinite().all():
+        if not_finite(self.net.state_dict()):
             raise NotFiniteError(f"the last batch of epoch {epoch} broke the weights: they are not all finite")
         return {
             "format": snapshots.FORMAT,

@@ -102,9 +102,7 @@ def train_epoch(step: Step, net: nn.Module, batches, epoch: int, epochs: int = 1
     not_finite = (~losses.isfinite()).nonzero()
     if len(not_finite):
         first = int(not_finite[0])
-        raise NotFiniteError(
-            f"the loss is {losses[first].item()} in epoch {epoch}, batch {first} (both counted from 0): "
-            "no snapshot is written; try a smaller --lr"
-        )
+        where = f"in epoch {epoch}, batch {first} (both counted from 0)"
+        raise NotFiniteError(f"the loss is {losses[first]} {where}: no snapshot is written; try a smaller --lr")
     total = losses @ torch.tensor(sizes, dtype=torch.float64)
     return total.item() / batches.num_images, 100 * correct.item() / batches.num_images
