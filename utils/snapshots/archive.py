@@ -11,6 +11,7 @@ refused. Old non-zip files and safetensors have no checksums.
 import contextlib
 import hashlib
 import io
+import os
 import pickle
 import pickletools
 import re
@@ -55,6 +56,10 @@ class SnapshotError(UsageError):
 
     def __init__(self, message: str):
         super().__init__(printable(" ".join(message.splitlines())))  # names in a file may hold control characters
+
+
+class _ReplacedError(Exception):
+    """Another file has taken the name of the one that is being read."""
 
 
 class _StandIn:
@@ -102,17 +107,18 @@ def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
     Return the content; and a function `check(tensor, name)` that raises SnapshotError if a tensor of the content
     does not match its checksum. None: the file has no checksums.
     """
-    with _open(path) as (file, kind):
-        if kind == "zip":
-            return _read_archive(path, file)
-        if kind == "safetensors":
-            from safetensors import torch as safetensors
+    while True:
+        with contextlib.suppress(_ReplacedError), _open(path) as (file, kind):
+            if kind == "zip":
+                return _read_archive(path, file)
+            if kind == "safetensors":
+                from safetensors import torch as safetensors
 
-            return safetensors.load_file(path), None
-        for _ in range(OLD_PICKLES):
-            _check_pickle(path, file)
-        file.seek(0)
-        return _load(path, file), None
+                return safetensors.load_file(path), None
+            for _ in range(OLD_PICKLES):
+                _check_pickle(path, file)
+            file.seek(0)
+            return _load(path, file), None
 
 
 def checksum(path: Path) -> str | None:
@@ -120,7 +126,9 @@ def checksum(path: Path) -> str | None:
 
     It is computed from the CRC-32 and size of each tensor in the directory of the zip archive; no tensor is read.
     The same tensors, saved in the same order, have the same checksum. Other files have none: None.
-    Raise SnapshotError if the file is missing, is no file of weights, or its directory is damaged.
+
+    Raises:
+        SnapshotError: the file is missing, is no file of weights, or its directory is damaged.
     """
     with _open(path) as (file, kind):
         if kind != "zip":
@@ -163,7 +171,7 @@ def _open(path: Path):
             else:
                 wrong = "neither torch.save nor safetensors wrote it, or its beginning is damaged"
                 raise SnapshotError(f"{path} is no snapshot: {wrong}")
-    except (SnapshotError, MemoryError):
+    except (SnapshotError, MemoryError, _ReplacedError):
         raise
     except OSError as error:
         raise SnapshotError(f"{path}: {error.strerror or error}") from None
@@ -177,8 +185,12 @@ def _open(path: Path):
 
 def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None]]:
     records = _check_records(path, file)
-    # PyTorch opens a file by its name, and more than once. This name remains when a run replaces the file.
-    content = _load(path, Path(f"/dev/fd/{file.fileno()}"), mmap=True)
+    try:
+        content = _load(path, path, mmap=True)
+    finally:
+        # PyTorch opens the file by its name, and more than once. A run that goes on may have replaced it.
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise _ReplacedError
     # The memory address of the file's beginning: the first tensor in memory is the first in the file.
     addresses = [tensor.untyped_storage().data_ptr() for _, tensor in tensors_in(content)]
     start = min(filter(None, addresses), default=0) - min(records, default=0)
