@@ -126,9 +126,7 @@ def checksum(path: Path) -> str | None:
 
     It is computed from the CRC-32 and size of each tensor in the directory of the zip archive; no tensor is read.
     The same tensors, saved in the same order, have the same checksum. Other files have none: None.
-
-    Raises:
-        SnapshotError: the file is missing, is no file of weights, or its directory is damaged.
+    Raise SnapshotError if the file is missing, is no file of weights, or its directory is damaged.
     """
     with _open(path) as (file, kind):
         if kind != "zip":
