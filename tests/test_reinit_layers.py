@@ -396,7 +396,9 @@ def test_snapshots_of_one_epoch_count_once_where_they_are_the_same(capsys):
     assert " lenet_init_0.pt are different weights" in line
 
 
-@pytest.mark.parametrize("arch", [pytest.param("mlp_bn", marks=pytest.mark.long), "resnet18", "vgg11bn"])
+@pytest.mark.parametrize(
+    "arch", [*(pytest.param(arch, marks=pytest.mark.long) for arch in ("mlp_bn", "resnet18")), "vgg11bn"]
+)
 def test_networks_of_every_kind_from_snapshot_to_figures(arch, capsys):
     image_size = (32, 32)
     folder = Path("datasets/cifar-10-batches-bin")

@@ -582,7 +582,7 @@ def failing_evaluation(monkeypatch, epoch: int, what: str | None = None):
         yield
 
 
-@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("every", [pytest.param(0, marks=pytest.mark.long), 1])
 @pytest.mark.parametrize("what", ["validation split", "training set", "test set"])
 def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypatch, capsys):
     options = (*RESUMABLE, "--snapshot-every", every, "--train-acc", "--epochs", 3)
@@ -720,6 +720,7 @@ def test_weights_that_break_in_the_last_step_of_an_epoch_are_named(capsys):
     assert snapshots_below(QUICK_FOLDER) == {"lenet_init_0.pt"}
 
 
+@pytest.mark.long
 def test_run_goes_on_when_the_reader_of_its_output_goes_away():
     options = " ".join(command("train.py", *QUICK, "--epochs", 2))
     finished = subprocess.run(f"{options} | head -n 1", shell=True, capture_output=True, text=True, timeout=120)
@@ -760,7 +761,11 @@ def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "status", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.long),
+    ],
 )
 def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status, word):
     options = (*QUICK, "--epochs", 1000, "--snapshot-every", 1)

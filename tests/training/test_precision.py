@@ -34,6 +34,7 @@ def test_network_trained_in_bfloat16_is_close_and_has_float32_weights(capsys):
         assert torch.allclose(weight, full[name], atol=0.02)
 
 
+@pytest.mark.long
 def test_layers_are_reset_in_bfloat16():
     results = {}
     for amp in (False, True):

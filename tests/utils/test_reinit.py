@@ -82,7 +82,7 @@ def lenet() -> nn.Module:
 @pytest.mark.parametrize(
     "arch",
     [
-        pytest.param(arch, marks=pytest.mark.long if arch in ("vgg11bn", "alexnet", "resnet50") else ())
+        pytest.param(arch, marks=() if arch in ("lenet", "mlp", "vgg11", "resnet18") else pytest.mark.long)
         for arch in FAMILIES
     ],
 )
