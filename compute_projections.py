@@ -107,7 +107,8 @@ def main(argv=None) -> int:
                 raise SnapshotError(damaged[0]) from None
             continue
         results = as_results(measured, settings, source, content, device)
-        warnings["notes"] += source.notes
+        for note in source.notes:
+            warnings[note.removeprefix(source.name)].append(note)
         if initial is not None:
             warnings["initial"] += sources.warn_of_another_run(initial, source.record)
         differing = differing_options(source.result, results)

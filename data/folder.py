@@ -123,10 +123,7 @@ class FolderLoader(Epochs):
     _loader: DataLoader | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, C, H, W) float32 and labels (B,) int64 of each batch of an epoch.
-
-        Raises ImageError if an image cannot be read.
-        """
+        """Yield images (B, C, H, W) float32 and labels (B,) int64. Raise ImageError if one cannot be read."""
         epoch, order = self._next_epoch()
         seeds: list[int | None] = [None] * len(order)
         if self.augmentation:

@@ -41,6 +41,8 @@ def read(root: Path, train: bool):
     class_names = [name for name in found if not left_behind(name)]
     left_out.update(set(found) - set(class_names))
     label_of = {name: label for label, name in enumerate(class_names)}
+    if not class_names:
+        raise FileNotFoundError(2, "there is no folder of a class", str(folder))
     files, labels = zip(*make_dataset(folder, label_of, is_valid_file=is_image), strict=True)
     return FolderSource(files, np.array(labels, dtype=np.int64), left_out), class_names
 

@@ -126,8 +126,8 @@ def layers_of_weights(weights: Mapping[str, Tensor], with_linear: bool = False) 
     """
     found: list[Layer] = []
     for name, weight in weights.items():
-        is_kernel = weight.dim() == 4 and weight.shape[2:] != (1, 1)
-        if weight.is_floating_point() and (is_kernel or (with_linear and weight.dim() == 2)):
+        is_kernel = weight.numel() > 0 and weight.dim() == 4 and weight.shape[2:] != (1, 1)
+        if weight.is_floating_point() and (is_kernel or (with_linear and weight.numel() and weight.dim() == 2)):
             depthwise = is_kernel and weight.shape[1] == 1 < weight.shape[0]
             found.append(Layer(name.removesuffix(".weight"), None, 0, len(found), name, depthwise))
     return found

@@ -236,7 +236,6 @@ ROWS = [
     Row("reinit", "--load-from lenet_2.tar --inits-from results.json --rand", "results.json"),
     Row("compute", "--load-from lenet_2.tar lenet_0.tar --epoch 3", "--epoch 3"),
     Row("compute", "--load-from recorded.tar --epoch 4", "recorded.tar is after 3 epochs", "snapshot network"),
-    Row("train", "--resume-from latest --weights-key model", "--weights-key model"),
     *(Row(program, f"--weights-key modle {option} lenet_2.tar", "modle: lenet_2.tar", "snapshot network")
       for program, option in (
         ("compute", "--load-from"), ("reinit", "--rand --load-from"), ("train", "--resume-from"),

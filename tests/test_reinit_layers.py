@@ -358,6 +358,7 @@ def test_learning_rate_replaced_on_the_way_makes_no_other_run(capsys):
     assert f"{first} is of another run than the trained network: --lr 0.001, not 0.01" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsys):
     mine, other = two_runs
     trained = ("--load-from", mine / "lenet_1.pt", "--inits-from", inits(mine / "lenet_init_0.pt"))

@@ -412,6 +412,7 @@ def test_with_a_validation_split_it_watches_training_and_the_test_set_comes_last
     assert output.count("test set: loss") == 1
 
 
+@pytest.mark.long
 def test_every_kind_of_network_trains_on_images_that_are_large_enough():
     write_datasets(Path("images"), 40)
     options = ("--dataset", "mnist", "--data-path", "images", "--upscale-padding", "--batch-size", 32)
@@ -731,6 +732,7 @@ def test_run_goes_on_when_the_reader_of_its_output_goes_away():
     assert "final weights" in log.read_text()
 
 
+@pytest.mark.long
 def test_console_that_has_no_letter_of_a_path_has_every_line_all_the_same():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     finished = shell("train.py", *QUICK, "--epochs", 1, "--models-path", "modèles", env=environment)

@@ -186,7 +186,7 @@ OPTIONS: dict[str, list[Option]] = {
                input_path, None, (REINIT,)),
         Option("weights_key", "key of the weights in files of other programs, such as model_ema or "
                "state_dict.net (default: found by the names)", str, None, ALL,
-               effect=lambda options: "" if options.get("resume_from", True) else "without --resume-from"),
+               effect=lambda all: "" if all.get("resume_from", 0) not in (None, "latest") else "without a file"),
         Option("epoch", "for how many epochs the network of --load-from was trained, if its file does not say so",
                COUNT, None, MEASURING),
         Option("rand", "also reset layers to a new random initialization", programs=(REINIT,)),

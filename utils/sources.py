@@ -307,7 +307,7 @@ def read_initializations(
             unknown = f"nothing says after how many epochs {path} is, as the name {settings.arch}_3.pt does"
             raise UsageError(f"--inits-from: {unknown}: write the number after it, as in {path} 3")
         one = found.setdefault(epoch, Initialization(epoch, str(path), snapshot.weights))
-        if any(not torch.equal(weight, one.weights[name]) for name, weight in snapshot.weights.items()):
+        if any(weight.ne(one.weights[name]).any() for name, weight in snapshot.weights.items()):
             raise UsageError(f"{one.source} and {path} are different weights, both after epoch {epoch}")
     return [found[epoch] for epoch in sorted(found)], warnings
 

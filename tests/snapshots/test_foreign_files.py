@@ -331,7 +331,9 @@ NAMES = {
     **dict.fromkeys(
         ("model_2024-01-31_15-30-00.pt", "vgg13-19584684.pth", "model_step_96.pth", "best.pt", "LeNet.pt")
     ),
-    **dict.fromkeys(("model_ep3_it0.pth", "model_acc_65.1.pth", "resnet18.pth", "resnet18-f37072fd.pth")),
+    **dict.fromkeys(
+        ("model_ep3_it0.pth", "model_acc_65.1.pth", "model_acc_93.pth", "resnet18.pth", "resnet18-f37072fd.pth")
+    ),
 }
 
 
@@ -341,9 +343,13 @@ def test_epoch_of_a_name(name):
     assert epochs_trained(Path(name), {"epoch": 5}, "lenet") == 5
 
 
-@pytest.mark.parametrize(("name", "arch"), [("vgg_16.pth", "vgg16"), ("wide_resnet50_2.pth", "wide_resnet50_2")])
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("vgg_16.pth", "vgg16"), ("wide_resnet50_2.pth", "wide_resnet50_2"), ("cifar10_resnet_50.pth", "resnet50")],
+)
 def test_number_of_a_network_is_no_epoch(name, arch):
     assert epochs_trained(Path(name), {}, arch) is None
+    assert epochs_trained(Path(name), {}, "weights") is None
     assert epochs_trained(Path(name).with_stem(f"{arch}_3"), {}, arch) == 3
 
 
@@ -406,9 +412,10 @@ def test_layers_are_reset_to_weights_of_other_programs(few_images, capsys):
     Path("list.txt").write_text(f"{init}\n")
     assert f"write the number after it, as in {init} 3" in refused(reinit_layers, capsys, *options)
     Path("list.txt").write_text(f"{init} 0\n{trained}\n")
-    assert run_main(reinit_layers, *options, "--epoch", 8) == 0
+    assert "after 7 epochs" in refused(reinit_layers, capsys, *options, "--epoch", 8)
+    assert run_main(reinit_layers, *options) == 0
     content = results("results/mnist/lenet/reinit_trained.json")
-    assert content["epoch"] == "8"
+    assert content["epoch"] == "7"
     assert list(content["init_from_epoch"]) == ["0", "7"]
     assert content["init_from_epoch"]["7"] == [content["top1_test"]] * 6
     assert "weights at net" in capsys.readouterr().err

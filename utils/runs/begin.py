@@ -61,9 +61,7 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     if any(settings[name] is None and name in settings.given for name in ("lr_step", "lr_decay")):
         settings = settings.replace(lr_step=None, lr_decay=None)  # one of them is 0: off
     training = options.mode(settings) in options.WRITING
-    latest, key = settings.resume_from == "latest", settings.weights_key
-    if latest and key is not None:
-        raise UsageError(f"--weights-key {key}: --resume-from latest goes on with training states")
+    latest = settings.resume_from == "latest"
     warnings: list[str] = []
     snapshot = unstarted = None
     files = RunFiles(settings)
@@ -98,7 +96,7 @@ def _find_latest(settings: Settings, training: bool, warnings: list[str]) -> tup
     folder, arch = RunFiles(settings).folder, settings.arch
     for path in reversed(training_states(folder, arch).values()):
         try:
-            snapshot = read_snapshot(path, settings)
+            snapshot = read_snapshot(path, settings.replace(weights_key=None))
         except SnapshotError as error:
             warnings.append(f"passed over: {error}")
             continue

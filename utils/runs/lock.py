@@ -49,8 +49,9 @@ class FolderLock:
         self.path, self._file = path, file
         file.truncate(0)
         print(f"process {os.getpid()} on host {socket.gethostname()}", file=file, flush=True)
-        for half_written in folder.glob(".*.tmp"):
-            half_written.unlink(missing_ok=True)
+        for kind in ("*.pt", "*.tar", "run.json", "metrics.csv"):
+            for half_written in folder.glob(f".{kind}.*.tmp"):
+                half_written.unlink(missing_ok=True)
         return []
 
     def release(self) -> None:

@@ -202,8 +202,8 @@ def read_snapshot(
         if recorded is not None and snapshots.checksum(path) not in recorded.weights.values():
             recorded = None
     trained = epochs_trained(path, content, settings.arch)
-    if epoch is not None and trained != epoch and recorded is not None:
-        raise UsageError(f"{path} is after {trained} epochs, as its run records, not {epoch}")
+    if epoch is not None and trained != epoch and (recorded is not None or "epoch" in content):
+        raise UsageError(f"{path} is after {trained} epochs, as it or its run records, not {epoch}")
     goes_on = "epoch" in content and (is_own or "optimizer_state_dict" in content)
     is_state = goes_on and settings.weights_key is None
     return Snapshot(path, content, recorded, trained if epoch is None else epoch, is_state)

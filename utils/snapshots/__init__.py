@@ -106,7 +106,7 @@ def load(
     structure = {name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}
     if wanted is not None:
         weights = {name: weight for name, weight in weights.items() if wanted(name)}
-        content = {key: value for key, value in content.items() if not any(archive.tensors_in(value))}
+        content = {key: v for key, v in content.items() if not any(t.dim() for _, t in archive.tensors_in(v))}
     content = {**content, "model_state_dict": weights, "checksums": check is not None}
     if check is not None:
         for name, tensor in archive.tensors_in(content):

@@ -95,7 +95,7 @@ HARMLESS = {
 #: What takes their place.
 STAND_INS: dict[str, Callable] = {
     **{f"{at}.{name}": type(name, (_StandIn,), {}) for at, names in HARMLESS.items() for name in names.split()},
-    "builtins.frozenset": lambda items=(): list(items),
+    "builtins.frozenset": lambda items=(): list(items) if isinstance(items, (list, tuple)) else [],
     "collections.defaultdict": lambda *factory: {},
     **dict.fromkeys(("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"), _number),
 }

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import models
+
 SUFFIXES = (".pt", ".tar", ".pth", ".ckpt", ".safetensors", ".bin")  #: of files with weights
 #: Entries of a training state of the authors' program, in a `.tar`.
 LEGACY = {"epoch", "model_state_dict", "scheduler_state_dict", "top1_acc", "top5_acc"}
@@ -15,7 +17,7 @@ _DATE = re.compile(
 )
 _EPOCH = re.compile(r"(?<![a-z])epoch[=_-](\d{1,5})(?!\d)", re.IGNORECASE)
 #: A last number. One of more than five digits is taken for a date or a hash.
-_NUMBER = re.compile(r"(?<!steps)(?<!step)(?<!iter)(?<!seed)(?<!fold)(?<!run)(?:^|[_-])(\d{1,5})$")
+_NUMBER = re.compile(r"(?<!steps)(?<!step)(?<!iter)(?<!seed)(?<!fold)(?<!run)(?<!acc)(?:^|[_-])(\d{1,5})$")
 
 
 def number_in_name(path: Path, arch: str) -> int | None:
@@ -45,7 +47,7 @@ def epochs_trained(path: Path, content: Mapping[str, Any], arch: str) -> int | N
     It follows from the epoch that the file records: of a training state of this program the 0-based epoch, of any
     other file the number as it stands. Else it follows from the name: 0 for an initialization, -1 for weights from
     the model zoo (`<arch>_pretrained_0.pt`), the number after `epoch` (`epoch=3-step=96`), or a last number after
-    `_` or `-` that is not one of `arch`. Dates are no numbers of epochs. None if nothing says it.
+    `_` or `-` that is not one of `arch` (not with --arch weights). Dates do not count. None: nothing says it.
     """
     if isinstance(content.get("epoch"), int):
         return content["epoch"] + is_training_state(path, content)
@@ -59,8 +61,7 @@ def epochs_trained(path: Path, content: Mapping[str, Any], arch: str) -> int | N
     stem = path.name
     while Path(stem).suffix in SUFFIXES:
         stem = Path(stem).stem
-    stem = _DATE.sub("", stem)
-    if re.sub(r"[\W_]", "", stem).lower() == re.sub(r"[\W_]", "", arch).lower():
-        return None
-    found = _EPOCH.search(stem) or _NUMBER.search(stem)
+    of_arch = "[-_.]?".join(map(re.escape, re.sub(r"[\W_]", "", arch)))  # resnet50 is also called resnet_50
+    stem = re.sub(of_arch, "", _DATE.sub("", stem), count=1, flags=re.IGNORECASE)
+    found = _EPOCH.search(stem) or (_NUMBER.search(stem) if arch != models.WEIGHTS_ALONE else None)
     return int(found[1]) if found else None

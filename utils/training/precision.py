@@ -53,7 +53,7 @@ def set_precision(
     """Set how a GPU computes. Call it before any computation. On the CPU it does nothing.
 
     Args:
-        amp: check that the GPU computes in bfloat16; else raise DeviceError.
+        amp: check that the GPU computes in bfloat16; else raise UsageError.
         tf32: let convolutions and matrix products round their factors to TF32 (10 bits of mantissa). By default,
             PyTorch lets convolutions do so.
         deterministic: use only deterministic algorithms; PyTorch raises a RuntimeError where there is none.
