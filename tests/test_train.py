@@ -584,7 +584,9 @@ def failing_evaluation(monkeypatch, epoch: int, what: str | None = None):
 
 
 @pytest.mark.parametrize("every", [pytest.param(0, marks=pytest.mark.long), 1])
-@pytest.mark.parametrize("what", ["validation split", "training set", "test set"])
+@pytest.mark.parametrize(
+    "what", ["validation split", pytest.param("training set", marks=pytest.mark.long), "test set"]
+)
 def test_failing_evaluation_loses_nothing_that_was_trained(what, every, monkeypatch, capsys):
     options = (*RESUMABLE, "--snapshot-every", every, "--train-acc", "--epochs", 3)
     assert run(*options, "--models-path", "whole", "--tb-logdir", "whole") == 0

@@ -228,7 +228,7 @@ def test_results_so_far_stay_when_the_disk_is_full(disk, monkeypatch, capsys, co
     count("full or read-only disks survived")
 
 
-@pytest.mark.parametrize("size", [100_000, 900_000])
+@pytest.mark.parametrize("size", [100_000, pytest.param(900_000, marks=pytest.mark.long)])
 def test_limit_on_file_sizes_ends_training_in_one_line_and_leaves_whole_snapshots(size):
     """The limit is reached within the initial weights, or within the training state."""
     limited = f"ulimit -f {size // 1024}; exec {' '.join(command('train.py', *TRAIN))}"
