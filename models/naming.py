@@ -49,7 +49,8 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
             translate(given[len(prefix) :].split(".")): given for given in others if given.startswith(prefix)
         }
         unknown = {name: given for name, given in inside.items() if _is_of_larger_network(name, own)}
-        left_out = [given for given in others if given not in unknown.values()]
+        not_ours = set(unknown.values())
+        left_out = [given for given in others if given not in not_ours]
         # PyTorch before 0.4.1 had no num_batches_tracked, and networks do without it.
         missing = [name for name in own - translated.keys() if not name.endswith("num_batches_tracked")]
         made[prefix] = Place(translated, missing, unknown, left_out)

@@ -56,9 +56,8 @@ class OwnNetwork:
         self.make = members.get(name)
         if not callable(self.make) or isinstance(self.make, nn.Module):
             kinds = (type, types.FunctionType)
-            own = [
-                key for key, one in members.items() if isinstance(one, kinds) and one.__module__ == module.__name__
-            ]
+            own = [key for key, one in members.items() if isinstance(one, kinds)]
+            own = [key for key in own if members[key].__module__ == module.__name__]
             found = "missing" if self.make is None else f"a {type(self.make).__name__}"
             problem = f"{name or 'NAME'} is {found}: give FILE.py:NAME of a class or function that makes a network"
             raise ModelError(f"--arch {arch}: {problem}; {path} has {', '.join(own) or 'none'}")

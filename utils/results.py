@@ -63,7 +63,7 @@ def _options(results: Mapping[str, Any]) -> dict[str, Any]:
     made_by, trained_by = results["provenance"], results.get("trained_by", {}).get("arguments", {})
     found = compared_arguments(made_by["program"].removesuffix(".py"), made_by["arguments"])
     found |= {f"{flag(name)} of the training": trained_by[name] for name in CONFIGURATION if name in trained_by}
-    return found | {name: results[name] for name in ("weights",) if name in results}
+    return found | ({"weights": results["weights"]} if "weights" in results else {})
 
 
 #: Columns of the tables. Other statistics of a layer, where there are any, follow them.

@@ -31,7 +31,7 @@ from utils.snapshots.files import atomic_write
 from utils.snapshots.names import epochs_trained, is_training_state, training_states
 
 FILE = "run.json"
-WEIGHTS_ALONE = "--weights-key model_state_dict goes on with the weights alone (and --start-epoch says where)"
+GO_ON_WITH_WEIGHTS = "--weights-key model_state_dict goes on with the weights alone (and --start-epoch says where)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,14 +251,14 @@ def legacy_configuration(path: Path, snapshot: Mapping[str, Any]) -> dict[str, A
         lr, steps = group["lr"], int(schedule.get("last_epoch", 0))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         problem = "its optimizer's state is not one of SGD or Adam"
-        raise SnapshotError(f"{path} is no snapshot: {problem}; {WEIGHTS_ALONE}") from None
+        raise SnapshotError(f"{path} is no snapshot: {problem}; {GO_ON_WITH_WEIGHTS}") from None
     _check_config(path, config)
     if not is_training_state(path, snapshot):  # another program's schedule may count batches, or be no StepLR
         known = not schedule or (config["lr_step"] and config["lr_decay"] and abs(steps - snapshot["epoch"]) <= 1)
         decay = config["lr_decay"] ** (steps // config["lr_step"]) if schedule and known else 1
         if not known or not math.isclose(lr, config["lr"] * decay):
             problem = f"has a learning rate of {lr:g} by a schedule that is not ours"
-            raise UsageError(f"{path} {problem}; {WEIGHTS_ALONE}")
+            raise UsageError(f"{path} {problem}; {GO_ON_WITH_WEIGHTS}")
     return config
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from core.errors import UsageError
 from utils.arguments import Settings
-from utils.runs.record import WEIGHTS_ALONE
+from utils.runs.record import GO_ON_WITH_WEIGHTS
 
 #: Entries of a parameter group that are no hyperparameters, or follow from the schedule.
 NOT_COMPARED = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
@@ -64,7 +64,7 @@ def restore(optimizer: torch.optim.Optimizer, path: Path, snapshot: dict[str, An
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
         _restore_buffers(optimizer, may_be_empty=override)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise UsageError(f"{path} {problem}; {WEIGHTS_ALONE}") from None
+        raise UsageError(f"{path} {problem}; {GO_ON_WITH_WEIGHTS}") from None
 
 
 def portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
