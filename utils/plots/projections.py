@@ -14,7 +14,7 @@ from utils import projections
 from utils.plots import style
 
 ROWS = "layer (number of filters)"
-CHANCE_OF_MASS = "chance: at least 95 %, if signs are fair coins"
+CHANCE_OF_MASS = "chance (95 % of fair coins give no larger bias)"
 CHANCE_OF_MEAN = "chance: 95 %, if signs are fair coins"
 
 
