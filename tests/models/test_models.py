@@ -7,8 +7,10 @@ import torch
 import torchvision
 from programs import REFERENCE
 from torch import nn
+from torch.nn import functional
 
 import models
+from models import narrow
 
 #: 3x3 convolutions in each stage, by the depth of the VGG.
 VGG = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
@@ -17,7 +19,8 @@ TORCHVISION = {
     **{name: name for name in ("alexnet", "resnet18", "resnet34", "resnet50")},
     **{f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for depth in VGG for bn in ("", "bn")},
 }
-ARCHITECTURES = ("lenet", "vgg19_orig", "mlp", "mlp_bn", *TORCHVISION)
+NARROW = ("vgg11_quarter", "vgg11_eighth")
+ARCHITECTURES = ("lenet", "vgg19_orig", "mlp", "mlp_bn", "fcn3", *NARROW, *TORCHVISION)
 
 
 def structure(arch, num_classes=10, in_channels=3, image_size=(224, 224)):
@@ -72,6 +75,38 @@ def test_vgg_equals_that_of_torchvision():
         images = torch.randn(2, 3, side, side)
         with torch.inference_mode():
             torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_narrow_vgg_would_be_torchvisions_vgg_with_all_channels(monkeypatch):
+    monkeypatch.setitem(narrow.DIVISORS, "vgg11_quarter", 1)
+    torch.manual_seed(5)
+    ours = models.build("vgg11_quarter", 3)
+    torch.manual_seed(5)
+    theirs = torchvision.models.vgg11(num_classes=3)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize(("arch", "divisor"), [("vgg11_quarter", 4), ("vgg11_eighth", 8)])
+def test_narrow_vgg_has_a_share_of_the_channels(arch, divisor):
+    widths = [layer.module.weight.shape[0] for layer in models.layers(structure(arch), with_linear=True)]
+    assert widths == [width // divisor for width in (64, 128, 256, 256, 512, 512, 512, 512, 4096, 4096)] + [10]
+
+
+def test_fcn3_equals_a_forward_pass_by_hand():
+    torch.manual_seed(0)
+    net = models.build("fcn3", 10, 1, (28, 28))
+    images = torch.randn(4, 1, 28, 28)
+    weights = net.state_dict()
+    found = images.flatten(1)
+    for name in ("hidden1.0", "hidden2.0", "hidden3.0"):
+        assert len(weights[f"{name}.weight"]) == 256
+        assert weights[f"{name}.weight"].std().item() == pytest.approx(math.sqrt(2 / found.shape[1]), rel=0.02)
+        found = functional.linear(found, weights[f"{name}.weight"], weights[f"{name}.bias"]).relu()
+    found = functional.linear(found, weights["classifier.weight"], weights["classifier.bias"])
+    torch.testing.assert_close(net(images).detach(), found)
 
 
 def test_lenet_equals_a_forward_pass_by_hand():

@@ -39,7 +39,7 @@ FAMILIES = {
 SIBLINGS = {"efficientnet_v2_s", "regnet_y_400mf", "resnext50_32x4d"}  #: share the class of another one
 #: The fully connected layers. SqueezeNet ends in a 1x1 convolution.
 LINEAR = {"mobilenet_v3_small": ["classifier.0", "classifier.3"], "squeezenet1_0": []}
-OURS = "lenet mlp mlp_bn vgg19_orig alexnet resnet18 resnet34 resnet50".split()
+OURS = "lenet fcn3 vgg11_quarter vgg11_eighth mlp mlp_bn vgg19_orig alexnet resnet18 resnet34 resnet50".split()
 OURS += [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "bn")]
 
 
