@@ -49,7 +49,7 @@ from core.errors import UsageError
 from utils import options
 from utils.arguments import Settings
 from utils.process import devices, distributed
-from utils.process.ending import DONE, STOPPED, advise_when_interrupted, exit_status, memory_for
+from utils.process.ending import DONE, STOPPED, advise_when_interrupted, exit_status, interrupted, memory_for
 from utils.process.logging import open_log
 from utils.runs.begin import Run, begin, make_record, refuse_to_overwrite, way_on
 from utils.runs.lock import FolderLock
@@ -219,7 +219,7 @@ def train(recorder: Recorder) -> int:
             stopping = distributed.stop_requested()
             is_saved = recorder.finish_epoch(epoch, curves, stopping)
             if is_saved and epoch + 1 < settings.epochs and (stopping or distributed.stop_requested()):
-                log.error(f"stopped by SIGUSR1 after epoch {epoch}: --resume-from latest goes on")
+                log.error(interrupted(f"stopped by SIGUSR1 after epoch {epoch}"))
                 return STOPPED
         # If no epoch was left to train, the network was not measured.
         final = evaluate(net, dataset.test, "test set") if recorder.final is None else recorder.final

@@ -808,7 +808,8 @@ def test_sigusr1_ends_a_run_after_the_epoch_and_loses_nothing(monkeypatch, capsy
     for epoch in (0, 1):  # the second one has a snapshot anyway
         warned_in([epoch])
         assert run(*options) == 143
-        assert capsys.readouterr().err.splitlines()[-1].startswith(f"stopped by SIGUSR1 after epoch {epoch}")
+        said = f"stopped by SIGUSR1 after epoch {epoch}; go on with python train.py "
+        assert capsys.readouterr().err.splitlines()[-1].startswith(said)
         assert snapshots.load(folder / f"lenet_{epoch}.tar")["top1_acc"] is not None
     warned_in([2])  # a run that is at its end does not stop
     assert run(*options) == 0

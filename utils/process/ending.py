@@ -26,12 +26,18 @@ STOPPED = 128 + signal.SIGTERM  #: after an epoch, as SIGUSR1 asks for
 
 _SIGNALS = {KeyboardInterrupt: signal.SIGINT, signals.Terminated: signal.SIGTERM}
 
+_words: list[str] = []  # the command line
 _advice: list[Callable[[list[str]], str]] = []
 
 
 def advise_when_interrupted(advice: Callable[[list[str]], str]) -> None:
     """Let the line about a signal that ends the program say how it goes on; `advice` is given the command line."""
     _advice[:] = [advice]
+
+
+def interrupted(reason: str) -> str:
+    """Return why a program ends early, and how it goes on."""
+    return "; ".join([reason, *(advice(_words) for advice in _advice)])
 
 
 def _says(pattern: str, kind: type[Exception] = Exception) -> Callable[[Exception], bool]:
@@ -81,7 +87,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
         os.environ["MPLBACKEND"] = "agg"  # not Jupyter's, which it passes on, and which may not be installed
-        words = ["python", name, *argv] if argv is not None else sys.orig_argv
+        _words[:] = ["python", name, *argv] if argv is not None else sys.orig_argv
         _advice.clear()
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
@@ -95,7 +101,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
                 signals.ignore_more()
             except BaseException as error:
                 signals.ignore_more()
-                status = _report(error, name, words)
+                status = _report(error, name)
                 if status is None:
                     raise
                 if distributed.WORLD_SIZE > 1 and torch.cuda.is_initialized():
@@ -110,7 +116,7 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
-def _report(error: BaseException, program: str, words: list[str]) -> int | None:
+def _report(error: BaseException, program: str) -> int | None:
     """Print why the program ends and return its exit status; None if the error is unknown."""
     shown = ""
     kind = signals.received() or type(error)  # libraries may replace a signal's exception by one of their own
@@ -128,7 +134,7 @@ def _report(error: BaseException, program: str, words: list[str]) -> int | None:
     sys.unraisablehook = lambda unraisable: None  # "Exception ignored in ..." at exit, of data workers for example
     if kind in _SIGNALS:
         with contextlib.suppress(OSError, OneLineError):
-            reason += "".join(f"; {advice(words)}" for advice in _advice)
+            reason = interrupted(reason)
         last_words(f"{program}: {reason}")
         return status
     prints, status = distributed.announce_failure(status)

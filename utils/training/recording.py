@@ -117,7 +117,8 @@ class Recorder:
         state = weights + trained * len(optimizers.buffers_of(self.optimizer))
         needed, free = states * state + weights, shutil.disk_usage(run.files.folder).free
         each, together, there = (f"{tqdm.format_sizeof(size)}B" for size in (state, needed, free))
-        self.log.info(f"disk space: {states} training states of {each}, with the final weights {together}")
+        count = f"{states} training state{'s' if states > 1 else ''} of {each}"
+        self.log.info(f"disk space: {count}, with the final weights {together}")
         if needed > free:
             problem = f"--models-path {settings.models_path}: {there} are free, and snapshots will take {together}"
             self.log.warning(f"{problem}: make space, or give a larger --snapshot-every")
