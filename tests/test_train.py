@@ -869,7 +869,7 @@ def test_too_little_disk_space_is_warned_about_before_training(monkeypatch, caps
     for options, size in ((adam, 1_550_000), (("--momentum", 0, "--epochs", 4, "--snapshot-every", 1), 517_000)):
         assert run(*QUICK, *options, "--models-path", size) == 0
         output = capsys.readouterr()
-        said = re.search(r"training states of ([\d.]+)([kM])B, ", output.out)
+        said = re.search(r"training states? of ([\d.]+)([kM])B, ", output.out)
         assert float(said[1]) * {"k": 1e3, "M": 1e6}[said[2]] == pytest.approx(size, rel=0.01)
         state = Path(str(size), QUICK_FOLDER.relative_to("models"), "lenet_0.tar")
         assert state.stat().st_size == pytest.approx(size, rel=0.05)
