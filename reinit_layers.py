@@ -107,20 +107,32 @@ def run(settings: Settings, device: torch.device) -> int:
             raise UsageError("torchrun: the options, weights or test images differ from those of rank 0")
     if settings.rand:
         initializations.append(random_initialization(settings, trained.config, build))
+    start = next((one for one in initializations if one.epoch in (0, -1)), None)
+    if settings.identity_line and start is None:
+        raise UsageError("--identity-line: --inits-from has no snapshot of the initialization")
 
     log, log_path = open_log(log_folder, settings.log)
     announce(log, settings, trained, dataset, initializations, device, log_path)
     for warning in dict.fromkeys([*warnings, *head_warnings, *more, *dataset.notes]):
         log.warning(warning)
 
-    bias = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
-    replacements = [reinit.Replacement.of(layer.name, one.weights) for one in initializations for layer in layers]
+    weights = {layer.name: layer.module.weight for layer in layers}
+    initial = start and {layer.name: start.weights[layer.weight].to(device) for layer in layers}
+    bias = projections.measure(weights, normalize=True, initial=initial)
+    replacements = {
+        one.row: [reinit.Replacement.of(layer.name, one.weights) for layer in layers] for one in initializations
+    }
+    if settings.identity_line:
+        seed = settings.seed if settings.seed is not None else trained.config.get("seed", 0)
+        replacements |= reinit.replacements_along_directions(weights, initial, seed)
     batches = progress(dataset.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
-        measured = reinit.accuracies(net, replacements, batches, log.info, settings.amp)
+        in_turn = [one for row in replacements.values() for one in row]
+        measured = reinit.accuracies(net, in_turn, batches, log.info, settings.amp)
     if distributed.RANK > 0:
         return DONE
-    results = as_results(settings, trained, initializations, measured, bias, device)
+    results = as_results(settings, trained, initializations, list(replacements), measured, bias, device)
+    results |= conclusions(results, reinit.hidden_layers(layers), 100 / num_classes)
     if num_classes != dataset.num_classes:
         results["head_classes"] = num_classes
     stem = result_stem(settings.load_from)
@@ -130,9 +142,9 @@ def run(settings: Settings, device: torch.device) -> int:
     table = path.with_name(f"reinit_{stem}.csv")
     write_csv(rows_of(results, path, settings), table, RESET)
     log.info(report(results))
-    if measured.top1 / 2 < 100 / num_classes:
-        message = f"half of {measured.top1:.2f} % is less than guessing gives ({100 / num_classes:.2f} %)"
-        log.warning(f"{message}: even a layer that is needed may not be critical")
+    if measured.top1 <= results["chance_top1"]:
+        guessing = f"guessing gives {results['chance_top1']:.2f} %"
+        log.warning(f"the network has {measured.top1:.2f} %, and {guessing}: there is no accuracy to lose")
     if differing:
         log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
     log.info(f"results: {path}")
@@ -221,21 +233,20 @@ def as_results(
     settings: Settings,
     trained: Snapshot,
     initializations: list[Initialization],
+    rows: list[str],
     measured: reinit.Accuracies,
     bias: dict[str, dict],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Return the results for JSON: accuracies, relative drops, the bias of the layers and its rank correlation.
+    """Return what was measured for JSON: accuracies, and the bias of the layers.
 
-    measured: of each initialization in turn each layer. bias: of each layer, from `projections.measure`.
+    measured: of each of the rows in turn each layer. bias: of each layer, from `projections.measure`.
     """
     in_turn = iter(measured.replaced)
-    rows = {initialization.row: [next(in_turn) for _ in bias] for initialization in initializations}
-    drops = {row: reinit.relative_drops(measured.top1, accuracies) for row, accuracies in rows.items()}
     epoch = trained.epochs_trained
     normalization = options.images(settings).normalization
     results: dict[str, Any] = {
-        "init_from_epoch": rows,
+        "init_from_epoch": {row: [next(in_turn) for _ in bias] for row in rows},
         "arch": settings.arch,
         "dataset": settings.dataset,
         "top1_test": measured.top1,
@@ -243,16 +254,10 @@ def as_results(
         "epoch": None if epoch is None else str(epoch),
         "normalization": normalization and dict(zip(("mean", "std"), normalization, strict=True)),
         "layers": list(bias),
-        "relative_drop": drops,
         "projections": {
             name: {key: value for key, value in layer.items() if key != "projections"}
             for name, layer in bias.items()
         },
-        "correlation": correlation.rank_correlation(
-            [layer["mass"] for layer in bias.values()],
-            [layer["filters"] for layer in bias.values()],
-            drops.get(reinit.initialization_row(drops)),
-        ),
         "seed": None if settings.seed is None else str(settings.seed),
         "subsample_classes": settings.subsample_classes or None,
         "rand_seed": initializations[-1].seed,
@@ -264,6 +269,27 @@ def as_results(
     # Of these, only what there is.
     optional = {"seed", "subsample_classes", "rand_seed", "trained_by"}
     return {key: value for key, value in results.items() if value is not None or key not in optional}
+
+
+def conclusions(results: dict[str, Any], hidden: list[str], chance: float) -> dict[str, Any]:
+    """Return what follows from results: accuracies lost, and how they correlate with bias over the hidden layers.
+
+    chance: accuracy of guessing, in percent.
+    """
+    top1, rows = results["top1_test"], results["init_from_epoch"]
+    corrected = {row: reinit.relative_drops(top1, accuracies, chance) for row, accuracies in rows.items()}
+    start, found = reinit.initialization_row(rows), {}
+    if start is not None:
+        drops = dict(zip(results["layers"], corrected[start], strict=True))
+        measured = [results["projections"][name] for name in hidden]
+        found = correlation.correlations(measured, [drops[name] for name in hidden])
+    return {
+        "relative_drop": {row: reinit.relative_drops(top1, accuracies) for row, accuracies in rows.items()},
+        "corrected_drop": corrected,
+        "chance_top1": chance,
+        "hidden_layers": hidden,
+        "correlation": found,
+    }
 
 
 def report(results: dict[str, Any]) -> str:
@@ -281,23 +307,33 @@ def report(results: dict[str, Any]) -> str:
             lines.append(f"{row:>{first}}" + "".join(f"{number:{column}.2f}" for number in numbers))
     initialization = reinit.initialization_row(rows)
     for row in [row for row in (initialization, RAND) if row in rows]:
-        critical = reinit.critical(results["relative_drop"][row])
+        critical = reinit.critical(results["corrected_drop"][row])
         found = [name for name, is_critical in zip(names, critical, strict=True) if is_critical]
         layers = ", ".join(found) or "none"
         broken = [name for name, top1 in zip(names, rows[row], strict=True) if top1 is None]
         if broken:
             layers += f"; not defined for {', '.join(broken)}"
-        lines.append(f"critical (more than half of the accuracy lost when reset to {row}): {layers}")
-    found = results["correlation"]
-    if found["spearman"] is not None:
-        coins = found["fair_coins"]
-        lines.append(
-            f"rank correlation of bias |mass - 1/2| and accuracy lost when reset to {initialization}, "
-            f"over {len(names)} layers: {found['spearman']:+.2f} (p = {found['p_value']:.2g}); "
-            f"fair coins instead of bias: {coins['mean']:+.2f} "
-            f"(95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
-        )
+        lost = f"more than half of the accuracy beyond chance lost when reset to {row}"
+        lines.append(f"critical ({lost}): {layers}")
+    if results["correlation"]:
+        hidden = f"the {len(results['hidden_layers'])} hidden layers"
+        lines.append(f"rank correlation, over {hidden}, with the accuracy lost when reset to {initialization}:")
+        lines.append(f"{'':18}{'':>8}{'p':>8}{'fair coins, 95 %':>19}{'given depth':>13}{'given distance':>16}")
+        lines += (report_correlation(name, one) for name, one in results["correlation"].items())
     return "\n".join(lines)
+
+
+def report_correlation(name: str, found: dict[str, Any]) -> str:
+    """Return a row of the table of correlations."""
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:+.2f}"
+
+    coins = found.get("fair_coins")
+    between = f"{coins['low']:+.2f} to {coins['high']:+.2f}" if coins else ""
+    p_value = "" if found["p_value"] is None else f"{found['p_value']:.2g}"
+    given = f"{number(found.get('given_depth')):>13}{number(found.get('given_l2_dist')):>16}"
+    return f"{correlation.NAMES[name]:18}{number(found['spearman']):>8}{p_value:>8}{between:>19}{given}"
 
 
 if __name__ == "__main__":

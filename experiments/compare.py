@@ -26,20 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook sets for what it starts
 
 from core.text import say
-from experiments import figures
-from experiments.over_seeds import SIGNIFICANCE, correlation_interval, correlations, fair_coins
+from experiments import criticality, figures
+from experiments.over_seeds import SIGNIFICANCE
 from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
-from experiments.tables import (
-    bias_table,
-    correlation_table,
-    critical_of_biased,
-    criticality_table,
-    made_by,
-    network_table,
-)
+from experiments.tables import bias_table, made_by, network_table
 from utils import plots
 from utils.arguments import Number
-from utils.correlation import EXACT_LAYERS
 from utils.snapshots.files import atomic_write
 
 
@@ -108,30 +100,33 @@ def compare_criticality(args: argparse.Namespace) -> None:
     files = [result_of_resets(seed, args.epoch) for seed in seeds_in(args.folder)]
     results = {f"seed {path.parent.name}": read(path) for path in files}
     check_resets(results)
-    values = correlations(results)
-    text = "Spearman's rank correlation is not defined"
-    if values:
-        interval, coins = correlation_interval(values), fair_coins(results)
-        between = "" if interval is None else f" (95 % interval {interval.low:+.2f} to {interval.high:+.2f})"
-        drawn = f"{coins['mean']:+.2f} (95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
-        text = (
-            f"Spearman's rank correlation, mean of {len(values)} seeds: {statistics.fmean(values):+.2f}{between}\n"
-            f"with fair coins instead of bias: {drawn}"
-        )
-    runs = list(results.values())
+    runs, of_mass = list(results.values()), criticality.over_seeds(results, "mass")
+    text = f"Spearman's rank correlation, mean of {len(of_mass.values)} seeds, hidden layers: {of_mass}"
+    if of_mass.values:
+        coins = "{low:+.2f} to {high:+.2f}".format(**criticality.fair_coins(results, "mass"))
+        text += f"\nwith fair coins instead: {coins} in 95 % of draws"
     save(plots.accuracy_loss(mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"), args.output, "map")
     save(figures.bias_and_criticality_of_runs(runs, args.title, text), args.output, "points")
     explanation = (
-        f"Networks after {args.epoch} epochs, {len(runs)} seeds. Bias is |mass - 1/2|; a layer is biased where an "
-        f"exact binomial test, without filters of zeros, rejects fair coins at {SIGNIFICANCE}, and critical where "
-        "more than half of the accuracy is lost when it is reset. ±: standard deviation (n - 1) over seeds. "
-        f"p: if any pairing of bias and drops were equally likely (above {EXACT_LAYERS} layers by the t "
-        "distribution). The interval of the mean correlation is Student's, over seeds, cut off at -1 and 1; that "
-        "of a bootstrap over seeds is too narrow for so few. Fair coins: the mean correlation of the same drops "
-        "with the bias that layers of these numbers of filters have by chance; it is not 0 where small layers, "
-        "which are further from 1/2 by chance, are also the more critical ones."
+        f"Networks after {args.epoch} epochs, {len(runs)} seeds. Accuracy lost: (accuracy - accuracy after the "
+        f"reset) / (accuracy - {runs[0]['chance_top1']:g} %), the latter being that of guessing. A layer is "
+        "critical where it loses more than half. Biased: an exact binomial test, without filters of zeros, "
+        f"rejects fair coins at {SIGNIFICANCE}. Mean: projection (cosine). Distance moved: |W - W0| / |W0|. The "
+        "input layer and an output layer are in italics, and left out of all that follows the first table. "
+        "±: standard deviation (n - 1) over seeds.\n\n"
+        "Rank correlation: Spearman's, over the hidden layers of a network; its mean over seeds with Student's "
+        "interval, cut off at -1 and 1. Fair coins: the mean over seeds, if the signs of all filters were fair "
+        "coins. p, layers shuffled: if the layers, in one order for all seeds, had any other place. Given depth, "
+        "given distance moved: the partial rank correlation, where it is defined. The claim that goes one way is "
+        "that a layer can be reset without much loss where it is not biased; then few of the others are critical. "
+        "Fisher's test takes all layers for independent. With seeds shuffled, the bias of one seed goes with the "
+        "resets of another one: what the place of a layer explains does not count."
     )
-    tables = [criticality_table(results), critical_of_biased(results), correlation_table(results)]
+    tables = [
+        *(criticality.layer_table(results), *criticality.interventions(results)),
+        *(criticality.correlation_table(results), criticality.power_of(results)),
+        *(criticality.claim_table(results), criticality.seed_table(results)),
+    ]
     write_table(args, explanation, tables, files)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import correlation, projections, reinit
+from utils import projections, reinit
 from utils.plots import style
 from utils.plots.projections import quantity
 from utils.plots.reinit import criticality_axes, number_points
@@ -63,23 +63,24 @@ def compare_runs(
 def bias_and_criticality_of_runs(
     results: Sequence[Mapping[str, Any]], title: str, correlations: str
 ) -> style.Figure:
-    """Draw the accuracy lost at initialization against bias: a small point per run, a large one per mean.
+    """Draw the accuracy lost at initialization against mass: a small point per run, a large one per mean.
 
     Args:
         results: of reinit_layers.py, for several runs of one architecture.
         title: names the network.
         correlations: what to say about the correlation of the two.
     """
-    row = reinit.initialization_row(results[0]["relative_drop"])
+    row = reinit.initialization_row(results[0]["corrected_drop"])
     names = results[0]["layers"]
-    bias = correlation.bias([[one["projections"][name]["mass"] for name in names] for one in results])
-    drops = 100 * np.array([one["relative_drop"][row] for one in results])
+    mass = np.array([[one["projections"][name]["mass"] for name in names] for one in results])
+    drops = 100 * np.array([one["corrected_drop"][row] for one in results])
     legend = "large: mean, small: each seed"
     title = f"{title}: bias and criticality, {len(results)} seeds\n({legend})"
-    figure, axes = criticality_axes(title, bias, drops, "its initialization")
-    colors = number_points(axes, bias.mean(0), drops.mean(0), dict(enumerate(names, 1)))
+    figure, axes = criticality_axes(title, drops, "its initialization")
+    hidden = [name in results[0]["hidden_layers"] for name in names]
+    colors = number_points(axes, mass.mean(0), drops.mean(0), dict(enumerate(names, 1)), hidden)
     for layer, color in enumerate(colors):
-        axes.scatter(bias[:, layer], drops[:, layer], s=8, color=color, alpha=0.7, linewidth=0, clip_on=False)
+        axes.scatter(mass[:, layer], drops[:, layer], s=8, color=color, alpha=0.7, linewidth=0, clip_on=False)
     axes.set_title(correlations)
     return figure
 

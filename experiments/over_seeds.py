@@ -5,9 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from utils import correlation, reinit
+from utils import correlation
 from utils.projections import CONFIDENCE
 
 SIGNIFICANCE = 0.05  #: a layer is biased if its p-value is below this
@@ -46,17 +44,6 @@ def correlation_interval(values: Sequence[float]) -> Interval | None:
     return interval and Interval(max(interval.low, -1.0), min(interval.high, 1.0))
 
 
-def bootstrap_interval(values: Sequence[float]) -> Interval | None:
-    """Return the bootstrap confidence interval for the mean of one value per seed; None for fewer than two values.
-
-    It stays within the range of the values, but is too narrow for few seeds.
-    """
-    if len(values) < 2:
-        return None
-    means = np.random.default_rng(0).choice(values, (correlation.DRAWS, len(values))).mean(1)
-    return Interval(*np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist())
-
-
 def p_of_mean(values: Sequence[float]) -> float | None:
     """Return the two-sided p-value of Student's test that the mean of one value per seed is 0.
 
@@ -92,32 +79,3 @@ def without_zeros(layer: Mapping[str, Any]) -> dict[str, Any]:
 def mean_bias(layers: Mapping[str, Mapping[str, Any]]) -> float:
     """Return the mean of |mass - 1/2| over the layers of a network."""
     return float(correlation.bias([layer["mass"] for layer in layers.values()]).mean())
-
-
-def initial_drops(result: Mapping[str, Any]) -> list[float]:
-    """Return the relative drop of each layer when it is reset to the weights that training started from."""
-    return result["relative_drop"][reinit.initialization_row(result["relative_drop"])]
-
-
-def correlations(results: Mapping[str, Mapping[str, Any]]) -> list[float]:
-    """Return the rank correlation of each run for which it is defined."""
-    found = [result["correlation"]["spearman"] for result in results.values()]
-    return [value for value in found if value is not None]
-
-
-def fair_coins(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Draw the mean rank correlation of several runs if the signs of their filters were fair coins.
-
-    Args:
-        results: label of a run -> results of reinit_layers.py. Runs without a correlation are left out, and so are
-            draws in which one is undefined.
-
-    Returns:
-        `mean`, `low` and `high`, as utils.correlation.summary.
-    """
-    draws = []
-    for seed, result in enumerate(results.values()):
-        if result["correlation"]["spearman"] is not None:
-            filters = [result["projections"][name]["filters"] for name in result["layers"]]
-            draws.append(correlation.fair_coins(filters, initial_drops(result), seed))
-    return correlation.summary(np.mean(draws, axis=0))

@@ -99,17 +99,17 @@ def check_layers(path: Path, content: Mapping[str, Any]) -> None:
 
 def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ResultError if results of reinit_layers.py (label of a run -> results) cannot be averaged."""
-    needed = {"layers", "relative_drop", "top1_test", "projections", "correlation"}
+    needed = {"layers", "hidden_layers", "corrected_drop", "top1_test", "projections", "correlation"}
     for label, result in results.items():
         missing = sorted(needed - result.keys())
         if missing:
             raise ResultError(f"{label}: the results lack {', '.join(missing)}: reset the layers again")
     first_label, first = next(iter(results.items()))
     for label, result in results.items():
-        drops = result["relative_drop"]
+        drops = result["corrected_drop"]
         if reinit.initialization_row(drops) is None:
             raise ResultError(f"{label}: layers were not reset to the initialization")
-        if result["layers"] != first["layers"] or drops.keys() != first["relative_drop"].keys():
+        if result["layers"] != first["layers"] or drops.keys() != first["corrected_drop"].keys():
             raise ResultError(f"{first_label} and {label} have different layers, or resets to different epochs")
         if any(None in row for row in drops.values()):
             raise ResultError(f"{label}: the accuracy lost is not defined for all layers")

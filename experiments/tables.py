@@ -5,12 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.over_seeds import (
-    bootstrap_interval,
-    correlation_interval,
-    correlations,
     expected_bias,
-    fair_coins,
-    initial_drops,
     is_biased,
     mean_bias,
     mean_interval,
@@ -19,7 +14,6 @@ from experiments.over_seeds import (
     without_zeros,
 )
 from experiments.reading import Run
-from utils import reinit
 from utils.results import layers_of
 
 Results = Mapping[str, Mapping[str, Any]]  #: label of a run, or architecture -> results of a program
@@ -83,63 +77,6 @@ def _difference(runs: Sequence[Run], others: Sequence[Run], epoch: int) -> str:
     text += "" if interval is None else f" ({interval.low:+.3f} to {interval.high:+.3f})"
     text += "" if p_value is None else f", p = {p_value:.2g}"
     return f"{text}, lower in {sum(difference < 0 for difference in differences)}/{len(runs)}"
-
-
-def criticality_table(results: Results) -> str:
-    """Return bias, and accuracy lost when it is reset, of each layer over several runs of one architecture."""
-    runs = list(results.values())
-    start = reinit.initialization_row(runs[0]["relative_drop"])
-    resets = {start: "initialization", "rand": "fresh weights"}
-    resets = {row: source for row, source in resets.items() if row in runs[0]["relative_drop"]}
-    rows = []
-    for index, name in enumerate(runs[0]["layers"]):
-        layers = [run["projections"][name] for run in runs]
-        cells = [with_spread([layer["mass"] for layer in layers], ".2f")]
-        cells.append(f"{sum(map(is_biased, layers))}/{len(runs)}")
-        for row in resets:
-            drops = [run["relative_drop"][row][index] for run in runs]
-            cells.append(with_spread([100 * drop for drop in drops], ".0f"))
-            cells.append(f"{sum(reinit.critical(drops))}/{len(runs)}")
-        rows.append([name, *cells])
-    columns = ["layer", "mass", "biased"]
-    for source in resets.values():
-        columns += [f"lost when reset to {source} (%)", "critical"]
-    return markdown(columns, "llr" + "lr" * len(resets), rows)
-
-
-def critical_of_biased(results: Results) -> str:
-    """Return, in words, how many of the biased layers and of the other layers of all runs are critical."""
-    critical: dict[bool, list[bool]] = {True: [], False: []}  # by whether the layer is biased
-    for result in results.values():
-        for name, is_critical in zip(result["layers"], reinit.critical(initial_drops(result)), strict=True):
-            critical[is_biased(result["projections"][name])].append(is_critical)
-    return (
-        f"Of the {len(critical[True])} biased layers of all runs {sum(critical[True])} are critical, of the "
-        f"{len(critical[False])} others {sum(critical[False])}."
-    )
-
-
-def correlation_table(results: Results) -> str:
-    """Return the rank correlation of bias and criticality in each of several runs, and their mean."""
-    rows = []
-    for label, result in results.items():
-        found = result["correlation"]
-        is_critical = reinit.critical(initial_drops(result))
-        critical = ", ".join(name for name, one in zip(result["layers"], is_critical, strict=True) if one)
-        spearman, p_value = "not defined", ""
-        if found["spearman"] is not None:
-            spearman, p_value = f"{found['spearman']:+.2f}", f"{found['p_value']:.2g}"
-        rows.append([label, f"{result['top1_test']:.2f}", spearman, p_value, critical or "none"])
-    defined = correlations(results)
-    if defined:
-        mean = f"**{statistics.fmean(defined):+.2f}**"
-        if len(defined) > 1:
-            interval, bootstrap = correlation_interval(defined), bootstrap_interval(defined)
-            mean += f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
-            mean += f", by bootstrap {bootstrap.low:+.2f} to {bootstrap.high:+.2f}"
-        coins = "{mean:+.2f}, 95 % of draws {low:+.2f} to {high:+.2f}".format(**fair_coins(results))
-        rows += [["**mean**", "", mean, "", ""], ["of fair coins", "", coins, "", ""]]
-    return markdown(["run", "test accuracy (%)", "rank correlation", "p", "critical layers"], "lrrrl", rows)
 
 
 def network_table(results: Results) -> str:

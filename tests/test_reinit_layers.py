@@ -20,6 +20,8 @@ import models
 import reinit_layers
 import train
 from data.idx import read_mini
+from utils import reinit
+from utils.correlation import NAMES
 
 MINI = ("--dataset", "fashion_mnist_mini")
 LENET = ("--arch", "lenet", *MINI)
@@ -65,10 +67,10 @@ def test_layer_with_which_outputs_are_not_finite_has_no_accuracy_and_others_have
     assert re.search(r"^ +0 .* nan ", output.out, re.M)
     ours = results("results/fashion_mnist_mini/lenet/1/reinit_lenet_2.json")
     sound = results("sound/fashion_mnist_mini/lenet/1/reinit_lenet_2.json")
-    for key in ("init_from_epoch", "relative_drop"):
+    for key in ("init_from_epoch", "relative_drop", "corrected_drop"):
         sound[key]["0"][2] = None
         assert ours[key] == sound[key]
-    assert ours["correlation"]["spearman"] is None
+    assert ours["correlation"] == {}
 
 
 def test_batch_norm_keeps_its_trained_parameters_and_statistics():
@@ -117,14 +119,37 @@ def test_accuracies_on_mnist_are_those_of_the_reference(mnist_test_set):
     drops = [(trained - accuracy) / trained for accuracy in expected["init_from_epoch"]["0"]]
     assert measured["relative_drop"]["0"] == pytest.approx(drops, abs=1e-3)
     assert measured["relative_drop"]["3"] == [0] * 6
+    drops = [(trained - accuracy) / (trained - 10) for accuracy in expected["init_from_epoch"]["0"]]
+    assert measured["corrected_drop"]["0"] == pytest.approx(drops, abs=1e-3)
+    assert measured["hidden_layers"] == CONVOLUTIONS[1:]
     from scipy.stats import spearmanr
 
-    bias = [abs(m - 0.5) for m in mass]
-    correlation = spearmanr(bias, drops).statistic
-    assert measured["correlation"]["spearman"] == pytest.approx(correlation)
-    pairings = [abs(spearmanr(bias, order).statistic) for order in itertools.permutations(drops)]
+    correlation = spearmanr(mass[1:], drops[1:]).statistic
+    assert measured["correlation"]["mass"]["spearman"] == pytest.approx(correlation)
+    pairings = [abs(spearmanr(mass[1:], order).statistic) for order in itertools.permutations(drops[1:])]
     as_far = sum(other >= abs(correlation) - 1e-9 for other in pairings)
-    assert measured["correlation"]["p_value"] == pytest.approx(as_far / len(pairings))
+    assert measured["correlation"]["mass"]["p_value"] == pytest.approx(as_far / len(pairings))
+    moved = [projections[stage][block]["l2_dist"] for stage in "012" for block in "01"]
+    assert [measured["projections"][name]["l2_dist"] for name in CONVOLUTIONS] == pytest.approx(moved, rel=1e-4)
+
+
+def test_layers_are_put_back_along_the_identity_line(capsys):
+    options = (*LENET, "--identity-line", "--load-from", REFERENCE / "lenet_2.tar")
+    assert run(*options, "--rand") == 2
+    assert "--identity-line: --inits-from has no snapshot of the initialization" in capsys.readouterr().err
+    assert run(*options, "--inits-from", inits(REFERENCE / "lenet_init_0.pt")) == 0
+    measured = results("results/fashion_mnist_mini/lenet/reinit_lenet_2.json")
+    assert list(measured["init_from_epoch"]) == ["0", *reinit.DIRECTIONS]
+    # The accuracy is that of a network whose layer has the weights in question.
+    weights = torch.load(REFERENCE / "lenet_2.tar", weights_only=True)["model_state_dict"]
+    initial = torch.load(REFERENCE / "lenet_init_0.pt", weights_only=True)
+    name = f"{CONVOLUTIONS[3]}.weight"
+    sums = (weights[name] - initial[name]).sum((1, 2, 3), keepdim=True)
+    weights[name] -= sums / weights[name][0].numel()
+    torch.save(weights, "lenet_3.pt")
+    assert run(*LENET, "--load-from", "lenet_3.pt", "--rand", "--results", "by hand") == 0
+    by_hand = results("by hand/fashion_mnist_mini/lenet/reinit_lenet_3.json")
+    assert measured["init_from_epoch"]["identity_line"][3] == pytest.approx(by_hand["top1_test"], abs=0.11)
 
 
 def test_console_has_the_table_and_files_are_where_it_says(capsys):
@@ -139,9 +164,13 @@ def test_console_has_the_table_and_files_are_where_it_says(capsys):
     assert [float(value) for value in row.split()[1:]] == pytest.approx(
         measured["init_from_epoch"]["0"], abs=0.005
     )
-    told = re.search(r"critical \(more than half of the accuracy lost when reset to 0\): (.*)", output)[1]
-    critical = [n for n, drop in zip(CONVOLUTIONS, measured["relative_drop"]["0"], strict=True) if drop > 0.5]
+    told = re.search(r"critical \(more than half of the accuracy beyond chance .* to 0\): (.*)", output)[1]
+    critical = [n for n, drop in zip(CONVOLUTIONS, measured["corrected_drop"]["0"], strict=True) if drop > 0.5]
     assert told == (", ".join(critical) or "none")
+    for name, found in measured["correlation"].items():
+        assert re.search(
+            rf"^{re.escape(NAMES[name])} +{re.escape(format(found['spearman'], '+.2f'))} ", output, re.M
+        )
     figures = {f"{kind}_lenet_2.{suffix}" for kind in ("reinit", "criticality") for suffix in ("pdf", "png")}
     assert files_below(Path("plots")) == {f"fashion_mnist_mini/lenet/{figure}" for figure in figures}
     assert Path("plots/fashion_mnist_mini/lenet/reinit_lenet_2.png").read_bytes().startswith(b"\x89PNG")
@@ -178,7 +207,8 @@ def test_table_has_a_row_for_each_reset_and_layer():
         same |= {"seed": "7", "snapshot": "lenet_4", "epoch": "4", "depth": str(depth + 1)}
         same |= {"top1_trained": str(measured["top1_test"])}
         same |= {name: str(value) for name, value in measured["projections"][row["layer"]].items()}
-        numbers = {"top1_reset": "init_from_epoch", "relative_drop": "relative_drop"}
+        numbers = {"top1_reset": "init_from_epoch"}
+        numbers |= {name: name for name in ("relative_drop", "corrected_drop")}
         for column, key in numbers.items():
             value = measured[key][row["reset_to"]][depth]
             same[column] = "" if value is None else str(value)
@@ -221,7 +251,7 @@ def test_same_command_gives_the_same_results():
     assert run(*LENET, *options, "--results", "second") == 0
     name = "fashion_mnist_mini/lenet/1/reinit_lenet_2.json"
     assert Path("first", name).read_bytes() == Path("second", name).read_bytes()
-    assert results(f"first/{name}")["correlation"]["spearman"] is None  # no initialization
+    assert results(f"first/{name}")["correlation"] == {}  # no initialization
 
 
 def test_images_are_prepared_as_the_snapshot_records(capsys, titles):
@@ -376,10 +406,13 @@ def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsy
     assert warning not in capsys.readouterr().err
 
 
-def test_threshold_below_guessing_is_warned_about(capsys):
-    weights = REFERENCE / "lenet_init_0.pt"  # which guesses: ten percent and not much more
-    assert run(*LENET, "--load-from", weights, "--rand") == 0
-    assert "less than guessing gives (10.00 %)" in capsys.readouterr().err
+def test_network_that_guesses_is_warned_about(capsys):
+    assert run(*LENET, "--load-from", REFERENCE / "lenet_init_0.pt", "--rand") == 0
+    assert "and guessing gives 10.00 %: there is no accuracy to lose" in capsys.readouterr().err
+    assert (
+        results("results/fashion_mnist_mini/lenet/reinit_lenet_init_0.json")["corrected_drop"]["rand"]
+        == [None] * 6
+    )
 
 
 def test_snapshots_of_one_epoch_count_once_where_they_are_the_same(capsys):

@@ -1,21 +1,29 @@
-"""Spearman's rank correlation between bias and criticality over the layers of a network, and what chance gives.
+"""How far bias and its rivals explain which layers of one network are critical, and what chance gives.
 
-The bias |mass - 1/2| of an unbiased layer is not 0: for N fair coins it is about 0.4 / sqrt(N), so it is largest
-for layers with few filters. In many networks the early layers have few filters and are critical. There, fair coins
-correlate with criticality too. Always compare a correlation with that of fair coins.
+Spearman's rank correlation, over the hidden layers of a network, of the accuracy lost when a layer is reset with
+what may explain it. The mass of an unbiased layer is as often below 1/2 as above it, so fair coins correlate with
+nothing on average. That is not so of the bias |mass - 1/2|: for N fair coins it is about 0.4 / sqrt(N), so it is
+largest for layers with few filters, which in many networks are early and critical. Depth and the distance that the
+weights have moved are the rivals of bias. A partial correlation says what is left of it where they are known.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from utils.projections import CONFIDENCE
 
-EXACT_LAYERS = 9  #: the p-value enumerates all pairings (9! of them) up to this number of layers
+EXACT_LAYERS = 8  #: the p-value enumerates all pairings (8! of them) up to this number of layers
 DRAWS = 100_000  #: of fair coins: gives the ends of their interval to 0.01
 DRAWS_AT_ONCE = 10_000
+RIVALS = ("depth", "l2_dist")
+#: The `quantities`, in words.
+NAMES = {
+    **{"mass": "mass", "bias": "bias |mass - 1/2|", "mean": "mean projection"},
+    **{"depth": "depth", "l2_dist": "distance moved"},
+}
 
 
 def bias(mass: float | np.ndarray) -> np.ndarray:
@@ -23,33 +31,74 @@ def bias(mass: float | np.ndarray) -> np.ndarray:
     return np.round(np.abs(np.asarray(mass) - 0.5), 12)
 
 
-def rank_correlation(
-    mass: Sequence[float], filters: Sequence[int], drops: Sequence[float | None] | None
-) -> dict[str, Any]:
-    """Correlate the bias |mass - 1/2| of the layers of a network with the relative drop of accuracy.
+#: What has a distribution if the signs of all filters are fair coins, as a function of the mass.
+OF_MASS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mass": np.asarray, "bias": bias}
+
+
+def quantities(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return what may explain that a layer is critical, each as a number for each layer.
 
     Args:
-        mass: share of filters with non-positive projection, one per layer.
-        filters: number of filters, one per layer.
-        drops: relative drop when the layer is reset to its initialization, one per layer; None: not measured.
+        layers: in network order, with `mass`, `mean` and, where the initialization is known, `l2_dist`.
 
     Returns:
-        - spearman: the rank correlation, in [-1, 1]
-        - p_value: two-sided, if all pairings of bias and drops are equally likely. Exact up to EXACT_LAYERS
-          layers, above that from the t distribution (for few layers its p-values are far too small)
-        - fair_coins: `summary` of the correlation if the signs of all filters were fair coins
-
-        All None if undefined: fewer than three layers, or all biases or all drops are equal.
+        - mass: the signed bias
+        - bias: |mass - 1/2|
+        - mean: mean projection, which goes on where mass has reached 1
+        - depth: place in the network
+        - l2_dist: distance moved, relative to the size of the initial weights; only if known of all layers
     """
-    from scipy.stats import permutation_test, rankdata, spearmanr
+    mass = [layer["mass"] for layer in layers]
+    found = {"mass": mass, "bias": bias(mass).tolist(), "mean": [layer["mean"] for layer in layers]}
+    found["depth"] = list(range(1, len(layers) + 1))
+    moved = [layer.get("l2_dist") for layer in layers]
+    return found if None in moved else {**found, "l2_dist": moved}
 
-    biases = bias(mass)
-    if drops is None or None in drops or len(mass) < 3 or len(set(biases)) == 1 or len(set(drops)) == 1:
-        return {"spearman": None, "p_value": None, "fair_coins": None}
-    result = spearmanr(biases, drops)
+
+def correlations(layers: Sequence[Mapping[str, Any]], drops: Sequence[float | None]) -> dict[str, dict[str, Any]]:
+    """Correlate each of the `quantities` of the layers of a network with the accuracy lost.
+
+    Args:
+        layers: as for `quantities`, with `filters`.
+        drops: accuracy lost when the layer is reset to its initialization, one per layer; None: not defined.
+
+    Returns:
+        quantity -> `spearman` and `p_value` (see `rank_correlation`); `given_depth` and `given_l2_dist` (see
+        `partial`); of mass and bias also `fair_coins`, the `summary` of the correlation if the signs of all
+        filters were fair coins, or None if `spearman` is. {} for fewer than three layers, or without all drops.
+    """
+    if len(layers) < 3 or None in drops:
+        return {}
+    values, found = quantities(layers), {}
+    for name, explaining in values.items():
+        found[name] = rank_correlation(explaining, drops)
+        for rival in RIVALS:
+            if rival in values and rival != name:
+                found[name][f"given_{rival}"] = partial(explaining, drops, values[rival])
+        if name in OF_MASS:
+            coins = fair_coins([layer["filters"] for layer in layers], drops, of=name)
+            found[name]["fair_coins"] = None if found[name]["spearman"] is None else summary(coins)
+    return found
+
+
+def rank_correlation(values: Sequence[float], drops: Sequence[float]) -> dict[str, float | None]:
+    """Return Spearman's rank correlation of two sequences of numbers, and its p-value.
+
+    Returns:
+        - spearman: in [-1, 1]
+        - p_value: two-sided, if all pairings are equally likely. Exact up to EXACT_LAYERS layers, above that from
+          the t distribution (for few layers its p-values are far too small)
+
+        Both None if undefined: all values or all drops are equal.
+    """
+    from scipy.stats import permutation_test, spearmanr
+
+    if len(set(values)) == 1 or len(set(drops)) == 1:
+        return {"spearman": None, "p_value": None}
+    result = spearmanr(values, drops)
     p_value = result.pvalue
-    if len(mass) <= EXACT_LAYERS:
-        ranks, others = (rankdata(values) - (len(values) + 1) / 2 for values in (biases, drops))
+    if len(values) <= EXACT_LAYERS:
+        ranks, others = centred_ranks([values, drops])
 
         def covariance(ranks, axis):  # orders the pairings as the correlation does
             return abs((ranks * others).sum(axis))
@@ -57,8 +106,29 @@ def rank_correlation(
         p_value = permutation_test(
             (ranks,), covariance, permutation_type="pairings", alternative="greater", n_resamples=math.inf
         ).pvalue
-    coins = summary(fair_coins(filters, drops))
-    return {"spearman": float(result.statistic), "p_value": float(p_value), "fair_coins": coins}
+    return {"spearman": float(result.statistic), "p_value": float(p_value)}
+
+
+def partial(values: Sequence[float], drops: Sequence[float], given: Sequence[float]) -> float | None:
+    """Return the partial rank correlation of values and drops given a third quantity.
+
+    It is what is left of their correlation when that with the third one is taken away from both. None if it is
+    undefined: one of them orders the layers as the third one does, or its numbers are all equal.
+    """
+    ranks = centred_ranks([values, drops, given])
+    if not ranks.any(1).all():
+        return None
+    (_, direct, first), (_, _, second), _ = np.corrcoef(ranks)
+    if max(abs(first), abs(second)) > 1 - 1e-9:
+        return None
+    return float((direct - first * second) / np.sqrt((1 - first**2) * (1 - second**2)))
+
+
+def centred_ranks(values: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """Return the ranks of numbers along the last axis, less their mean. Equal numbers have the same rank."""
+    from scipy.stats import rankdata
+
+    return rankdata(values, axis=-1) - (np.shape(values)[-1] + 1) / 2
 
 
 def summary(draws: np.ndarray) -> dict[str, float]:
@@ -67,22 +137,17 @@ def summary(draws: np.ndarray) -> dict[str, float]:
     return {"mean": float(np.nanmean(draws)), "low": float(low), "high": float(high)}
 
 
-def fair_coins(filters: Sequence[int], drops: Sequence[float], seed: int = 0) -> np.ndarray:
-    """Draw the rank correlation of bias and drops for layers whose signs are fair coins.
+def fair_coins(filters: Sequence[int], drops: Sequence[float], seed: int = 0, of: str = "bias") -> np.ndarray:
+    """Draw the rank correlation of mass, or bias, and drops for layers whose signs are fair coins.
 
-    filters: number of filters of each layer. drops: one per layer, not all equal.
-    Return (DRAWS,) correlations; NaN where all biases of a draw are equal.
+    filters: number of filters of each layer. drops: one per layer. of: "mass" or "bias".
+    Return (DRAWS,) correlations; NaN where they are undefined.
     """
-    from scipy.stats import rankdata
-
     filters, random = np.asarray(filters), np.random.default_rng(seed)
-    others = rankdata(drops)
-    others -= others.mean()
-    draws = []
+    others, draws = centred_ranks(drops), []
     for _ in range(DRAWS // DRAWS_AT_ONCE):
         mass = random.binomial(filters, 0.5, (DRAWS_AT_ONCE, len(filters))) / filters
-        ranks = rankdata(bias(mass), axis=1)
-        ranks -= ranks.mean(1, keepdims=True)
+        ranks = centred_ranks(OF_MASS[of](mass))
         with np.errstate(invalid="ignore"):
             draws.append(ranks @ others / np.sqrt((ranks**2).sum(1) * (others @ others)))
     return np.concatenate(draws)

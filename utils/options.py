@@ -190,6 +190,8 @@ OPTIONS: dict[str, list[Option]] = {
         Option("epoch", "for how many epochs the network of --load-from was trained, if its file does not say so",
                COUNT, None, MEASURING),
         Option("rand", "also reset layers to a new random initialization", programs=(REINIT,)),
+        Option("identity_line", "also put back only the components of the filters along the identity line, and as "
+               "controls as much along two other directions", programs=(REINIT,)),
         Option("resume_from", "continue from a snapshot; 'latest': from the newest intact one of this run",
                path_text),
         Option("override", "when resuming: take hyperparameters, batch size and training images as given now",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from core import seeds
 from utils.process import distributed
 from utils.process.devices import is_out_of_gpu_memory
 from utils.training.metrics import NotFiniteError, count_correct
@@ -45,18 +46,84 @@ class Accuracies(NamedTuple):
     replaced: list[float | None]  #: top-1 with each replacement in turn; None: some outputs are not finite
 
 
-def relative_drops(trained: float, accuracies: Sequence[float | None]) -> list[float | None]:
-    """Return the share of the trained network's accuracy that is lost: (trained - accuracy) / trained.
+#: Directions, common to the filters of a layer, along which `put_back` moves them.
+DIRECTIONS = ("identity_line", "random_direction", "largest_direction")
 
-    Accuracies are in percent. The share is negative if accuracy is gained; None if the accuracy is None or the
-    trained network has none.
+
+def replacements_along_directions(
+    weights: Mapping[str, Tensor], initial: Mapping[str, Tensor], seed: int
+) -> dict[str, list[Replacement]]:
+    """Return, for each of DIRECTIONS, a replacement of each layer: `put_back` of its weights.
+
+    weights, initial: name of a layer -> its trained and its initial weights.
     """
-    return [None if accuracy is None or not trained else (trained - accuracy) / trained for accuracy in accuracies]
+
+    def replacement(layer: str, direction: str) -> Replacement:
+        derived = seeds.derive(seed, direction, layer)
+        return Replacement(layer, {"weight": put_back(weights[layer], initial[layer], direction, derived)})
+
+    return {direction: [replacement(layer, direction) for layer in weights] for direction in DIRECTIONS}
+
+
+@torch.no_grad()
+def put_back(weight: Tensor, initial: Tensor, direction: str, seed: int) -> Tensor:
+    """Put the filters of a layer back to their initialization along one direction; all else stays trained.
+
+    The identity line is the direction (1, ..., 1) that the projections are measured with. The other two directions
+    are orthogonal to it, and controls: the layer moves as far in sum, |W' - W|_F.
+
+    Args:
+        weight, initial: W and W0, (N, ...) with N filters.
+        direction: "identity_line": the component of each filter along it becomes the initial one.
+            "random_direction": each filter moves as far, along a direction drawn from the seed.
+            "largest_direction": the one, orthogonal to the identity line, along which the filters moved most.
+
+    Returns:
+        W', of the shape and type of the weights.
+    """
+    moved = (weight.double() - initial.to(weight.device).double()).flatten(1)
+    line = moved.new_full((moved.shape[1],), moved.shape[1] ** -0.5)
+    along = moved @ line
+    if direction == "identity_line":
+        step = along.outer(line)
+    elif direction == "random_direction":
+        drawn = torch.randn(len(line), generator=torch.Generator().manual_seed(seed), dtype=line.dtype).to(line)
+        drawn -= (drawn @ line) * line
+        step = along.outer(drawn / drawn.norm())
+    else:
+        rest = moved - along.outer(line)
+        most = torch.linalg.eigh(rest @ rest.T).eigenvectors[:, -1] @ rest
+        step = (rest @ most).outer(most)
+        step *= along.norm() / step.norm().clamp_min(torch.finfo(step.dtype).tiny)
+    return (weight.double() - step.view_as(weight)).to(weight.dtype)
+
+
+def relative_drops(trained: float, accuracies: Sequence[float | None], chance: float = 0) -> list[float | None]:
+    """Return the share of the trained network's accuracy that is lost: (trained - accuracy) / (trained - chance).
+
+    Accuracies are in percent; `chance` is what guessing gives, 100 / classes, or 0 for the share of all accuracy.
+    The share is negative if accuracy is gained; None if the accuracy is None or the trained network does not guess
+    better.
+    """
+    gained = trained - chance
+    return [None if one is None or gained <= 0 else (trained - one) / gained for one in accuracies]
 
 
 def critical(drops: Sequence[float | None]) -> list[bool]:
-    """Return whether each layer is critical: resetting it loses more than half of the accuracy (our threshold)."""
+    """Return whether each layer is critical: resetting it loses more than half, of what is beyond chance.
+
+    The threshold is ours.
+    """
     return [drop is not None and drop > 0.5 for drop in drops]
+
+
+def hidden_layers(layers: Sequence[models.Layer]) -> list[str]:
+    """Return the names of the layers between the first one, whose input is the image, and the output layer.
+
+    layers: in network order. If the last one is fully connected it is the output layer.
+    """
+    last = len(layers) - bool(layers and isinstance(layers[-1].module, nn.Linear))
+    return [layer.name for layer in layers[1:last]]
 
 
 def initialization_row(rows: Mapping[str, Any]) -> str | None:

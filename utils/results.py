@@ -70,7 +70,8 @@ def _options(results: Mapping[str, Any]) -> dict[str, Any]:
 _RUN = ("dataset", "noise", "arch", "name", "seed", "snapshot", "epoch")
 _LAYER = ("filters", "zero_filters", "mass", "mean", "std", "p_value", "p_value_without_zeros")
 MEASURED = (*_RUN, "normalized", "depth", "layer", "stage", "block", *_LAYER, "l2_dist", "l_inf_dist", "top1_acc")
-RESET = (*_RUN, "reset_to", "depth", "layer", *_LAYER, "top1_trained", "top1_reset", "relative_drop")
+_DROPS = ("relative_drop", "corrected_drop")
+RESET = (*_RUN, "reset_to", "depth", "layer", *_LAYER, "top1_trained", "top1_reset", *_DROPS)
 
 
 def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[dict[str, Any]]:
@@ -88,10 +89,10 @@ def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[
         "epoch": None if results["epoch"] is None else int(results["epoch"]),
     }
     if "init_from_epoch" in results:
-        drops = results["relative_drop"]
         rows = [
             {"reset_to": row, "depth": depth, "layer": layer, **results["projections"][layer]}
-            | {"top1_trained": results["top1_test"], "top1_reset": top1, "relative_drop": drops[row][depth - 1]}
+            | {"top1_trained": results["top1_test"], "top1_reset": top1}
+            | {name: results[name][row][depth - 1] for name in _DROPS}
             for row, accuracies in results["init_from_epoch"].items()
             for depth, (layer, top1) in enumerate(zip(results["layers"], accuracies, strict=True), start=1)
         ]

@@ -1,6 +1,5 @@
 """Statistics over seeds equal those of NumPy and SciPy; tables hold the numbers of the results."""
 
-import itertools
 import json
 import math
 from pathlib import Path
@@ -11,7 +10,7 @@ from programs import ROOT, run_main, shell
 from scipy.stats import binom
 
 from experiments import compare
-from experiments.over_seeds import bootstrap_interval, expected_bias, mean_interval, with_spread
+from experiments.over_seeds import expected_bias, mean_interval, with_spread
 from experiments.reading import ResultError, read, read_run
 from experiments.tables import made_by
 from utils import correlation
@@ -39,18 +38,22 @@ def write_projections(path: str, epoch: object, masses: dict[str, float], **more
     Path(path).write_text(json.dumps({"0": blocks, "arch": "lenet", "epoch": str(epoch), **more}))
 
 
-def write_resets(folder: str, masses: list[float], drops: list[float | None], spearman=None, **more) -> None:
-    """Write a result of reinit_layers.py, after two epochs."""
+def write_resets(folder: str, masses: list[float], drops: list[float | None], **more) -> None:
+    """Write a result of reinit_layers.py, after two epochs, without distances: the first layer is the input."""
     names = [f"layer{index}" for index in range(len(masses))]
+    layers = [layer(name, mass, 0.01 if mass > 0.8 else 0.5) for name, mass in zip(names, masses, strict=True)]
     content = {
         "init_from_epoch": {"0": [90 * (1 - (drop or 0)) for drop in drops]},
         "relative_drop": {"0": drops},
+        "corrected_drop": {"0": drops},
+        "chance_top1": 10.0,
         "layers": names,
+        "hidden_layers": names[1:],
         "arch": "lenet",
         "epoch": "2",
         "top1_test": 90.0,
-        "projections": {name: layer(name, mass) for name, mass in zip(names, masses, strict=True)},
-        "correlation": {"spearman": spearman, "p_value": None if spearman is None else 0.25},
+        "projections": dict(zip(names, layers, strict=True)),
+        "correlation": correlation.correlations(layers[1:], drops[1:]),
         **more,
     }
     Path(folder).mkdir(parents=True)
@@ -93,14 +96,6 @@ def test_interval_of_a_mean_is_students():
     assert mean_interval(values) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
     assert mean_interval([0.5]) is None
     assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
-
-
-def test_bootstrap_interval_is_that_of_all_resamples():
-    values = [0.1, 0.9, 0.4, -0.3]
-    means = np.sort([np.mean(chosen) for chosen in itertools.product(values, repeat=len(values))])
-    expected = np.quantile(means, [0.025, 0.975])
-    assert bootstrap_interval(values) == pytest.approx(expected, abs=0.026)  # means are multiples of 0.025
-    assert bootstrap_interval([0.5]) is None
 
 
 def test_spread_is_shown_for_several_values_only():
@@ -170,21 +165,25 @@ def test_bias_is_compared_over_seeds_and_groups():
 
 
 def test_criticality_is_compared_over_seeds():
-    write_resets("runs/1", [1.0, 0.75, 0.5], [0.9, 0.5, 0.1], 1.0)
-    write_resets("runs/2", [0.5, 0.75, 0.5], [0.7, 0.1, 0.0], None)
-    write_resets("runs/10", [0.5, 0.75, 1.0], [0.2, 0.3, 0.3], 0.5)
+    write_resets("runs/1", [0.5, 0.9, 0.75, 0.5], [0.9, 0.6, 0.5, 0.0])
+    write_resets("runs/2", [0.5, 0.75, 0.75, 0.75], [0.7, 0.1, 0.0, 0.2])
+    write_resets("runs/10", [0.5, 0.5, 0.75, 1.0], [0.2, 0.3, 0.4, 0.3])
     found = table("criticality", "--epoch", 2, "runs")
-    assert row(found, "layer0") == ["layer0", "0.67 ± 0.29", "0/3", "60 ± 36", "2/3"]
-    assert row(found, "layer1")[-1] == "0/3"  # a loss of half of the accuracy is not critical
-    assert row(found, "seed 1") == ["seed 1", "90.00", "+1.00", "0.25", "layer0"]
-    assert row(found, "seed 2")[2] == "not defined"
-    assert row(found, "**mean**")[2] == "**+0.75**, 95 % interval -1.00 to +1.00, by bootstrap +0.50 to +1.00"
-    drops = [([0.9, 0.5, 0.1], 0), ([2, 3, 3], 2)]  # of the runs with a correlation, and their seeds
-    means = np.mean([correlation.fair_coins([8, 8, 8], of_run, seed) for of_run, seed in drops], 0)
+    lost, over = "60 ± 36", ["2/3", "3/3"]
+    assert row(found, "*layer0*") == ["*layer0*", "0.50 ± 0.00", "+0.000", "0/3", lost, *over]  # the input layer
+    assert row(found, "layer1")[3] == "1/3"
+    assert row(found, "layer2")[-2:] == ["0/3", "2/3"]  # a loss of half of the accuracy is not critical
+    # The mass of seed 2 correlates with nothing; the ranks of seed 10 are 1, 2, 3 and 1.5, 3, 1.5.
+    assert row(found, "mass")[1:3] == ["+0.50 (-1.00 to +1.00)", "2"]
+    assert row(found, "seed 1")[:3] == ["seed 1", "90.00", "+1.00"]
+    assert row(found, "seed 2")[2] == ""
+    assert row(found, "distance moved")[1] == "not defined"
+    drops = [[0.6, 0.5, 0.0], [0.1, 0.0, 0.2], [0.3, 0.4, 0.3]]
+    means = np.mean([correlation.fair_coins([8, 8, 8], one, seed, "mass") for seed, one in enumerate(drops)], 0)
     low, high = np.nanquantile(means, [0.025, 0.975])
-    coins = f"{np.nanmean(means):+.2f}, 95 % of draws {low:+.2f} to {high:+.2f}"
-    assert row(found, "of fair coins")[2] == coins
-    assert "\n\nOf the 0 biased layers of all runs 0 are critical, of the 9 others 2.\n\n" in found
+    assert row(found, "mass")[3] == f"{low:+.2f} to {high:+.2f}"
+    assert row(found, "more than 50 %")[1:3] == ["1 of 2", "0 of 7"]
+    assert row(found, "more than 10 %")[1:3] == ["2 of 2", "4 of 7"]
     assert found.index("seed 2") < found.index("seed 10")
 
 
@@ -247,7 +246,7 @@ def test_error_about_a_damaged_result_names_the_file(capsys, content, missing):
     resets = Path("resets/1/reinit_lenet_2.json")
     resets.parent.mkdir(parents=True)
     resets.write_text('{"arch": "lenet", "epoch": "2", "layers": []}')
-    assert "correlation" in error(capsys, "criticality", "--epoch", 2, "resets")
+    assert "corrected_drop" in error(capsys, "criticality", "--epoch", 2, "resets")
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "no seeds", "no results"])

@@ -47,7 +47,9 @@ def test_single_group_shows_each_run_and_the_mean():
 def resets(drops: list[float], masses: list[float], top1: float) -> dict:
     return {
         "layers": ["a", "b"],
+        "hidden_layers": ["b"],
         "relative_drop": {"0": drops, "rand": [0.9, 0.9]},
+        "corrected_drop": {"0": [drop + 0.05 for drop in drops], "rand": [1.0, 1.0]},
         "top1_test": top1,
         "projections": {name: {"mass": mass} for name, mass in zip("ab", masses, strict=True)},
     }
@@ -59,8 +61,8 @@ RESETS = [resets([0.25, 0.75], [0.25, 1.0], 80), resets([0.5, 0.5], [0.625, 0.75
 def test_points_of_runs_surround_their_mean():
     (axes,) = figures.bias_and_criticality_of_runs(RESETS, "LeNet", "text").axes
     means, *of_layers = scattered(axes)
-    np.testing.assert_allclose(means, [(0.1875, 37.5), (0.375, 62.5)])
-    np.testing.assert_allclose(of_layers, [[(0.25, 25), (0.125, 50)], [(0.5, 75), (0.25, 50)]])
+    np.testing.assert_allclose(means, [(0.4375, 42.5), (0.875, 67.5)])
+    np.testing.assert_allclose(of_layers, [[(0.25, 30), (0.625, 55)], [(1, 80), (0.75, 55)]])
 
 
 def test_mean_of_runs_is_taken_layer_by_layer():

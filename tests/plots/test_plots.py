@@ -88,7 +88,7 @@ def test_figures_of_deep_networks_have_rows_and_fit_on_a_page(depth):
     points = dict.fromkeys(range(3), layers)
     title = "densenet201 on cifar10, 4 classes, 20 % label noise"
     found = resets([n / depth for n in range(depth)], masses)
-    found = {**found, "layers": names, "projections": layers}
+    found = {**found, "layers": names, "hidden_layers": names[1:], "projections": layers}
     drawn = {
         "mass": plots.mass_by_epoch(points, title),
         "mean": plots.mean_by_epoch(points, True, title),
@@ -159,12 +159,15 @@ def test_figure_does_not_depend_on_the_users_style_and_takes_any_title(tmp_path,
 def resets(drops: list[float | None], masses: tuple[float, ...]) -> dict:
     """Return results of reinit_layers.py: resets to the initialization and to fresh random weights."""
     names = [f"layer{number}" for number in range(len(drops))]
+    lost = {"0": drops, "rand": [None if drop is None else 0.9 for drop in drops]}
     return {
         "layers": names,
-        "relative_drop": {"0": drops, "rand": [None if drop is None else 0.9 for drop in drops]},
+        "hidden_layers": names[1:],
+        "relative_drop": dict(lost),
+        "corrected_drop": dict(lost),
         "top1_test": 90.0,
         "projections": {name: layer(mass) for name, mass in zip(names, masses, strict=True)},
-        "correlation": {"spearman": None},
+        "correlation": {},
     }
 
 
@@ -177,9 +180,11 @@ def test_heat_map_shows_the_accuracy_lost_in_percent():
     assert "90.00 %" in figure.get_suptitle()
 
 
-def test_points_are_bias_against_the_accuracy_lost():
+def test_points_are_mass_against_the_accuracy_lost():
     (axes,) = plots.bias_and_criticality(resets([0.25, None, 0.75], (0.25, 0.6, 1.0)), "LeNet").axes
-    np.testing.assert_allclose(axes.collections[0].get_offsets(), [(0.25, 25), (0.5, 75)])
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [(0.25, 25), (1, 75)])
+    first, second = axes.collections[0].get_facecolors()
+    assert tuple(first) == (1, 1, 1, 1) != tuple(second)  # the input layer is hollow
     assert [text.get_text() for text in axes.texts] == ["1", "3"]  # the depths of the layers
 
 
@@ -194,7 +199,7 @@ def test_numbers_of_points_stay_inside_the_axes():
 def test_title_says_why_there_is_no_correlation():
     results = resets([0.25, 0.75], (0.25, 1.0))
     assert "not defined" in plots.bias_and_criticality(results, "LeNet").axes[0].get_title()
-    del results["relative_drop"]["0"]
+    del results["corrected_drop"]["0"]
     (axes,) = plots.bias_and_criticality(results, "LeNet").axes
     assert "only for layers reset to their initialization" in axes.get_title()
     assert "fresh random weights" in axes.get_ylabel()

@@ -8,11 +8,15 @@ from scipy import stats
 
 from utils import correlation
 
-UNDEFINED = {"spearman": None, "p_value": None, "fair_coins": None}
+
+def layers(mass, filters=None, l2_dist=None):
+    """Return layers as they are measured; their mean projection is half of 1/2 - mass."""
+    columns = zip(mass, filters or [8] * len(mass), l2_dist or [1.0] * len(mass), strict=True)
+    return [{"mass": m, "mean": (0.5 - m) / 2, "filters": n, "l2_dist": moved} for m, n, moved in columns]
 
 
-def correlate(mass, drops, filters=None):
-    return correlation.rank_correlation(mass, filters or [8] * len(mass), drops)
+def correlate(mass, drops, filters=None, of="bias"):
+    return correlation.correlations(layers(mass, filters), drops)[of]
 
 
 def by_definition(mass, drops) -> tuple[float, float]:
@@ -80,15 +84,57 @@ def test_draws_of_fair_coins_have_the_distribution_of_all_tosses():
     assert coins == {"mean": np.nanmean(draws), "low": low, "high": high}
 
 
+def test_signed_mass_of_fair_coins_correlates_with_nothing_on_average():
+    filters, drops = [6, 16, 64, 256], [0.9, 0.6, 0.3, 0.1]
+    signed, unsigned = (np.nanmean(correlation.fair_coins(filters, drops, of=of)) for of in ("mass", "bias"))
+    assert signed == pytest.approx(0, abs=0.01)
+    assert unsigned > 0.3  # small layers are further from 1/2, and here they are critical
+
+
+def test_partial_correlation_is_that_of_residuals_of_ranks():
+    random = np.random.default_rng(1)
+    values, drops, given = random.random((3, 9)).round(1)
+    ranks = [stats.rankdata(one) for one in (values, drops, given)]
+    lines = [np.polyval(np.polyfit(ranks[2], one, 1), ranks[2]) for one in ranks[:2]]
+    residuals = [one - line for one, line in zip(ranks, lines, strict=False)]
+    expected = stats.pearsonr(*residuals).statistic
+    assert correlation.partial(values, drops, given) == pytest.approx(expected)
+    assert correlation.partial(values, drops, drops) is None  # nothing is left to explain
+    assert correlation.partial(values, drops, [1] * 9) is None
+
+
+def test_bias_is_correlated_beside_its_rivals():
+    mass, drops, moved = [0.5, 0.9, 0.2, 0.7], [0.1, 0.8, 0.2, 0.3], [2.0, 1.0, 4.0, 3.0]
+    found = correlation.correlations(layers(mass, l2_dist=moved), drops)
+    of = {
+        "mass": mass,
+        "bias": [0, 0.4, 0.3, 0.2],
+        "mean": [-m for m in mass],
+        "depth": range(4),
+        "l2_dist": moved,
+    }
+    assert list(found) == list(of) == list(correlation.NAMES)
+    for name, values in of.items():
+        assert found[name]["spearman"] == pytest.approx(stats.spearmanr(values, drops).statistic)
+    assert found["mass"]["given_depth"] == correlation.partial(mass, drops, range(4))
+    assert found["depth"]["given_l2_dist"] == correlation.partial(range(4), drops, moved)
+    assert {name for name, one in found.items() if "fair_coins" in one} == {"mass", "bias"}
+    without = [{**layer, "l2_dist": None} for layer in layers(mass)]  # their initialization is all zero
+    assert "l2_dist" not in correlation.correlations(without, drops)
+
+
 @pytest.mark.parametrize(
     ("mass", "drops"),
     [
-        ([0.5, 0.9], [0.1, 0.2]),
         ([2 / 6, 4 / 6, 2 / 6], [0.1, 0.2, 0.3]),  # equal biases to different sides
         ([0.5, 0.6, 0.7], [0.2, 0.2, 0.2]),
-        ([0.5, 0.6, 0.7], [None, None, None]),
-        ([0.5, 0.6, 0.7], None),
     ],
 )
 def test_undefined_correlation_is_none(mass, drops):
-    assert correlate(mass, drops) == UNDEFINED
+    found = correlate(mass, drops)
+    assert (found["spearman"], found["p_value"], found["fair_coins"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("mass", "drops"), [([0.5, 0.9], [0.1, 0.2]), ([0.5, 0.6, 0.7], [None, 0.1, 0.2])])
+def test_there_are_no_correlations_of_too_few_layers_or_drops(mass, drops):
+    assert correlation.correlations(layers(mass), drops) == {}

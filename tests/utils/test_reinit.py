@@ -241,7 +241,39 @@ def test_relative_drop_is_the_share_of_accuracy_lost():
     assert reinit.relative_drops(80, [80, 40, 8, 88]) == pytest.approx([0, 0.5, 0.9, -0.1])
     assert reinit.relative_drops(0, [0, 10]) == [None, None]
     assert reinit.relative_drops(80, [None, 80]) == [None, 0]
+    assert reinit.relative_drops(80, [80, 45, 10, None], chance=10) == pytest.approx([0, 0.5, 1, None])
+    assert reinit.relative_drops(10, [10, 0], chance=10) == [None, None]
     assert reinit.critical([0.5, 0.51, -1, None]) == [False, True, False, False]
+
+
+def test_layers_are_put_back_along_one_direction():
+    torch.manual_seed(0)
+    initial, weight = torch.randn(2, 5, 3, 3, 3)
+    line = torch.ones(27, dtype=torch.float64) / 27**0.5
+
+    def parts(one):
+        """Return the components along the identity line, and the rest."""
+        filters = one.double().flatten(1)
+        return filters @ line, filters - (filters @ line).outer(line)
+
+    (start, _), (trained, rest) = parts(initial), parts(weight)
+    put_back = {name: reinit.put_back(weight, initial, name, 7) for name in reinit.DIRECTIONS}
+    along, others = parts(put_back["identity_line"])
+    torch.testing.assert_close(along, start, atol=1e-6, rtol=0)
+    torch.testing.assert_close(others, rest, atol=1e-6, rtol=0)
+    size = (trained - start).norm().item()
+    for name in ("random_direction", "largest_direction"):
+        step = (put_back[name] - weight).double().flatten(1)
+        assert step.norm().item() == pytest.approx(size, rel=1e-5)
+        assert torch.linalg.matrix_rank(step, rtol=1e-4) == 1  # one direction for all filters
+        torch.testing.assert_close(step @ line, torch.zeros(5, dtype=torch.float64), atol=1e-6, rtol=0)
+    moved = (weight - initial).double().flatten(1)
+    moved -= (moved @ line).outer(line)
+    largest = torch.linalg.svd(moved).Vh[0]
+    step = (weight - put_back["largest_direction"]).double().flatten(1) @ largest
+    torch.testing.assert_close(step / step.norm(), (moved @ largest) / (moved @ largest).norm(), atol=1e-5, rtol=0)
+    for name in reinit.DIRECTIONS:
+        assert torch.equal(reinit.put_back(weight, weight, name, 7), weight)
 
 
 @pytest.mark.cuda

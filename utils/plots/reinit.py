@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from utils import correlation, reinit
+from utils import reinit
 from utils.plots import style
 
 NUMBER_SIZE_PT = (9, 7)  #: width and height of the number at a point
@@ -25,7 +25,7 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
     """
     names, drops = style.shorten(results["layers"]), results["relative_drop"]
     values = np.array(list(drops.values()), dtype=float) * 100  # None becomes NaN, which is not drawn
-    rows = ["fresh random" if row == "rand" else row for row in drops]
+    rows = ["fresh random" if row == "rand" else row.replace("_", " ") for row in drops]
     columns, axis_labels = names, {"xlabel": "layer that is reset", "ylabel": "reset to epoch"}
     if len(names) > style.MOST_PANELS:
         rows, columns, values = [f"{depth} {name}" for depth, name in enumerate(names, 1)], rows, values.T
@@ -45,47 +45,50 @@ def accuracy_loss(results: Mapping[str, Any], title: str) -> Figure:
 
 @style.apply()
 def bias_and_criticality(results: Mapping[str, Any], title: str) -> Figure:
-    """Draw the accuracy lost when a layer is reset to its initialization against its bias, with their correlation.
+    """Draw the accuracy lost when a layer is reset to its initialization against its mass, with their correlation.
 
-    If no layer was reset to its initialization, the last row of `relative_drop` is drawn instead.
+    If no layer was reset to its initialization, the last row of `corrected_drop` is drawn instead.
     results: of reinit_layers.py.
     """
-    initialization = reinit.initialization_row(results["relative_drop"])
-    row = initialization or list(results["relative_drop"])[-1]
+    initialization = reinit.initialization_row(results["corrected_drop"])
+    row = initialization or list(results["corrected_drop"])[-1]
     sources = {"0": "its initialization", "-1": "the model zoo's weights", "rand": "fresh random weights"}
-    losses = dict(zip(results["layers"], results["relative_drop"][row], strict=True))  # None: not defined
+    losses = dict(zip(results["layers"], results["corrected_drop"][row], strict=True))  # None: not defined
     names = {depth: name for depth, (name, loss) in enumerate(losses.items(), 1) if loss is not None}
-    bias = correlation.bias([results["projections"][name]["mass"] for name in names.values()])
+    mass = np.array([results["projections"][name]["mass"] for name in names.values()])
     drops = np.array([100 * losses[name] for name in names.values()])
+    hidden = [name in results["hidden_layers"] for name in names.values()]
     title, reset_to = f"{title}: bias and criticality", sources.get(row, f"epoch {row}")
-    figure, axes = criticality_axes(title, bias, drops, reset_to)
-    number_points(axes, bias, drops, names)
-    found = results["correlation"]
+    figure, axes = criticality_axes(title, drops, reset_to)
+    number_points(axes, mass, drops, names, hidden)
     text = "not defined" if initialization else "only for layers reset to their initialization"
+    found = results["correlation"].get("mass", {"spearman": None})
     if found["spearman"] is not None:
         coins = found["fair_coins"]
         text = (
-            f"{found['spearman']:+.2f} (p = {found['p_value']:.2g}, {len(names)} layers)\n"
-            f"with fair coins instead of bias: {coins['mean']:+.2f} "
-            f"(95 % of draws {coins['low']:+.2f} to {coins['high']:+.2f})"
+            f"{found['spearman']:+.2f} (p = {found['p_value']:.2g}, {sum(hidden)} hidden layers)\n"
+            f"with fair coins instead: {coins['low']:+.2f} to {coins['high']:+.2f} in 95 % of draws"
         )
     axes.set_title(f"Spearman's rank correlation: {text}")
     return figure
 
 
-def criticality_axes(title: str, bias: np.ndarray, drops: np.ndarray, reset_to: str) -> tuple[Figure, Axes]:
-    """Return a figure of the accuracy lost (in percent) against bias."""
+def criticality_axes(title: str, drops: np.ndarray, reset_to: str) -> tuple[Figure, Axes]:
+    """Return a figure of the accuracy lost (in percent, of what is beyond chance) against mass."""
     figure = style.new_figure(8, 5.2, title)
     axes = figure.subplots()
     axes.axhspan(50, 200, color=style.CHANCE, alpha=0.5, linewidth=0)
-    axes.set_xlim(0, min(0.5, 1.2 * bias.max(initial=0.05)))
+    axes.axvline(0.5, color="black", linewidth=0.6)
+    axes.set_xlim(0, 1)
     axes.set_ylim(drops.min(initial=0) - 4, drops.max(initial=100) + 4)
-    axes.set_xlabel("bias |mass - 1/2| (share of filters)\ngrey: critical, more than half is lost")
-    axes.set_ylabel(f"relative loss of top-1 accuracy,\nlayer reset to {reset_to} (%)")
+    axes.set_xlabel("mass (share of filters with projection ≤ 0)\nhollow: input and output layer; grey: critical")
+    axes.set_ylabel(f"accuracy beyond chance that is lost,\nlayer reset to {reset_to} (%)")
     return figure, axes
 
 
-def number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Mapping[int, str]) -> np.ndarray:
+def number_points(
+    axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Mapping[int, str], hidden: Sequence[bool]
+) -> np.ndarray:
     """Draw a point for each layer, coloured by its depth, with its depth as a number, and a legend on the right.
 
     Each number is at the nearest place in the axes where it hides neither a point nor another number. Of more than
@@ -95,13 +98,15 @@ def number_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: M
         axes: with their final limits.
         xs, ys: the point of each layer, in network order.
         names: depth, which begins with 1 -> name of the layer.
+        hidden: whether it is a hidden layer; the points of others are hollow.
 
     Returns:
         the colours of the layers, (N, 4).
     """
     depths = np.array(list(names))
     colors = style.DEPTH((depths - 1) / max(1, depths.max(initial=1) - 1))
-    axes.scatter(xs, ys, s=25, c=colors, zorder=3, clip_on=False)
+    faces = [color if one else "white" for color, one in zip(colors, hidden, strict=True)]
+    axes.scatter(xs, ys, s=25, c=faces, edgecolors=colors, zorder=3, clip_on=False)
     # The size of the axes in points is an estimate: the layout is computed when the figure is drawn.
     size = np.array([5 * 72, 0.8 * 72 * axes.figure.get_size_inches()[1]])
     scale = size / [np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())]
