@@ -6,6 +6,7 @@
         --output criticality_lenet_mnist results/mnist/lenet
 
     python experiments/compare.py networks --title "Model zoo" --output model_zoo results/imagenet/*/*.json
+    python experiments/compare.py published --title "Packages" --output published_networks results/weights
 
 Each folder has one subfolder per seed, as compute_projections.py and reinit_layers.py write them with --seed. The
 figures are <output>_mass and <output>_mean, or <output>_map and <output>_points (.png and .pdf). The table is
@@ -28,8 +29,9 @@ os.environ["MPLBACKEND"] = "agg"  # whatever a notebook sets for what it starts
 from core.text import say
 from experiments import criticality, figures
 from experiments.over_seeds import SIGNIFICANCE
+from experiments.published_networks import NETWORKS
 from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
-from experiments.tables import bias_table, made_by, network_table
+from experiments.tables import bias_table, made_by, network_table, package_table, published_table
 from utils import plots
 from utils.arguments import Number
 from utils.snapshots.files import atomic_write
@@ -54,6 +56,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     criticality.add_argument("folder", type=Path, help="folder of the seeds")
     networks = kinds.add_parser("networks", parents=[common], help="bias of the layers of several networks")
     networks.add_argument("files", type=Path, nargs="+", help="results of compute_projections.py, one per network")
+    published = kinds.add_parser("published", parents=[common], help="bias of the networks in packages on PyPI")
+    published.add_argument("folder", type=Path, help="folder of the results of compute_projections.py")
     args = parser.parse_args(argv)
     if args.kind == "bias":
         args.groups = labelled_folders(parser, args.groups)
@@ -65,7 +69,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     args = parse_arguments(argv)
     try:
-        {"bias": compare_bias, "criticality": compare_criticality, "networks": compare_networks}[args.kind](args)
+        {
+            "bias": compare_bias,
+            "criticality": compare_criticality,
+            "networks": compare_networks,
+            "published": compare_published,
+        }[args.kind](args)
     except (ResultError, OSError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         return 2
@@ -171,6 +180,26 @@ def compare_networks(args: argparse.Namespace) -> None:
         "|mass - 1/2| of those filters, its mean over layers; chance: its expectation where signs are fair coins."
     )
     write_table(args, explanation, [network_table(results)], args.files)
+
+
+def compare_published(args: argparse.Namespace) -> None:
+    files = {stem: args.folder / f"{stem}.json" for stem in NETWORKS}
+    results = {stem: read(path) for stem, path in files.items()}
+    for stem, path in files.items():
+        check_layers(path, results[stem])
+    save(figures.masses_by_depth(results, args.title), args.output, "mass")
+    explanation = (
+        "A layer is biased where an exact binomial test over its filters, those of zeros left out, rejects fair "
+        f"coins at {SIGNIFICANCE}. By chance: how many layers would be, on average, if all signs were fair coins. "
+        "The input layer is the first one. 1x1 convolutions include those of squeeze-and-excitation and of side "
+        "outputs. Fully connected layers and transposed convolutions are left out.\n\n"
+        "Networks with batch normalization folded into all or some filters are apart. Folding multiplies a filter "
+        "by a factor. It keeps the sign of the trained filter only if the factor is positive, which the file no "
+        "longer tells. Fair coins stay fair when some of them are flipped: the test still holds for these signs, "
+        "but they are not those of the trained filters. In the two OCR networks of this group a folded filter is "
+        "also the sum of several trained branches, one of which can be the identity: this alone can change signs."
+    )
+    write_table(args, explanation, [package_table(), published_table(results)], list(files.values()))
 
 
 def save(figure, output: Path, what: str) -> None:

@@ -1,11 +1,13 @@
 """The figures of several runs or networks together, in the style of the programs' figures."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.published_networks import KINDS, NETWORKS, by_kind
 from utils import projections, reinit
 from utils.plots import style
 from utils.plots.projections import quantity
@@ -105,4 +107,35 @@ def masses_of_networks(results: Mapping[str, Mapping[str, Any]], title: str) -> 
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("mass of a layer (share of filters with projection ≤ 0)")
     figure.colorbar(points, label="depth (0: first, 1: last)")
+    return figure
+
+
+@style.apply()
+def masses_by_depth(results: Mapping[str, Mapping[str, Any]], title: str) -> style.Figure:
+    """Draw the mass of each layer of the published networks against its depth: a panel per network.
+
+    Args:
+        results: as in NETWORKS -> results of compute_projections.py.
+        title: names the group of networks.
+    """
+    colors = dict(zip(KINDS, ("black", *GROUP_COLORS), strict=False))
+    columns = min(3, len(results))
+    rows = math.ceil(len(results) / columns)
+    figure = style.new_figure(3.4 * columns, 1.4 + 2 * rows, f"{title}: mass of each layer")
+    for axes, (stem, content) in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, results.items(), strict=False
+    ):
+        network, layers = NETWORKS[stem], layers_of(content)
+        for depth, layer in enumerate(layers.values(), 1):
+            low, high = projections.chance_of_mass(layer["filters"])
+            axes.bar(depth, high - low, 1, low, color=style.CHANCE, linewidth=0)
+        axes.axhline(0.5, color="black", linewidth=0.6)
+        for kind, of_kind in by_kind(layers).items():
+            masses = [layer["mass"] for layer in of_kind.values()]
+            axes.plot([*of_kind], masses, "o-", color=colors[kind], linewidth=1, clip_on=False)
+        axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], xlim=(0.5, len(layers) + 0.5))
+        axes.set_title(network.name + (", batch norm folded" if network.folded else ""))
+        style.label_epochs(axes)
+    figure.supylabel("mass (share of filters)")
+    style.label_below(figure, "depth of the layer (1: first)", {**colors, "chance (95 %)": style.CHANCE})
     return figure

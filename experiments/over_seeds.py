@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from utils import correlation
-from utils.projections import CONFIDENCE
+from utils.projections import CONFIDENCE, chance_of_mass
 
 SIGNIFICANCE = 0.05  #: a layer is biased if its p-value is below this
 
@@ -68,6 +68,14 @@ def is_biased(layer: Mapping[str, Any]) -> bool:
     """Return whether the sign test rejects fair coins for a layer, without the filters of zeros."""
     p_value = layer["p_value_without_zeros"]
     return p_value is not None and p_value < SIGNIFICANCE
+
+
+def biased_by_chance(filters: int) -> float:
+    """Return the probability that `is_biased` finds a layer biased whose signs are fair coins: 0.05 or less."""
+    from scipy.special import bdtr
+
+    least = round(chance_of_mass(filters)[0] * filters)  # non-positive projections that are not yet bias
+    return 2 * float(bdtr(least - 1, filters, 0.5)) if least else 0.0
 
 
 def without_zeros(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.over_seeds import (
+    biased_by_chance,
     expected_bias,
     is_biased,
     mean_bias,
@@ -13,6 +14,7 @@ from experiments.over_seeds import (
     with_spread,
     without_zeros,
 )
+from experiments.published_networks import KINDS, NETWORKS, by_kind
 from experiments.reading import Run
 from utils.results import layers_of
 
@@ -100,6 +102,46 @@ def network_table(results: Results) -> str:
         )
     columns = ["network", "layers", "filters", "zero filters", "biased layers", "mean bias", "chance"]
     return markdown([*columns, "mass of all filters"], "lrrrrrrr", rows)
+
+
+def package_table() -> str:
+    """Return where the published networks come from."""
+    rows = []
+    for network in NETWORKS.values():
+        filters = "batch norm folded" if network.folded else "as trained"
+        rows.append([network.name, network.package.replace("==", " "), network.licence, network.weights, filters])
+    return markdown(["network", "package", "licence", "weights", "filters"], "lllll", rows)
+
+
+def published_table(results: Results) -> str:
+    """Return how many layers of the published networks are biased, for each kind of layer.
+
+    Args:
+        results: as in NETWORKS -> results of compute_projections.py. Those with folded filters are added up apart.
+    """
+    rows = []
+    for folded in (False, True):
+        of_group: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in KINDS}
+        for stem, network in NETWORKS.items():
+            if network.folded == folded:
+                for kind, layers in by_kind(layers_of(results[stem])).items():
+                    rows.append([network.name, kind, *_biased_layers(list(layers.values()))])
+                    of_group[kind] += layers.values()
+        group = f"**all, {'batch norm folded' if folded else 'as trained'}**"
+        rows += [[group, kind, *_biased_layers(layers)] for kind, layers in of_group.items() if layers]
+    columns = ["network", "layers", "number", "filters", "biased, mass > 1/2", "biased, mass < 1/2", "by chance"]
+    return markdown([*columns, "mass of all filters", "mass of each layer"], "llrrrrrrl", rows)
+
+
+def _biased_layers(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the cells of `published_table` for layers of one kind."""
+    biased = [layer["mass"] > 0.5 for layer in layers if is_biased(layer)]
+    chance = sum(biased_by_chance(layer["filters"] - layer["zero_filters"]) for layer in layers)
+    filters, masses = sum(layer["filters"] for layer in layers), [layer["mass"] for layer in layers]
+    mass = sum(layer["filters"] * layer["mass"] for layer in layers) / filters
+    counts = [str(len(layers)), f"{filters:,}", str(sum(biased)), str(len(biased) - sum(biased))]
+    spread = f"{min(masses):.3f} to {max(masses):.3f}" if len(masses) > 1 else f"{masses[0]:.3f}"
+    return [*counts, f"{chance:.1f}", f"{mass:.3f}", spread]
 
 
 def made_by(provenances: Sequence[Mapping[str, Any]]) -> str:

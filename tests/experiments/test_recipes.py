@@ -1,5 +1,6 @@
 """The recipes run from the shell, on small datasets written here and on a small network of the model zoo."""
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from programs import ROOT, write_datasets
 import models
 import train
 from experiments import silent_filters
+from experiments.published_networks import NETWORKS
 
 
 @pytest.fixture
@@ -78,6 +80,19 @@ def test_recipe_of_the_model_zoo_measures_each_network_once(recipe, tmp_path):
     assert before
     recipe("4_model_zoo", **variables)
     assert modification_times() == before
+
+
+def test_recipe_of_published_networks_downloads_nothing_once_they_are_measured(recipe):
+    folder = Path("checkout/experiments/runs/published_networks/results/weights")
+    folder.mkdir(parents=True)
+    statistics = {"mass": 0.75, "mean": 0.1, "filters": 8, "zero_filters": 0, "p_value_without_zeros": 0.25}
+    for stem in NETWORKS:
+        content = {"arch": "weights", "0": {"0": {"name": "conv1", **statistics}}}
+        (folder / f"{stem}.json").write_text(json.dumps(content))
+    (folder / "projections.csv").touch()
+    recipe("4_published_networks", PIP_NO_INDEX=1)
+    table = Path("checkout/experiments/results/published_networks.md").read_text()
+    assert "| VGG-16 of HED | input | 1 | 8 | 0 | 0 | 0.0 | 0.750 | 0.750 |" in table
 
 
 @pytest.mark.parametrize(
