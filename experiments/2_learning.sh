@@ -7,7 +7,8 @@
 # learned too. A second table counts the silent filters, which look biased, and gives the bias of the other filters.
 source "$(dirname "$0")/common.sh"
 
-for dataset in mnist fashion_mnist; do
+settings_of lenet
+for dataset in $folders; do
     groups=(
         "true labels" $dataset/lenet
         "20 % corrupted" $dataset/noise_20/lenet
@@ -15,7 +16,7 @@ for dataset in mnist fashion_mnist; do
         "100 % corrupted" $dataset/noise_100/lenet
         "shuffled pixels" $dataset/pixel_shuffle/lenet
     )
-    for seed in $SEEDS; do
+    for seed in ${SEEDS:-$(seeds_of lenet)}; do
         for noise in 0 0.2 0.6 1 -1; do
             case $noise in
                 0) folder=$dataset/lenet ;;
@@ -24,7 +25,7 @@ for dataset in mnist fashion_mnist; do
                 *) folder=$dataset/noise_${noise#0.}0/lenet ;;
             esac
             [[ $noise == 0 ]] && noisy=() || noisy=(--noise "$noise" --noise-seed "$seed")
-            train --arch lenet --dataset $dataset --seed "$seed" --shuffle --lr 0.02 "${noisy[@]}"
+            train --arch lenet --dataset $dataset --seed "$seed" "${training[@]}" "${noisy[@]}"
             project $folder/"$seed" --dataset $dataset --seed "$seed"
         done
     done

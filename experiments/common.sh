@@ -4,7 +4,8 @@
 #     CUDA=1 experiments/1_bias_emerges.sh ...           on a GPU
 #
 # SEEDS="1 2", EPOCHS=3 and NETWORKS=lenet make a recipe shorter. PYTHON names the interpreter. Runs and results go to
-# experiments/runs. After an interruption, give the same command again: finished parts are skipped.
+# experiments/runs, in a folder for each number of epochs. After an interruption, give the same command again: finished
+# parts are skipped.
 
 set -euo pipefail
 
@@ -21,21 +22,44 @@ elif [[ $# -ne 0 ]]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ "${CUDA:-}" == 0 ]] && CUDA=
-EPOCHS=${EPOCHS:-10}
-SEEDS=${SEEDS:-1 2 3 4 5}
 NETWORKS=${NETWORKS:-lenet resnet18 vgg11}
-
-RUNS=experiments/runs/${EPOCHS}_epochs # the small VGG-11 is trained for half as many
 RESULTS=experiments/results
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python
     [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 
-# train OPTIONS: train a network, with a snapshot after every epoch unless OPTIONS say otherwise.
+# settings_of NETWORK: set how it is trained: `folders`, one for each dataset (cifar10_4: its first four classes),
+# `training`, and `measuring`, the options of the other two programs; EPOCHS and RUNS.
+settings_of() {
+    local on_cifar=(--shuffle --augmentation --lr 0.01) epochs=10
+    folders=cifar10 training=("${on_cifar[@]}" --snapshot-every 5 --snapshot-all-until 3) measuring=()
+    case $1 in
+        lenet) folders="mnist fashion_mnist" training=(--shuffle --lr 0.02 --snapshot-every 1) ;;
+        fcn3)
+            epochs=100 folders="mnist fashion_mnist" measuring=(--with-linear)
+            training=(--shuffle --lr 0.01 --snapshot-every 50 --snapshot-all-until 5)
+            ;;
+        vgg11_quarter | vgg11_eighth)
+            epochs=40 folders="cifar10_2 cifar10_4"
+            training=("${on_cifar[@]}" --snapshot-every 20 --snapshot-all-until 3)
+            ;;
+        vgg11) [[ -n "${CUDA:-}" ]] || epochs=5 folders=cifar10_4 ;; # the small version for a CPU
+        resnet18) ;;
+    esac
+    EPOCHS=${ASKED_EPOCHS:-$epochs} RUNS=experiments/runs/${ASKED_EPOCHS:-$epochs}_epochs
+}
+
+# images_of FOLDER: set `images`, the options that name the dataset and the classes of a folder.
+images_of() {
+    images=(--dataset "${1%_[0-9]*}")
+    [[ $1 != *_[0-9]* ]] || images+=(--subsample-classes "${1##*_}")
+}
+
+# train OPTIONS: train a network for EPOCHS.
 train() {
-    "$PYTHON" train.py --data-path "$DATA" ${CUDA:+--cuda} --epochs "$EPOCHS" --snapshot-every 1 "$@" \
-        --models-path $RUNS/models --tb-logdir $RUNS/tensorboard --resume-from latest
+    "$PYTHON" train.py --data-path "$DATA" ${CUDA:+--cuda} --epochs "$EPOCHS" "$@" \
+        --models-path "$RUNS/models" --tb-logdir "$RUNS/tensorboard" --resume-from latest
 }
 
 # project FOLDER OPTIONS: measure the normalized projections of all snapshots of a run, in FOLDER below $RUNS/models. The
@@ -46,13 +70,14 @@ project() {
     arch=$(basename "$(dirname "$folder")")
     [[ -e $RUNS/results/$folder/${arch}_$EPOCHS.json ]] ||
         "$PYTHON" compute_projections.py "${@:2}" --arch "$arch" ${CUDA:+--cuda} --normalize \
-            --load-from "$RUNS/models/$folder" --results $RUNS/results || {
+            --load-from "$RUNS/models/$folder" --results "$RUNS/results" || {
         rm -f "$RUNS/results/$folder/${arch}_$EPOCHS.json"
         return 1
     }
 }
 
-# reset_layers FOLDER OPTIONS: reset each layer of the final weights to several epochs and to fresh random weights.
+# reset_layers FOLDER OPTIONS: reset each layer of the final weights to several epochs and to fresh random weights, and
+# put it back along the identity line alone.
 reset_layers() {
     local folder=$1 arch epoch inits
     arch=$(basename "$(dirname "$folder")")
@@ -64,55 +89,48 @@ reset_layers() {
             ls "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar" 2> /dev/null || true
         done
     } | sort -u > "$inits"
-    "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand \
+    "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand --identity-line \
         --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$inits" \
-        --results $RUNS/results --plots $RUNS/plots
+        --results "$RUNS/results" --plots "$RUNS/plots"
 }
 
 # for_each_network MEASURE COMPARE: train each network of NETWORKS from every seed, measure each run (MEASURE FOLDER
 # OPTIONS), and compare the runs of a network (COMPARE ARCH FOLDER).
 for_each_network() {
-    local arch dataset seed folder images training asked=$EPOCHS
-    local EPOCHS # of the current network; MEASURE and COMPARE use it
+    local arch folder seed
     for arch in $NETWORKS; do
-        for dataset in $(datasets_of "$arch"); do
-            EPOCHS=$asked folder=$dataset images=(--dataset "$dataset")
-            case $arch in
-                lenet) training=(--shuffle --lr 0.02) ;;
-                # Fewer snapshots, because they are large.
-                *) training=(--shuffle --augmentation --lr 0.01 --snapshot-every 5 --snapshot-all-until 3) ;;
-            esac
-            if [[ $arch == vgg11 && -z "${CUDA:-}" ]]; then # the small version for a CPU
-                EPOCHS=$(((asked + 1) / 2)) folder=cifar10_4 images+=(--subsample-classes 4)
-            fi
-            for seed in $SEEDS; do
+        settings_of "$arch"
+        for folder in $folders; do
+            images_of "$folder"
+            for seed in ${SEEDS:-$(seeds_of "$arch")}; do
                 train --arch "$arch" "${images[@]}" --seed "$seed" "${training[@]}"
-                "$1" "$folder/$arch/$seed" "${images[@]}" --seed "$seed"
+                "$1" "$folder/$arch/$seed" "${images[@]}" --seed "$seed" "${measuring[@]}"
             done
             "$2" "$arch" "$folder"
         done
     done
 }
 
-datasets_of() {
-    if [[ $1 == lenet ]]; then echo mnist fashion_mnist; else echo cifar10; fi
-}
+# seeds_of NETWORK: print the seeds of a network, where SEEDS does not say them. Recipe 3 has others.
+seeds_of() { echo 1 2 3 4 5; }
 
-for seed in $SEEDS; do
+for seed in ${SEEDS-}; do
     [[ "$seed" =~ ^(0|[1-9][0-9]*)$ ]] && continue
     echo "SEEDS: must be whole numbers, not $seed" >&2
     exit 2
 done
-if [[ ! "$EPOCHS" =~ ^[1-9][0-9]*$ ]]; then
-    echo "EPOCHS: must be a whole number, 1 or more, not $EPOCHS" >&2
+ASKED_EPOCHS=${EPOCHS:-}
+if [[ -n "$ASKED_EPOCHS" && ! "$ASKED_EPOCHS" =~ ^[1-9][0-9]*$ ]]; then
+    echo "EPOCHS: must be a whole number, 1 or more, not $ASKED_EPOCHS" >&2
     exit 2
 fi
-if [[ -z "${SEEDS// /}" || -z "${NETWORKS// /}" ]]; then
+if [[ -n "${SEEDS+given}" && -z "${SEEDS// /}" || -z "${NETWORKS// /}" ]]; then
     echo "SEEDS, NETWORKS: must not be empty" >&2
     exit 2
 fi
+KNOWN=${KNOWN:-lenet resnet18 vgg11 vgg11_quarter vgg11_eighth fcn3}
 for network in $NETWORKS; do
-    [[ " lenet resnet18 vgg11 " == *" $network "* ]] && continue
-    echo "NETWORKS: must be of lenet, resnet18 and vgg11, not $network" >&2
+    [[ " $KNOWN " == *" $network "* ]] && continue
+    echo "NETWORKS: must be of ${KNOWN// /, }, not $network" >&2
     exit 2
 done

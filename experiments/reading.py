@@ -112,7 +112,8 @@ def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
         if result["layers"] != first["layers"] or drops.keys() != first["corrected_drop"].keys():
             raise ResultError(f"{first_label} and {label} have different layers, or resets to different epochs")
         if any(None in row for row in drops.values()):
-            raise ResultError(f"{label}: the accuracy lost is not defined for all layers")
+            problem = "it does not guess better than chance, or a reset breaks it"
+            raise ResultError(f"{label}: the accuracy lost is not defined for all layers: {problem}")
 
 
 def seeds_in(folder: Path) -> list[Path]:

@@ -43,8 +43,8 @@ def modification_times() -> dict[str, int]:
 
 @pytest.mark.long
 def test_recipes_write_tables_and_figures_and_skip_finished_parts(recipe, torture):
-    write_datasets(Path("images"))
-    shorter = {"EPOCHS": 1, "SEEDS": "1 2" if torture else "1"}
+    write_datasets(Path("images"), 3000)
+    shorter = {"EPOCHS": 3, "SEEDS": "1 2" if torture else "1"}  # enough to do better than guessing
     both = "lenet resnet18"
     recipe("1_bias_emerges", "--data-path", "images", **shorter, NETWORKS=both if torture else "resnet18")
     recipe("3_critical_layers", "--data-path", "images", **shorter, NETWORKS=both if torture else "lenet")
@@ -53,6 +53,10 @@ def test_recipes_write_tables_and_figures_and_skip_finished_parts(recipe, tortur
         recipe("2_learning", "--data-path", "images", **shorter)
         results |= {"learning_lenet_mnist", "learning_lenet_fashion_mnist"}
         results |= {"bias_lenet_mnist", "criticality_resnet18_cifar10"}
+        recipe("3_critical_layers", "--data-path", "images", **shorter, NETWORKS="fcn3")
+        recipe("5_on_a_gpu", "--data-path", "images", **shorter, NETWORKS="mlp_bn")
+        for name in ("fcn3_mnist", "mlp_bn_cifar10_3_epochs"):
+            assert Path(f"checkout/experiments/results/criticality_{name}.md").exists()
         silent = Path("checkout/experiments/results/silent_lenet_mnist.md").read_text()
         assert "| layer | filters | true labels | 20 % corrupted |" in silent
     for name in results:
