@@ -11,7 +11,6 @@ refused. Old non-zip files and safetensors have no checksums.
 import contextlib
 import hashlib
 import io
-import os
 import pickle
 import pickletools
 import re
@@ -56,10 +55,6 @@ class SnapshotError(UsageError):
 
     def __init__(self, message: str):
         super().__init__(printable(" ".join(message.splitlines())))  # names in a file may hold control characters
-
-
-class _ReplacedError(Exception):
-    """Another file has taken the name of the one that is being read."""
 
 
 class _StandIn:
@@ -107,18 +102,17 @@ def read(path: Path) -> tuple[Any, Callable[[Tensor, str], None] | None]:
     Return the content; and a function `check(tensor, name)` that raises SnapshotError if a tensor of the content
     does not match its checksum. None: the file has no checksums.
     """
-    while True:
-        with contextlib.suppress(_ReplacedError), _open(path) as (file, kind):
-            if kind == "zip":
-                return _read_archive(path, file)
-            if kind == "safetensors":
-                from safetensors import torch as safetensors
+    with _open(path) as (file, kind):
+        if kind == "zip":
+            return _read_archive(path, file)
+        if kind == "safetensors":
+            from safetensors import torch as safetensors
 
-                return safetensors.load_file(path), None
-            for _ in range(OLD_PICKLES):
-                _check_pickle(path, file)
-            file.seek(0)
-            return _load(path, file), None
+            return safetensors.load_file(path), None
+        for _ in range(OLD_PICKLES):
+            _check_pickle(path, file)
+        file.seek(0)
+        return _load(path, file), None
 
 
 def checksum(path: Path) -> str | None:
@@ -169,7 +163,7 @@ def _open(path: Path):
             else:
                 wrong = "neither torch.save nor safetensors wrote it, or its beginning is damaged"
                 raise SnapshotError(f"{path} is no snapshot: {wrong}")
-    except (SnapshotError, MemoryError, _ReplacedError):
+    except (SnapshotError, MemoryError):
         raise
     except OSError as error:
         raise SnapshotError(f"{path}: {error.strerror or error}") from None
@@ -183,12 +177,8 @@ def _open(path: Path):
 
 def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, str], None]]:
     records = _check_records(path, file)
-    try:
-        content = _load(path, path, mmap=True)
-    finally:
-        # PyTorch opens the file by its name, and more than once. A run that goes on may have replaced it.
-        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            raise _ReplacedError
+    # PyTorch opens a file by its name, and more than once: a run that goes on may have replaced the one at `path`.
+    content = _load(path, f"/dev/fd/{file.fileno()}", mmap=True)
     # The memory address of the file's beginning: the first tensor in memory is the first in the file.
     addresses = [tensor.untyped_storage().data_ptr() for _, tensor in tensors_in(content)]
     start = min(filter(None, addresses), default=0) - min(records, default=0)
@@ -264,7 +254,7 @@ def _check_pickle(path: Path, file: BinaryIO) -> None:
                 raise SnapshotError(f"{path} is refused: to read its {name} would run code; {SAVE_WEIGHTS_ALONE}")
 
 
-def _load(path: Path, file: Path | BinaryIO, **options) -> Any:
+def _load(path: Path, file: str | BinaryIO, **options) -> Any:
     stand_ins = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # PyTorch's doubts about the file: our errors say what matters
