@@ -5,21 +5,18 @@ import fcntl
 import os
 import socket
 from pathlib import Path
-from typing import TextIO
 
 from core.errors import UsageError
 
 
-class FolderLock:
+class FolderLock(contextlib.ExitStack):
     """The right to write into a folder, from `hold` to the end of a `with` block.
 
     It is a lock on the file `.lock` in the folder, which names the process and host that hold it. A killed process
     holds no lock; the next run uses the file that it left, and removes its half-written files.
     """
 
-    def __init__(self):
-        self.path: Path | None = None
-        self._file: TextIO | None = None
+    path: Path | None = None
 
     def hold(self, folder: Path) -> list[str]:
         """Lock a folder, which is created if it is missing. A lock on another folder is released first.
@@ -29,7 +26,7 @@ class FolderLock:
         path = folder / ".lock"
         if self.path == path:
             return []
-        self.release()
+        self.close()
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
@@ -46,25 +43,12 @@ class FolderLock:
         if os.fstat(file.fileno()).st_nlink == 0:  # its holder has just removed it: lock the one that others see
             file.close()
             return self.hold(folder)
-        self.path, self._file = path, file
+        self.path = path
+        self.enter_context(file)  # the last to end: closing the file releases the lock
+        self.callback(path.unlink, missing_ok=True)
         file.truncate(0)
         print(f"process {os.getpid()} on host {socket.gethostname()}", file=file, flush=True)
         for kind in ("*.pt", "*.tar", "run.json", "metrics.csv"):
             for half_written in folder.glob(f".{kind}.*.tmp"):
                 half_written.unlink(missing_ok=True)
         return []
-
-    def release(self) -> None:
-        """Remove the file and release the lock, if it is held."""
-        if self.path is None:
-            return
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-        self._file.close()
-        self.path = self._file = None
-
-    def __enter__(self) -> "FolderLock":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.release()
