@@ -14,18 +14,8 @@ from core.text import LOGGER, printable, say
 from utils.process import distributed
 from utils.process.signals import check_signals
 
-_first_and_last = ""  # a warning; see warn_first_and_last
-
-
-class _File(logging.FileHandler):
-    """The log file. If its disk is full, the run goes on."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            super().close()
+_first_and_last: list[str] = []  # see warn_first_and_last
+_handlers: list[logging.Handler] = []  # of the open log: a logger may have other ones, as in a test
 
 
 class _Console(logging.Handler):
@@ -52,47 +42,47 @@ def open_log(folder: Path, name: str) -> tuple[logging.Logger, Path]:
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO if distributed.RANK == 0 else logging.CRITICAL + 1)
     logger.propagate = False
+    logging.raiseExceptions = False  # if the disk of the log file is full, the run goes on
     logger.addFilter(_make_printable)
     if distributed.RANK > 0:
         return logger, folder / name
     path = Path(name) if Path(name).is_absolute() else folder / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}_{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _File(path, mode="a", encoding="utf-8")
+    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(file)
-    logger.addHandler(_Console())
+    for handler in (file, _Console()):
+        logger.addHandler(handler)
+        _handlers.append(handler)
     log_first_and_last()
     return logger, path
 
 
 def warn_first_and_last(line: str) -> None:
-    """Set a warning that is logged when the log is opened, and again when the program has done its work."""
-    global _first_and_last
-    _first_and_last = line
+    """Log a warning when the log is opened, and again when the program has done its work."""
+    _first_and_last.append(line)
 
 
 def log_first_and_last() -> None:
-    """Log that warning, if there is one and a log is open."""
-    logger = logging.getLogger(LOGGER)
-    if _first_and_last and logger.handlers:
-        logger.warning(_first_and_last)
+    """Log these warnings, if a log is open."""
+    for line in _first_and_last if _handlers else ():
+        logging.getLogger(LOGGER).warning(line)
 
 
 def close_log() -> None:
     """Close the log file, if one is open."""
-    warn_first_and_last("")
-    logger = logging.getLogger(LOGGER)
-    for handler in [handler for handler in logger.handlers if isinstance(handler, (_Console, _File))]:
-        logger.removeHandler(handler)
-        handler.close()
+    _first_and_last.clear()
+    while _handlers:
+        handler = _handlers.pop()
+        logging.getLogger(LOGGER).removeHandler(handler)
+        with contextlib.suppress(OSError):  # its disk is full
+            handler.close()
 
 
 def last_words(line: str) -> None:
     """Write why the program stops to standard error, and to the log file if one is open."""
     line = " ".join(line.splitlines())  # one line, even if a file name contains line breaks
-    logger = logging.getLogger(LOGGER)
-    if any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.error(line)
+    if _handlers:
+        logging.getLogger(LOGGER).error(line)
     else:
         say(printable(line), sys.stderr)
 
