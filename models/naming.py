@@ -30,6 +30,8 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
     """
     own = set(own)
     wrappers = WRAPPERS - {part for name in own for part in name.split(".")}
+    kinds = {"weight", "bias", *(name.rpartition(".")[2] for name in own)}
+    stems = {_stem(name) for name in own}
 
     def translate(parts: list[str]) -> str:
         name = ".".join(part for part in parts if part not in wrappers)
@@ -45,25 +47,20 @@ def places(names: Mapping[str, str], own: Collection[str]) -> dict[str, Place]:
     for prefix, translated in sorted(found.items(), key=lambda one: -len(one[1]))[:MAX_PLACES]:
         used, stores = set(translated.values()), {names[given] for given in translated.values()}
         others = [given for given in names if names[given] in stores and given not in used]
-        inside = {
-            translate(given[len(prefix) :].split(".")): given for given in others if given.startswith(prefix)
-        }
-        unknown = {name: given for name, given in inside.items() if _is_of_larger_network(name, own)}
-        not_ours = set(unknown.values())
-        left_out = [given for given in others if given not in not_ours]
+        unknown, left_out = {}, []
+        for given in others:
+            name = translate(given.removeprefix(prefix).split("."))
+            # Counters in the network's modules, and modules of other names, such as auxiliary heads, are left out.
+            if given.startswith(prefix) and name.rpartition(".")[2] in kinds and _stem(name) in stems:
+                unknown[name] = given
+            else:
+                left_out.append(given)
         # PyTorch before 0.4.1 had no num_batches_tracked, and networks do without it.
         missing = [name for name in own - translated.keys() if not name.endswith("num_batches_tracked")]
         made[prefix] = Place(translated, missing, unknown, left_out)
     return made
 
 
-def _is_of_larger_network(name: str, own: set[str]) -> bool:
-    """Return whether a weight that a network does not have is of one that has more: `layer1.2.conv1.weight`.
-
-    Counters in the network's own modules are not, nor modules with other names, such as auxiliary heads.
-    """
-    module, _, kind = name.rpartition(".")
-    if any(other.rpartition(".")[0] == module for other in own):
-        return kind in {"weight", "bias", *(other.rpartition(".")[2] for other in own)}
-    stems = {re.match(r"\D*", other.split(".")[0])[0] for other in own}
-    return re.match(r"\D*", name.split(".")[0])[0] in stems
+def _stem(name: str) -> str:
+    """Return what the names of similar modules have in common: "layer" of `layer1.2.conv1.weight`."""
+    return re.match(r"\D*", name.split(".")[0])[0]
