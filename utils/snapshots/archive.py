@@ -226,20 +226,10 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
 
 
 def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
-    """Return the position of a record's first byte in the file.
-
-    Raise BadZipFile if the checksum beside the record is not the one in the directory at the end of the file: the
-    two are of different files, as after a copy that was interrupted.
-    """
+    """Return the position of a record's first byte in the file."""
     file.seek(record.header_offset)
-    crc, name_length, extra_length = struct.unpack("<14xI8xHH", file.read(30))
-    position = record.header_offset + 30 + name_length + extra_length
-    if record.flag_bits & 8:  # the checksum follows the content
-        file.seek(position + record.compress_size)
-        (crc,) = struct.unpack("<4xI", file.read(8))
-    if crc != record.CRC:
-        raise zipfile.BadZipFile(f"{record.filename} has two different checksums")
-    return position
+    name_length, extra_length = struct.unpack("<26xHH", file.read(30))
+    return record.header_offset + 30 + name_length + extra_length
 
 
 def _check_pickle(path: Path, file: BinaryIO) -> None:
