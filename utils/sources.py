@@ -264,8 +264,6 @@ def read_list(path: Path) -> list[tuple[Path, int | None]]:
     listed: list[tuple[Path, int | None]] = []
     for line in filter(None, map(str.strip, lines)):
         with_epoch = re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
-        if os.path.isfile(input_path(line)):  # its name may end like this
-            with_epoch = None
         name, epoch = (with_epoch[1], int(with_epoch[2])) if with_epoch else (line, None)
         listed.append((input_path(name), epoch))
     if not listed:
