@@ -79,7 +79,8 @@ def main(argv=None) -> int:
         if distributed.from_rank_0(lambda: settings.arch_sha256) != settings.arch_sha256:
             raise UsageError("--arch: the file differs from that of rank 0")
         if run.training:
-            advise_when_interrupted(functools.partial(way_on, settings, run))
+            words = sys.orig_argv if argv is None else ["python", "train.py", *argv]
+            advise_when_interrupted(functools.partial(way_on, settings, run, words))
         own = run.settings.replace(data_path=settings.data_path, workers=settings.workers)
         return execute(dataclasses.replace(run, settings=own), device)
 

@@ -26,18 +26,17 @@ STOPPED = 128 + signal.SIGTERM  #: after an epoch, as SIGUSR1 asks for
 
 _SIGNALS = {KeyboardInterrupt: signal.SIGINT, signals.Terminated: signal.SIGTERM}
 
-_words: list[str] = []  # the command line
-_advice: list[Callable[[list[str]], str]] = []
+_advice: list[Callable[[], str]] = []
 
 
-def advise_when_interrupted(advice: Callable[[list[str]], str]) -> None:
-    """Let the line about a signal that ends the program say how it goes on; `advice` is given the command line."""
+def advise_when_interrupted(advice: Callable[[], str]) -> None:
+    """Let the line about a signal that ends the program say how it goes on."""
     _advice[:] = [advice]
 
 
 def interrupted(reason: str) -> str:
     """Return why a program ends early, and how it goes on."""
-    return "; ".join([reason, *(advice(_words) for advice in _advice)])
+    return "; ".join([reason, *(advice() for advice in _advice)])
 
 
 def _says(pattern: str, kind: type[Exception] = Exception) -> Callable[[Exception], bool]:
@@ -87,7 +86,6 @@ def exit_status(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv=None) -> int:
         name = Path(sys.modules[main.__module__].__file__).name
         os.environ["MPLBACKEND"] = "agg"  # not Jupyter's, which it passes on, and which may not be installed
-        _words[:] = ["python", name, *argv] if argv is not None else sys.orig_argv
         _advice.clear()
         if distributed.RANK > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
