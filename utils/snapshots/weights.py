@@ -56,11 +56,9 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the weights that are not finite as float32, the type that networks compute with."""
-    some = {name: weight for name, weight in weights.items() if weight.numel() and weight.is_floating_point()}
-    # `isfinite` of a whole tensor needs its memory once more. The host waits for the device once.
-    extremes = [extreme.float() for weight in some.values() for extreme in weight.aminmax()]
-    finite = torch.stack(extremes).view(-1, 2).isfinite().all(1).tolist() if some else []
-    return [name for name, is_finite in zip(some, finite, strict=True) if not is_finite]
+    floating = {name: weight for name, weight in weights.items() if weight.numel() and weight.is_floating_point()}
+    # Not `isfinite` of a whole tensor, which needs its memory once more.
+    return [name for name, one in floating.items() if not torch.stack(one.aminmax()).float().isfinite().all()]
 
 
 def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
