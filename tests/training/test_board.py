@@ -9,13 +9,14 @@ from programs import ROOT
 
 def test_removed_folder_is_one_error_and_no_traceback_of_the_writer_thread():
     code = """
+import contextlib
 import shutil
 from pathlib import Path
 from core.errors import RunError
 from utils.training.board import Board
 
 try:
-    with Board(Path("board/run"), 0, {"lr": 0.1}, ["final/test_loss"]) as board:
+    with contextlib.closing(Board(Path("board/run"), 0, {"lr": 0.1}, ["final/test_loss"])) as board:
         shutil.rmtree("board")
         board.add(1, {"loss/train": 0.5})
 except RunError as error:

@@ -66,10 +66,7 @@ class Board:
         except OSError as error:
             raise RunError(f"{self.folder}: {error.strerror or error}") from None
 
-    def __enter__(self) -> "Board":
-        return self
-
-    def __exit__(self, *exception) -> None:
+    def close(self) -> None:
         with contextlib.suppress(OSError):  # a failed writer raises its error again; all data is flushed already
             self._writer.close()
 

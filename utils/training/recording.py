@@ -86,7 +86,7 @@ class Recorder:
             return contextlib.nullcontext()
         watched = ("loss/test", "top5/test") if self.dataset.val is None else ("loss/validation", *FINAL)
         self.board = Board(folder, first_step(run), self.record.config, (*NETWORK, *watched))
-        return self.board
+        return contextlib.closing(self.board)
 
     def begin(self) -> None:
         """Measure the initialization, or the epoch of the snapshot if its process ended before it was measured."""
