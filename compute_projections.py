@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import models
 from core.errors import RunError, UsageError
@@ -96,17 +97,10 @@ def main(argv=None) -> int:
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by folder, in order of training: what, and its results
     for source in progress(found, unit=" snapshots"):
         try:
-            with memory_for(source.name):
-                content = source.read()
-                weights = sources.weights_of(source.layers, content, device)
-                measured = projections.measure(weights, settings.normalize, initial_weights)
-        except ValueError as error:  # only the text is kept: the error would keep the file mapped in memory
-            known = isinstance(error, SnapshotError)
-            damaged.append(str(error) if known else f"{source.name} cannot be measured: {error}")
-            if len(found) == len(damaged) == 1:
-                raise SnapshotError(damaged[0]) from None
+            results, left_out = measure(source, settings, initial_weights, device)
+        except SnapshotError as error:  # only the text is kept: the error would keep the file mapped in memory
+            damaged.append(str(error))
             continue
-        results = as_results(measured, settings, source, content, device)
         for note in source.notes:
             warnings[note.removeprefix(source.name)].append(note)
         if initial is not None:
@@ -123,11 +117,11 @@ def main(argv=None) -> int:
             for part in (*layers_of(before).values(), before["net"]):
                 part.pop("projections")  # figures over epochs do not need those of all snapshots
         series.append((source, results))
-        shapes = [weight.shape for weight in content.get("structure", content["model_state_dict"]).values()]
+    if log is None and len(damaged) == 1:
+        raise SnapshotError(damaged[0])
     if log is None:
-        raise RunError(damaged[0] + (f" (and {len(damaged) - 1} more like this)" if len(damaged) > 1 else ""))
+        raise RunError(f"{damaged[0]} (and {len(damaged) - 1} more like this)")
 
-    left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
     if left_out:
         log.info(f"{left_out} convolutions of 1x1 are left out")
     for folder in runs:
@@ -154,6 +148,25 @@ def check_arguments(settings: Settings) -> None:
     for path in settings.load_from or []:
         if not os.path.exists(path):  # unlike Path.exists, False also for a name that is too long
             raise UsageError(f"--load-from {path}: there is no such file or folder")
+
+
+def measure(
+    source: Source, settings: Settings, initial_weights: dict[str, Tensor] | None, device: torch.device
+) -> tuple[dict[str, Any], int]:
+    """Return the results of a source, and how many 1x1 convolutions they leave out.
+
+    Raise SnapshotError if it is damaged or cannot be measured.
+    """
+    with memory_for(source.name):
+        content = source.read()
+        weights = sources.weights_of(source.layers, content, device)
+        try:
+            measured = projections.measure(weights, settings.normalize, initial_weights)
+        except ValueError as error:
+            raise SnapshotError(f"{source.name} cannot be measured: {error}") from None
+    shapes = [weight.shape for weight in content.get("structure", content["model_state_dict"]).values()]
+    left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
+    return as_results(measured, settings, source, content, device), left_out
 
 
 def as_results(
