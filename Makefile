@@ -1,11 +1,4 @@
-# make demo     from nothing to the paper's picture: train LeNet on the images that are here, measure its snapshots,
-#               reset its layers; on the CPU, or with `make demo CUDA=1` on a GPU
-# make test     the tests; with CUDA=1 those of a GPU too
-# make torture  all tests, with the long versions of the attacks on the programs, and what was attacked how often
-# make bench    what the speed claims rest on, as far as a CPU can measure it in five minutes; with CUDA=1: on a GPU
-# make lint     ruff
-#
-# Each creates .venv where it is missing, and installs what is needed; `make clean` removes it, and what the demo made.
+# `make` lists what there is to make. Each target creates .venv where it is missing, and installs what it needs.
 
 ifeq ($(CUDA),0)
 override CUDA :=
@@ -18,20 +11,38 @@ DEMO := --arch lenet --dataset fashion_mnist_mini --seed 1 $(if $(CUDA),--cuda)
 DEMO_RUN := demo/models/fashion_mnist_mini/lenet/1
 DEMO_FIGURES := demo/plots/fashion_mnist_mini/lenet/1
 
-.PHONY: demo test torture bench lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo docs test torture bench lint clean
+
+help:
+	@echo "make demo      train LeNet on images that are here, measure its filters, reset its layers: a minute"
+	@echo "make docs      write the tables of options, and the output and figures in docs/results.md and files.md"
+	@echo "make test      the tests: five minutes on two cores"
+	@echo "make torture   all tests, with the long versions of the attacks on the programs: a quarter of an hour and more"
+	@echo "make bench     the benchmarks behind docs/speed.md: five minutes, longer on a GPU"
+	@echo "make lint      check the style"
+	@echo "make clean     remove .venv, caches, and what the demo made"
+	@echo
+	@echo "demo, test and bench use a GPU with CUDA=1 behind: make demo CUDA=1"
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py $(DEMO) --shuffle --augmentation --lr 0.02 --epochs 15 --snapshot-every 1 \
-	    --models-path demo/models --tb-logdir demo/tensorboard --resume-from latest
+	    --models-path demo/models --tb-logdir demo/tensorboard --log demo/train.log --resume-from latest
 	$(BIN)/python compute_projections.py $(DEMO) --normalize --load-from $(DEMO_RUN) \
-	    --init-from $(DEMO_RUN)/lenet_init_0.pt --results demo/results --plots demo/plots
+	    --init-from $(DEMO_RUN)/lenet_init_0.pt --results demo/results --plots demo/plots --log demo/projections.log
 	ls $(DEMO_RUN)/lenet_init_0.pt $(DEMO_RUN)/lenet_[0249].tar > demo/inits.txt
 	$(BIN)/python reinit_layers.py $(DEMO) --rand --load-from $(DEMO_RUN)/lenet_15.pt --inits-from demo/inits.txt \
-	    --results demo/results --plots demo/plots
+	    --results demo/results --plots demo/plots --log demo/reinit.log
 	@echo
-	@echo "The bias of each layer emerging from training:    $(DEMO_FIGURES)/mass_lenet.png"
-	@echo "Accuracy lost when a layer is put back:           $(DEMO_FIGURES)/reinit_lenet_15.png"
-	@echo "Are the biased layers the critical ones?          $(DEMO_FIGURES)/criticality_lenet_15.png"
+	@echo "The share of filters that face away from the identity line leaves the grey band of chance in several layers while"
+	@echo "LeNet learns: $(DEMO_FIGURES)/mass_lenet.png"
+	@echo "Each layer, put back to an earlier epoch while the others stay trained, loses this much of the accuracy:"
+	@echo "$(DEMO_FIGURES)/reinit_lenet_15.png"
+	@echo "Whether the biased layers are those that lose most cannot be told from six layers of one network; a point is a"
+	@echo "layer: $(DEMO_FIGURES)/criticality_lenet_15.png"
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/pages.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
@@ -71,7 +82,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

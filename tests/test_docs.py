@@ -11,10 +11,64 @@ import torch
 from programs import ROOT, results, run_main, write_datasets
 
 import compute_projections
+import data
+import models
 import reinit_layers
 import train
 from experiments import compare
 from utils.options import parse as options_of
+
+sys.path.insert(0, str(ROOT / "docs"))
+import pages
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def text_of(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_and_snippets_of_a_page_run_and_print_what_it_shows(path, monkeypatch):
+    page = path.read_text(encoding="utf-8")
+    if "pandas" in page:
+        pytest.importorskip("pandas")
+    if re.search(r"--dataset (mnist|fashion_mnist|cifar10)\b", page):
+        write_datasets(Path("datasets"))
+    monkeypatch.syspath_prepend(Path.cwd())
+    before = set(sys.modules)
+    pages.run(page)
+    for name in set(sys.modules) - before:  # files of the page
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(Path.cwd()):
+            del sys.modules[name]
+
+
+def test_tables_of_options_are_those_of_the_programs():
+    assert pages.with_options(text_of("options.md")) == text_of("options.md"), "run `make docs`"
+
+
+def test_tables_name_every_network_and_dataset():
+    page = text_of("options.md")
+    assert [name for name in [*models.names(), *data.names()] if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.name)
+def test_links_of_a_page_lead_to_files_and_headings(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_pages_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 200
 
 
 @pytest.fixture
