@@ -36,9 +36,8 @@ PROGRAMS = ("train.py", "compute_projections.py", "reinit_layers.py")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"This is `(\S+)`[^\n]*:\n\n\Z")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
-#: Pages whose output and figures `make docs` brings up to date, with the images in the repository.
-UP_TO_DATE = ("results.md", "files.md")
-FIGURES = ("mass_lenet", "profile_lenet_15", "reinit_lenet_15", "criticality_lenet_15")
+#: Figures of docs/results.md that `make docs` draws.
+FIGURES = ("mass_lenet", "reinit_lenet_15", "criticality_lenet_15")
 
 
 def run(page: str) -> str:
@@ -94,10 +93,10 @@ def run_commands(block: str) -> None:
 
 
 def statements(block: str) -> list[str]:
-    """Return the commands of a block. One with a loop or a condition is a single command."""
-    if re.search(r"^(for|if|while) ", block, re.MULTILINE):
-        return [block]
-    return block.replace("\\\n", " ").splitlines()
+    """Return the commands of a block. Those of a loop are repeated, with the values of its variable."""
+    loop = re.compile(r"^for (\w+) in ([^;\n]+); do\n(.*?)^done$", re.MULTILINE | re.DOTALL)
+    block = loop.sub(lambda m: "".join(m[3].replace(f"${m[1]}", value) for value in m[2].split()), block)
+    return [line.strip() for line in block.replace("\\\n", " ").splitlines()]
 
 
 def call(program: str, options: list[str]) -> int:
@@ -129,15 +128,14 @@ def check_options(block: str) -> None:
     """Check the options of every command of the three programs in a block."""
     from utils.options import parse
 
-    for line in statements(block.replace("\\\n", " ").replace("...", "")) if block else []:
-        for command in line.splitlines():
-            found = re.search(r"\b(train|compute_projections|reinit_layers)\.py (.*)", command)
-            if found:
-                text = re.sub(r'"?\$\w+"?', "1", found[2]).split(" &")[0].split("'")[0]
-                try:
-                    parse(found[1], None, shlex.split(text, comments=True))
-                except SystemExit:
-                    raise AssertionError(f"wrong options: {command}") from None
+    for command in block.replace("\\\n", " ").replace(" ... ", " ").splitlines():
+        found = re.search(r"\b(train|compute_projections|reinit_layers)\.py (.*)", command)
+        if found:
+            text = re.sub(r'"?\$\w+"?', "1", found[2]).split(" &")[0].split("'")[0]
+            try:
+                parse(found[1], None, shlex.split(text, comments=True))
+            except SystemExit:
+                raise AssertionError(f"wrong options: {command}") from None
 
 
 def options_table() -> str:
@@ -174,18 +172,16 @@ def with_options(page: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of options, and the output and figures of the pages that need no other dataset."""
+    """Write the tables of options, and the output and figures of docs/results.md."""
     docs = ROOT / "docs"
-    options = docs / "options.md"
+    options, results = docs / "options.md", docs / "results.md"
     options.write_text(with_options(options.read_text(encoding="utf-8")), encoding="utf-8")
-    for name in UP_TO_DATE:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            page = run((docs / name).read_text(encoding="utf-8"))
-            (docs / name).write_text(page, encoding="utf-8")
-            for figure in Path("demo").rglob("*.png"):
-                if figure.stem in FIGURES:
-                    shutil.copy(figure, docs)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        results.write_text(run(results.read_text(encoding="utf-8")), encoding="utf-8")
+        for figure in Path("demo").rglob("*.png"):
+            if figure.stem in FIGURES:
+                shutil.copy(figure, docs)
 
 
 if __name__ == "__main__":

@@ -350,8 +350,8 @@ def test_table_has_a_row_for_each_snapshot_and_layer_whichever_command_measured_
             statistics = [key for key in layer if key not in ("name", "projections")]
             assert [row[key] for key in statistics] == cells(layer[key] for key in statistics)
             assert bool(row["l2_dist"]) == (name == "best, of all")
-    documented = (ROOT / "docs/results.md").read_text()
-    assert [column for column in rows[0] if f"| `{column}`" not in documented] == []
+    documented = (ROOT / "docs/files.md").read_text()
+    assert [column for column in rows[0] if f"`{column}`" not in documented] == []
 
 
 def test_files_that_are_no_results_are_not_in_the_table_and_damaged_ones_are_named(capsys):

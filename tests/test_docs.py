@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import ROOT, results, run_main, write_datasets
+from programs import ROOT, results, run_main, table, write_datasets
 
 import compute_projections
 import data
@@ -28,9 +28,16 @@ def text_of(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_commands_and_snippets_of_a_page_run_and_print_what_it_shows(path, monkeypatch):
-    page = path.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.name, marks=[pytest.mark.long] if path.name == "results.md" else [])
+        for path in PAGES
+        if path.name != "files.md"  # see the next test
+    ],
+)
+def test_commands_and_snippets_of_a_page_run_and_print_what_it_shows(name, monkeypatch):
+    page = text_of(name)
     if "pandas" in page:
         pytest.importorskip("pandas")
     if re.search(r"--dataset (mnist|fashion_mnist|cifar10)\b", page):
@@ -41,6 +48,21 @@ def test_commands_and_snippets_of_a_page_run_and_print_what_it_shows(path, monke
     for name in set(sys.modules) - before:  # files of the page
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(Path.cwd()):
             del sys.modules[name]
+
+
+def test_page_on_files_lists_the_files_of_a_run_and_names_every_key_and_column():
+    page = text_of("files.md")
+    pages.run(page)
+    names = set()
+    for path in Path().glob("*/fashion_mnist_mini_2/**/*.*"):
+        if path.suffix == ".csv":
+            names |= set(table(path)[0])
+        elif path.suffix == ".json":
+            content = results(path)
+            names |= {name for name in content if not name.isdigit()}
+            names |= {name for part in content.get("0", {}).values() for name in part}
+    assert {"config", "top1_train_running", "p_value_without_zeros", "rand_seed", "relative_drop"} <= names
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
 def test_tables_of_options_are_those_of_the_programs():

@@ -214,8 +214,8 @@ def test_table_has_a_row_for_each_reset_and_layer():
             same[column] = "" if value is None else str(value)
         assert row == {"reset_to": row["reset_to"], "layer": row["layer"], **same}
     assert "" in {row["top1_reset"] for row in rows}
-    documented = (ROOT / "docs/results.md").read_text()
-    assert [column for column in rows[0] if f"| `{column}`" not in documented] == []
+    documented = (ROOT / "docs/files.md").read_text()
+    assert [column for column in rows[0] if f"`{column}`" not in documented] == []
 
 
 def test_with_linear_resets_the_fully_connected_layers_too():

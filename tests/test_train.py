@@ -179,7 +179,7 @@ def test_tensorboard_and_table_have_curves_configuration_and_hyperparameters(spl
     rows = table(QUICK_FOLDER / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {name for row in rows for name, cell in row.items() if cell} == {"epoch", "seconds", *names}
-    documented = (ROOT / "docs/results.md").read_text()
+    documented = (ROOT / "docs/files.md").read_text()
     assert [column for column in rows[0] if f"`{column}`" not in documented] == []
     for name, tag in names.items():
         points = [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows if row[name]]
