@@ -65,6 +65,26 @@ def test_page_on_files_lists_the_files_of_a_run_and_names_every_key_and_column()
     assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
+def test_benchmarks_on_the_page_on_speed_have_the_options_shown(monkeypatch):
+    class OptionsAreRight(Exception):
+        """Raised where a benchmark would begin."""
+
+    def prepare_device(args):
+        raise OptionsAreRight
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    common = importlib.import_module("common")
+    monkeypatch.setattr(common, "prepare_device", prepare_device)
+    commands = re.findall(r"\b(choices|folder|projections|reinit|training)\.py([^`]*)`", text_of("speed.md"))
+    assert len(commands) > 20
+    for name, options in commands:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *options.replace("DIR", ".").split()])
+        with pytest.raises(OptionsAreRight):
+            importlib.import_module(name).main()
+    for name in {"common", *dict(commands)}:
+        del sys.modules[name]
+
+
 def test_tables_of_options_are_those_of_the_programs():
     assert pages.with_options(text_of("options.md")) == text_of("options.md"), "run `make docs`"
 

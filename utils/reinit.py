@@ -19,7 +19,7 @@ from utils.process import distributed
 from utils.process.devices import is_out_of_gpu_memory
 from utils.training.metrics import NotFiniteError, count_correct
 
-#: A GPU waits for the host to launch kernels if a batch of images is smaller (benchmarks/NOTES.md).
+#: A GPU waits for the host to launch kernels if a batch of images is smaller (docs/speed.md).
 GPU_BATCH_BYTES = 24 * 2**20
 #: Replacements stay on the device if all of them together fit in this, or in a quarter of a GPU's free memory.
 CPU_RESIDENT_BYTES = 256 * 2**20

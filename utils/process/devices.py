@@ -50,7 +50,7 @@ def take(device: torch.device) -> None:
     """
     if device.type != "cuda":
         # glibc returns freed memory to the system until a larger block has been freed once (mallopt(3),
-        # M_MMAP_THRESHOLD): each training step of LeNet would take 3,000 page faults (benchmarks/NOTES.md).
+        # M_MMAP_THRESHOLD): each training step of LeNet would take 3,000 page faults (docs/speed.md).
         torch.empty(REUSED_BLOCK_BYTES, dtype=torch.uint8)
         return
     try:

@@ -20,7 +20,7 @@ def compile_forward(forward: nn.Module) -> Callable[[Tensor, Tensor], Result]:
     import torch._dynamo.config
     import torch._inductor.config
 
-    # Do not split the network at DDP's gradient buckets: ResNet-18 failed on a GPU (see benchmarks/NOTES.md).
+    # Do not split the network at DDP's gradient buckets: ResNet-18 failed on a GPU (see docs/speed.md).
     torch._dynamo.config.optimize_ddp = False
     torch._inductor.config.fallback_random = True
     # Otherwise the compiler chooses kernels by timing them.

@@ -21,7 +21,7 @@ def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Return an SGD or Adam optimizer of all parameters. Raise UsageError if none of them is trainable."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError("--arch: the network has no parameters to train")
-    # Fused: one pass over the memory, and no temporary copies of gradients (see benchmarks/NOTES.md).
+    # Fused: one pass over the memory, and no temporary copies of gradients (see docs/speed.md).
     options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "adam":
         return torch.optim.Adam(net.parameters(), **options)

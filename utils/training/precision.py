@@ -43,7 +43,7 @@ def make_deterministic(net: nn.Module) -> None:
 
 
 def memory_format(device: torch.device, amp: bool = False, tf32: bool = False) -> torch.memory_format:
-    """Return the fastest memory layout of images and convolutions (see benchmarks/NOTES.md)."""
+    """Return the fastest memory layout of images and convolutions (see docs/speed.md)."""
     return torch.channels_last if device.type == "cpu" or amp or tf32 else torch.contiguous_format
 
 
