@@ -9,7 +9,7 @@ The language of a block in Markdown says what happens to it:
 - `text`: what the block before it has printed. Each line has to be printed, in this order, up to its numbers;
   `...` stands for lines that are left out.
 - `sh`: commands for several GPUs, a cluster or hours: only the options of the programs are checked.
-- `diff`: a change of this repository. The tests apply it.
+- `diff`: a change of the programs, which is made in the folder where the page is run. It has no line numbers.
 
 All blocks of a page are run in one folder, in order.
 """
@@ -52,7 +52,7 @@ def run(page: str) -> str:
         parts.append(page[end : block.start(2)])
         end = block.end(2)
         file = FILE.search(page[: block.start()])
-        if file and language in ("python", "bash"):
+        if file and language == "python":
             Path(file[1]).write_text(content, encoding="utf-8")
         elif language in ("python", "bash"):
             with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
@@ -65,6 +65,8 @@ def run(page: str) -> str:
             content = as_printed(content, printed)
         elif language == "sh":
             check_options(content)
+        elif language == "diff":
+            change(content)
         parts.append(content)
     return "".join([*parts, page[end:]])
 
@@ -122,6 +124,17 @@ def as_printed(shown: str, printed: str) -> str:
 
 def without_numbers(line: str) -> str:
     return " ".join(NUMBER.sub("0", line).split())
+
+
+def change(diff: str) -> None:
+    """Make a change in the working directory. Raise AssertionError if the lines around it are not found once."""
+    for path, hunk in re.findall(r"^\+\+\+ b/(\S+)\n@@\n(.*?)(?=^--- |\Z)", diff, re.MULTILINE | re.DOTALL):
+        lines = hunk.splitlines(keepends=True)
+        before, after = ("".join(line[1:] for line in lines if line[0] in kinds) for kinds in (" -", " +"))
+        text = Path(path).read_text(encoding="utf-8")
+        if text.count(before) != 1:
+            raise AssertionError(f"these lines are {text.count(before)} times in {path}:\n{before}")
+        Path(path).write_text(text.replace(before, after), encoding="utf-8")
 
 
 def check_options(block: str) -> None:

@@ -1,0 +1,54 @@
+"""The network, dataset, statistic, figure and option that docs/extending.md adds work as it says."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import ROOT, results, table
+
+PAGE = ROOT / "docs" / "extending.md"
+#: Runs the page in a copy of the repository, then a command whose dataset is missing; prints the exit status.
+RUN = """
+import io, sys
+sys.path[:0] = [".", "docs"]
+import pages
+pages.run(open(sys.argv[1], encoding="utf-8").read())
+print(pages.call("train.py", ["--arch", "tiny", "--dataset", "shapes", "--data-path", "nowhere", "--seed", "1"]))
+"""
+
+
+@pytest.fixture
+def copy():
+    """The working directory, with a copy of the programs."""
+    # Not what a user who has followed the page has added.
+    added = [*re.findall(r"This is `\w+/(?:\w+/)?(\w+\.py)`", PAGE.read_text(encoding="utf-8")), "__pycache__"]
+    assert added == ["tiny.py", "shapes.py", "medians.py", "__pycache__"]
+    for folder in ("core", "models", "data", "utils", "docs"):
+        shutil.copytree(ROOT / folder, folder, ignore=shutil.ignore_patterns(*added))
+    for program in ROOT.glob("*.py"):
+        shutil.copy(program, program.name)
+
+
+def test_what_the_page_adds_is_trained_on_measured_drawn_and_reset(copy):
+    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as Jupyter sets it for what it starts
+    command = [sys.executable, "-c", RUN, str(PAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **backend})
+    assert done.stdout.splitlines() == ["2"], done.stderr
+    assert done.stderr.startswith("train.py: error: --data-path: nowhere/shapes/train.npz")
+    measured = results("results/shapes/tiny/1/tiny_2.json")
+    names = ["features.3", "features.6"]  # of the three layers those with 32 filters or more
+    assert [layer["name"] for stage in "12" for layer in measured[stage].values()] == names
+    for layer in (*measured["1"].values(), *measured["2"].values(), measured["net"]):
+        assert sorted(layer["projections"])[(layer["filters"] - 1) // 2] == layer["median"]
+    assert measured["provenance"]["arguments"]["least_filters"] == 32
+    assert [row["layer"] for row in table("results/shapes/tiny/1/projections.csv") if row["median"]] == names
+    assert Path("plots/shapes/tiny/1/medians_tiny_2.png").exists()
+    reset = results("results/shapes/tiny/1/reinit_tiny_2.json")
+    assert reset["layers"] == names
+    assert reset["top1_test"] > 60
+    assert json.loads(Path("models/shapes/tiny/1/run.json").read_text())["class_names"][0] == "circle"
