@@ -94,7 +94,7 @@ def test_tables_name_every_network_and_dataset():
     assert [name for name in [*models.names(), *data.names()] if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, *ROOT.glob("*.md")], ids=lambda path: path.name)
 def test_links_of_a_page_lead_to_files_and_headings(path):
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if link.startswith("http"):
@@ -199,3 +199,8 @@ def test_help_names_the_next_command_and_every_command_in_it_is_valid(program, f
         else:
             assert name in (f"{program.__name__}.py", following)
             options_of(name.removesuffix(".py"), None, options)
+
+
+def test_newest_version_in_the_list_of_changes_is_that_of_the_programs():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
