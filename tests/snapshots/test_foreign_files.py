@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import REFERENCE, ROOT, refused, results, run_main, same, weights, write_datasets
+from programs import REFERENCE, refused, results, run_main, same, weights, write_datasets
 from torch import nn
 from torchvision.models import get_model
 
@@ -483,18 +483,3 @@ def test_schedule_that_train_does_not_have_is_refused_with_the_way_out(schedule,
     line = refused(train, capsys, *TRAIN, "--resume-from", foreign_state(SGD, schedule, steps))
     assert "state.pt" in line
     assert "--weights-key model_state_dict" in line
-
-
-def test_commands_of_the_documentation():
-    text = (ROOT / "docs/checkpoints.md").read_text()
-    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
-    commands = re.search(r"```\n(python .*?)```", text, re.DOTALL)[1].splitlines()
-    programs = {
-        "compute_projections.py": compute_projections,
-        "reinit_layers.py": reinit_layers,
-        "train.py": train,
-    }
-    for _, program, *options in map(str.split, commands):
-        assert run_main(programs[program], *options) == 0
-    assert results("results/fashion_mnist_mini/lenet/both.json")["epoch"] == "7"
-    assert Path("models/fashion_mnist_mini/lenet/1/lenet_8.pt").exists()
