@@ -68,6 +68,31 @@ def test_page_on_files_lists_the_files_of_a_run_and_names_every_key_and_column()
     assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("```bash\npython train.py --arch lenett --dataset mnist\n```\n", "exit status 2 of: python train.py"),
+        ("```bash\nls nowhere\n```\n", "exit status 2 of: ls nowhere"),
+        ("```bash\ntrue # exit status 1\n```\n", "exit status 0 of: true"),
+        ("```python\nprint('a 1\\nb 2')\n```\n\n```text\nb 1\na 2\n```\n", "not printed: a 2"),
+        ("```sh\ntorchrun --nproc-per-node 2 \\\n    train.py --learning-rate 1\n```\n", "wrong options"),
+        ("```sh\nsrun python train.py --seed $TASK --rand &\n```\n", "wrong options"),
+        (
+            "This is `a.py`:\n\n```python\nx = 1\n```\n\n```diff\n+++ b/a.py\n@@\n-x = 2\n+x = 3\n```\n",
+            "are 0 times",
+        ),
+    ],
+)
+def test_wrong_page_is_noticed(page, said):
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        pages.run(page)
+
+
+def test_output_that_differs_in_numbers_alone_is_brought_up_to_date():
+    page = "```bash\nfor i in 4 5; do\n  echo at $i, loss 1e-5\ndone\n```\n\n```text\n...\nat 9, loss 3\n```\n"
+    assert pages.run(page) == page.replace("at 9, loss 3", "at 4, loss 1e-5")
+
+
 def test_benchmarks_on_the_page_on_speed_have_the_options_shown(monkeypatch):
     class OptionsAreRight(Exception):
         """Raised where a benchmark would begin."""
