@@ -38,8 +38,8 @@ demo: $(VENV)/.installed
 	@echo "LeNet learns: $(DEMO_FIGURES)/mass_lenet.png"
 	@echo "Each layer, put back to an earlier epoch while the others stay trained, loses this much of the accuracy:"
 	@echo "$(DEMO_FIGURES)/reinit_lenet_15.png"
-	@echo "Whether the biased layers are those that lose most cannot be told from six layers of one network; a point is a"
-	@echo "layer: $(DEMO_FIGURES)/criticality_lenet_15.png"
+	@echo "Whether the biased layers are those that lose most cannot be told from the few layers of one network; a point is"
+	@echo "a layer: $(DEMO_FIGURES)/criticality_lenet_15.png"
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/pages.py
