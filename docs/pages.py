@@ -1,4 +1,4 @@
-"""Run what the pages in docs/ and the README show, and bring the pages up to date: `make docs`.
+"""Run what the pages in docs/ show, and bring them up to date: `make docs`.
 
 The language of a block in Markdown says what happens to it:
 
