@@ -16,7 +16,7 @@ DEMO_FIGURES := demo/plots/fashion_mnist_mini/lenet/1
 
 help:
 	@echo "make demo      train LeNet on images that are here, measure its filters, reset its layers: a minute"
-	@echo "make docs      write the tables in docs/options.md, and the output and figures in docs/results.md"
+	@echo "make docs      write the tables in docs/options.md, and the output and figures of README.md and docs/results.md"
 	@echo "make test      the tests: five minutes on two cores"
 	@echo "make torture   all tests, with the long versions of the attacks on the programs: a quarter of an hour and more"
 	@echo "make bench     the benchmarks behind docs/speed.md: five minutes, longer on a GPU"

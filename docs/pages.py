@@ -1,4 +1,4 @@
-"""Run what the pages in docs/ show, and bring them up to date: `make docs`.
+"""Run what README.md and the pages in docs/ show, and bring them up to date: `make docs`.
 
 The language of a block in Markdown says what happens to it:
 
@@ -36,8 +36,8 @@ PROGRAMS = ("train.py", "compute_projections.py", "reinit_layers.py")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"This is `(\S+)`[^\n]*:\n\n\Z")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
-#: Figures of docs/results.md that `make docs` draws.
-FIGURES = ("mass_lenet", "reinit_lenet_15", "criticality_lenet_15")
+#: Figures of the pages that `make docs` draws.
+FIGURES = ("mass_lenet", "reinit_lenet_15", "criticality_lenet_15", "pandas")
 
 
 def run(page: str) -> str:
@@ -53,6 +53,7 @@ def run(page: str) -> str:
         end = block.end(2)
         file = FILE.search(page[: block.start()])
         if file and language == "python":
+            Path(file[1]).parent.mkdir(exist_ok=True)
             Path(file[1]).write_text(content, encoding="utf-8")
         elif language in ("python", "bash"):
             with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
@@ -185,16 +186,17 @@ def with_options(page: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of options, and the output and figures of docs/results.md."""
+    """Write the tables of options, and the output and figures of README.md and docs/results.md."""
     docs = ROOT / "docs"
-    options, results = docs / "options.md", docs / "results.md"
+    options = docs / "options.md"
     options.write_text(with_options(options.read_text(encoding="utf-8")), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        results.write_text(run(results.read_text(encoding="utf-8")), encoding="utf-8")
-        for figure in Path("demo").rglob("*.png"):
-            if figure.stem in FIGURES:
-                shutil.copy(figure, docs)
+    for page in (ROOT / "README.md", docs / "results.md"):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            page.write_text(run(page.read_text(encoding="utf-8")), encoding="utf-8")
+            for figure in [*Path("demo").rglob("*.png"), Path("pandas.png")]:
+                if figure.stem in FIGURES and figure.exists():
+                    shutil.copy(figure, docs)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ from utils.options import parse as options_of
 sys.path.insert(0, str(ROOT / "docs"))
 import pages
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 LONG = ("results.md", "robustness.md")
 TESTED_APART = ("files.md", "own_networks.md", "extending.md")  #: below, and in test_extending.py
 
 
 def text_of(name: str) -> str:
-    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+    path = README if name == README.name else ROOT / "docs" / name
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -119,10 +121,11 @@ def test_tables_of_options_are_those_of_the_programs():
 
 def test_tables_name_every_network_and_dataset():
     page = text_of("options.md")
-    assert [name for name in [*models.names(), *data.names()] if f"`{name}`" not in page] == []
+    own = {"Net"}  # of the pages that ran before
+    assert [name for name in {*models.names(), *data.names()} - own if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize("path", [*PAGES, *ROOT.glob("*.md")], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted({*PAGES, *ROOT.glob("*.md")}), ids=lambda path: path.name)
 def test_links_of_a_page_lead_to_files_and_headings(path):
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if link.startswith("http"):
@@ -138,7 +141,7 @@ def test_links_of_a_page_lead_to_files_and_headings(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_pages_are_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 200
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= (250 if path == README else 200)
 
 
 def test_page_on_own_networks_shows_the_right_numbers(monkeypatch):

@@ -1,4 +1,4 @@
-"""The network, dataset, statistic, figure and option that docs/extending.md adds work as it says."""
+"""What docs/extending.md and README.md add works as they say: networks, datasets, a statistic, a figure ..."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from programs import ROOT, results, table
 
 PAGE = ROOT / "docs" / "extending.md"
@@ -52,3 +53,20 @@ def test_what_the_page_adds_is_trained_on_measured_drawn_and_reset(copy):
     assert reset["layers"] == names
     assert reset["top1_test"] > 60
     assert json.loads(Path("models/shapes/tiny/1/run.json").read_text())["class_names"][0] == "circle"
+
+
+def test_what_the_readme_adds_is_trained_on(copy):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"This is `((?:models|data)/\w+\.py)`:\n\n```python\n(.*?)^```$", page, re.M | re.S))
+    assert list(files) == ["models/small.py", "data/pets.py"]
+    for path, content in files.items():
+        Path(path).write_text(content)
+    Path("pets").mkdir()
+    labels = torch.arange(64) % 2
+    images = (200 * labels[:, None, None, None] + torch.randint(50, (64, 1, 32, 32))).byte()
+    for part in ("train", "test"):
+        torch.save((images, labels), f"pets/{part}.pt")
+    options = "--arch small --dataset pets --data-path pets --epochs 1 --lr 0.1 --batch-size 8 --seed 1".split()
+    done = subprocess.run([sys.executable, "train.py", *options], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "small (4,866 parameters) on pets: 2 classes, 64 training, 64 test images" in done.stdout
