@@ -136,7 +136,7 @@ def compare_criticality(args: argparse.Namespace) -> None:
         *(criticality.correlation_table(results), criticality.power_of(results)),
         *(criticality.claim_table(results), criticality.seed_table(results)),
     ]
-    write_table(args, explanation, tables, files)
+    write_table(args, explanation, list(filter(None, tables)), files)
 
 
 def result_of_resets(folder: Path, epoch: int) -> Path:

@@ -101,6 +101,8 @@ def correlation_table(results: Results) -> str:
     """Return the rank correlations of bias and of its rivals with the accuracy lost, over seeds."""
     runs, rows = list(results.values()), []
     hidden, start = runs[0]["hidden_layers"], start_of(results)
+    if len(hidden) < 3:
+        return f"A rank correlation takes three hidden layers: there are {len(hidden)}."
     drops = [drops_of(run, hidden, start) for run in runs]
     for name, words in WORDS.items():
         found = over_seeds(results, name)
@@ -204,7 +206,9 @@ def detectable(seeds: int, layers: int) -> float | None:
 def power_of(results: Results) -> str:
     """Say how large a correlation the number of seeds and hidden layers would show."""
     seeds, layers = len(results), len(next(iter(results.values()))["hidden_layers"])
-    least = detectable(seeds, layers) if seeds > 1 and layers > 2 else None
+    if layers < 3:
+        return ""
+    least = detectable(seeds, layers) if seeds > 1 else None
     what = f"{seeds} seeds of {layers} hidden layers"
     if least is None:
         return f"{what} would not show even a correlation of 0.95 in 80 % of cases."
@@ -279,5 +283,6 @@ def interventions(results: Results) -> list[str]:
 def percent(values: Sequence[float]) -> str:
     """Return the mean of one value a seed, in percent, with its interval."""
     interval = mean_interval(values)
-    between = f" (95 % interval {interval.low:.1f} to {interval.high:.1f})" if interval else ""
-    return f"{statistics.fmean(values):.1f} %{between}"
+    numbers = [statistics.fmean(values), *(interval or ())]
+    mean, *ends = (f"{round(number, 1) + 0.0:.1f}" for number in numbers)  # + 0.0: not -0.0
+    return f"{mean} %" + (f" (95 % interval {' to '.join(ends)})" if ends else "")
