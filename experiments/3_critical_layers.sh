@@ -25,7 +25,7 @@ seeds_of() {
 
 compare() {
     "$PYTHON" experiments/compare.py criticality --title "$1 on $2" --epoch "$EPOCHS" \
-        --output "$RESULTS/criticality_$1_$2" "$RUNS/results/$2/$1"
+        --output "$RESULTS/criticality_$1_$2" "$RUNS/resets/$2/$1"
 }
 
 for_each_network reset_layers compare

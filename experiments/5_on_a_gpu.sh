@@ -26,7 +26,7 @@ seeds_of() { seq 11 15; }
 
 compare() {
     "$PYTHON" experiments/compare.py criticality --title "$1 on $2" --epoch "$EPOCHS" \
-        --output "$RESULTS/criticality_$1_$2_${EPOCHS}_epochs" "$RUNS/results/$2/$1"
+        --output "$RESULTS/criticality_$1_$2_${EPOCHS}_epochs" "$RUNS/resets/$2/$1"
 }
 
 for_each_network reset_layers compare

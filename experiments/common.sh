@@ -82,7 +82,7 @@ reset_layers() {
     local folder=$1 arch epoch inits
     arch=$(basename "$(dirname "$folder")")
     inits=$RUNS/models/$folder/inits.txt
-    compgen -G "$RUNS/results/$folder/reinit_${arch}_$EPOCHS.*json" > /dev/null && return
+    compgen -G "$RUNS/resets/$folder/reinit_${arch}_$EPOCHS.*json" > /dev/null && return
     {
         echo "$RUNS/models/$folder/${arch}_init_0.pt"
         for epoch in 1 2 3 5 $((EPOCHS / 2)) "$EPOCHS"; do
@@ -91,7 +91,7 @@ reset_layers() {
     } | sort -u > "$inits"
     "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand --identity-line \
         --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$inits" \
-        --results "$RUNS/results" --plots "$RUNS/plots"
+        --results "$RUNS/resets" --plots "$RUNS/plots"
 }
 
 # for_each_network MEASURE COMPARE: train each network of NETWORKS from every seed, measure each run (MEASURE FOLDER
