@@ -151,6 +151,9 @@ ROWS = [
     Row("train", "--seed '\n-1'", "--seed"),
     Row("train", "'--no\nsuch'", "--no"),
     Row("compute", "--arch 'le\nnet'", "--arch"),
+    # Misspelled
+    Row("train", "--epoch 3", "did you mean --epochs"),
+    Row("train", "--resume-from lates", "--resume-from lates: there is no such file, and it is not 'latest'"),
     # Contradictions
     Row("train", "--upscale --upscale-padding", "--upscale"),
     Row("train", "--stratified", "--stratified"),

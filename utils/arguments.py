@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import models
+from core.text import did_you_mean
 from utils.process import distributed
 from utils.process.ending import WRONG_USE
 from utils.process.logging import last_words
@@ -160,6 +162,9 @@ class Parser(argparse.ArgumentParser):
         return Settings(self.program, values, frozenset(given))
 
     def error(self, message: str):
+        unknown = re.search(r"unrecognized arguments: (-\S+)", message)
+        if unknown:
+            message += did_you_mean(unknown[1], self._option_string_actions)
         if distributed.LOCAL_RANK == 0:
             last_words(f"{self.prog}: error: {message}")
         self.exit(WRONG_USE)
