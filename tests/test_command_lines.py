@@ -153,7 +153,7 @@ ROWS = [
     Row("compute", "--arch 'le\nnet'", "--arch"),
     # Misspelled
     Row("train", "--epoch 3", "did you mean --epochs"),
-    Row("train", "--resume-from lates", "--resume-from lates: there is no such file, and it is not 'latest'"),
+    Row("train", "--resume-from lates", "--resume-from lates: there is no such file (or 'latest')"),
     # Contradictions
     Row("train", "--upscale --upscale-padding", "--upscale"),
     Row("train", "--stratified", "--stratified"),

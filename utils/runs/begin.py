@@ -76,7 +76,7 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
         snapshot, unstarted = _find_latest(settings, training, warnings)
     elif settings.resume_from is not None:
         if not Path(settings.resume_from).exists():
-            raise UsageError(f"--resume-from {settings.resume_from}: there is no such file, and it is not 'latest'")
+            raise UsageError(f"--resume-from {settings.resume_from}: there is no such file (or 'latest')")
         snapshot = read_snapshot(Path(settings.resume_from), settings)
     run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, unstarted)
     warnings += [*run.warnings, *check_arguments(run)]
