@@ -23,9 +23,12 @@ seeds_of() {
     esac
 }
 
+overview=()
 compare() {
+    overview+=("$1 on $2" "$RUNS/resets/$2/$1")
     "$PYTHON" experiments/compare.py criticality --title "$1 on $2" --epoch "$EPOCHS" \
         --output "$RESULTS/criticality_$1_$2" "$RUNS/resets/$2/$1"
 }
 
 for_each_network reset_layers compare
+"$PYTHON" experiments/compare.py overview --title "Critical layers" --output "$RESULTS/criticality_overview" "${overview[@]}"

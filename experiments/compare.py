@@ -48,18 +48,19 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     of_runs = argparse.ArgumentParser(add_help=False, parents=[common])
     of_runs.add_argument("--epoch", type=Number(int, 1), required=True, metavar="N", help="epochs trained")
     bias = kinds.add_parser("bias", parents=[of_runs], help="mass and mean over epochs, for groups of runs")
-    bias.add_argument(
-        "groups", nargs="+", metavar="LABEL FOLDER", help="label of each group and the folder of its seeds"
-    )
+    groups = {"nargs": "+", "metavar": "LABEL FOLDER", "help": "label of each group and the folder of its seeds"}
+    bias.add_argument("groups", **groups)
     bias.add_argument("--note", metavar="TEXT", help="further text above the table")
     criticality = kinds.add_parser("criticality", parents=[of_runs], help="bias and the accuracy lost, over seeds")
     criticality.add_argument("folder", type=Path, help="folder of the seeds")
+    overview = kinds.add_parser("overview", parents=[common], help="criticality, a row for each group of runs")
+    overview.add_argument("groups", **groups)
     networks = kinds.add_parser("networks", parents=[common], help="bias of the layers of several networks")
     networks.add_argument("files", type=Path, nargs="+", help="results of compute_projections.py, one per network")
     published = kinds.add_parser("published", parents=[common], help="bias of the networks in packages on PyPI")
     published.add_argument("folder", type=Path, help="folder of the results of compute_projections.py")
     args = parser.parse_args(argv)
-    if args.kind == "bias":
+    if "groups" in args:
         args.groups = labelled_folders(parser, args.groups)
     if not args.output.name:
         parser.error("--output: give the files a name")
@@ -72,6 +73,7 @@ def main(argv=None) -> int:
         {
             "bias": compare_bias,
             "criticality": compare_criticality,
+            "overview": compare_settings,
             "networks": compare_networks,
             "published": compare_published,
         }[args.kind](args)
@@ -139,8 +141,32 @@ def compare_criticality(args: argparse.Namespace) -> None:
     write_table(args, explanation, list(filter(None, tables)), files)
 
 
-def result_of_resets(folder: Path, epoch: int) -> Path:
-    """Return the result of reinit_layers.py for the network after so many epochs, in the folder of a seed."""
+def compare_settings(args: argparse.Namespace) -> None:
+    settings, files = {}, []
+    for label, folder in args.groups.items():
+        of_group = [result_of_resets(seed) for seed in seeds_in(folder)]
+        settings[label] = {f"{label}, seed {path.parent.name}": read(path) for path in of_group}
+        check_resets(settings[label])
+        files += of_group
+    explanation = (
+        "Correlations are means over seeds with Student's 95 % interval. Fair coins: the same, if the signs of "
+        "all filters were fair coins. Seen in 80 %: the least correlation that so many seeds and layers show in "
+        "80 % of cases. A layer is biased where an exact binomial test rejects fair coins. Accuracy lost is that "
+        "beyond guessing. The table of each setting explains the columns."
+    )
+    write_table(args, explanation, criticality.overview_tables(settings), files)
+
+
+def result_of_resets(folder: Path, epoch: int | None = None) -> Path:
+    """Return the result of reinit_layers.py for the network after so many epochs, in the folder of a seed.
+
+    epoch: None for the only result that is there.
+    """
+    if epoch is None:
+        found = list(folder.glob("reinit_*.json"))
+        if len(found) == 1:
+            return found[0]
+        raise ResultError(f"{folder} has {len(found)} results of resetting layers: there must be one")
     # `<arch>_3.tar` is the state after four epochs, `<arch>_3.pt` the final weights after three. If both exist,
     # the result of the final weights is `<arch>_3.pt.json`, which comes first in reverse order.
     for path in sorted(folder.glob("reinit_*.json"), reverse=True):
@@ -218,6 +244,7 @@ def write_table(args: argparse.Namespace, explanation: str, tables: list[str], f
         made.insert(0, f"Trained: {made_by(trained)}")
     text = "\n\n".join([f"# {args.title}", explanation, *tables, *made])
     path = args.output.with_name(f"{args.output.name}.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
     say("\n\n".join([*tables, f"table: {path}"]), sys.stdout)

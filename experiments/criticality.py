@@ -286,3 +286,55 @@ def percent(values: Sequence[float]) -> str:
     numbers = [statistics.fmean(values), *(interval or ())]
     mean, *ends = (f"{round(number, 1) + 0.0:.1f}" for number in numbers)  # + 0.0: not -0.0
     return f"{mean} %" + (f" (95 % interval {' to '.join(ends)})" if ends else "")
+
+
+# All settings beside one another
+
+
+def overview_tables(settings: Mapping[str, Results]) -> list[str]:
+    """Return the three tables of several settings, a row each: correlations, the one-way claim, interventions.
+
+    settings: what was trained on what -> the results of its runs.
+    """
+    correlated, claimed, moved = [], [], []
+    for label, results in settings.items():
+        runs, start = list(results.values()), start_of(results)
+        hidden = runs[0]["hidden_layers"]
+        if len(hidden) > 2:
+            cells = [
+                "mass spearman",
+                "mass given_depth",
+                "mass given_l2_dist",
+                "depth spearman",
+                "l2_dist spearman",
+            ]
+            found = [str(over_seeds(results, *cell.split())) for cell in cells]
+            coins = "{low:+.2f} to {high:+.2f}".format(**fair_coins(results, "mass"))
+            least = detectable(len(runs), len(hidden))
+            correlated.append([label, str(len(runs)), str(len(hidden)), found[0], coins, *found[1:]])
+            correlated[-1].append("" if least is None else f"{least:.2f}")
+        row = [label]
+        for threshold in THRESHOLDS:
+            counts = count(results, threshold)
+            (both, biased), (critical, neither) = counts.table()
+            row += [f"{both} of {both + biased}", f"{critical} of {critical + neither}"]
+            row += [f"{counts.p_of_fisher():.2g}", f"{counts.p_of_shuffled_seeds():.2g}"]
+        claimed.append(row)
+        rows = [start, *(one for one in reinit.DIRECTIONS if one in runs[0]["corrected_drop"])]
+        lost = {one: [100 * statistics.fmean(drops_of(run, hidden, one)) for run in runs] for one in rows}
+        moved.append([label, *(percent(values) for values in lost.values())])
+    columns = ["", "seeds", "hidden layers", "mass", "fair coins, 95 %", "mass given depth", "mass given distance"]
+    columns += ["depth", "distance moved", "seen in 80 %"]
+    tables = ["Rank correlation with the accuracy lost, over the hidden layers:"]
+    tables.append(markdown(columns, "l" + "r" * 9, correlated))
+    columns = [""]
+    for threshold in THRESHOLDS:
+        more = f"lose more than {threshold:.0%}".replace("%", " %")
+        columns += [f"of the biased {more}", "of the others", "p, Fisher", "p, seeds shuffled"]
+    tables += ["Hidden layers:", markdown(columns, "l" + "r" * 8, claimed)]
+    columns = ["", "reset", *(row.replace("_", " ") for row in reinit.DIRECTIONS)][: len(moved[0])]
+    tables += [
+        "Accuracy lost, mean over the hidden layers:",
+        markdown(columns, "l" + "r" * (len(columns) - 1), moved),
+    ]
+    return tables

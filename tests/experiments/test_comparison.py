@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,24 @@ def test_criticality_is_compared_over_seeds():
     assert row(found, "more than 50 %")[1:3] == ["1 of 2", "0 of 7"]
     assert row(found, "more than 10 %")[1:3] == ["2 of 2", "4 of 7"]
     assert found.index("seed 2") < found.index("seed 10")
+
+
+def test_settings_are_rows_of_the_overview(capsys):
+    for folder in ("first", "second"):
+        write_resets(f"{folder}/1", [0.5, 0.9, 0.75, 0.5], [0.9, 0.6, 0.5, 0.0])
+        write_resets(f"{folder}/2", [0.5, 0.5, 0.75, 1.0], [0.2, 0.3, 0.4, 0.3])
+    write_resets("two hidden/1", [0.5, 0.9, 0.75], [0.9, 0.6, 0.2])
+    groups = ("LeNet", "first", "again", "second", "small", "two hidden")
+    correlated, claimed, moved = re.split(r"\n\n[A-Z][^|]*:\n\n", table("overview", *groups))[1:]
+    assert row(correlated, "LeNet")[1:5] == row(correlated, "again")[1:5]
+    assert row(correlated, "LeNet")[1:4] == ["2", "3", "+0.50 (-1.00 to +1.00)"]
+    assert "| small |" not in correlated
+    assert row(claimed, "LeNet")[1:3] == ["1 of 2", "0 of 4"]
+    assert row(moved, "small") == ["small", "40.0 %"]
+    write_resets("first/3", [0.5], [0.1])
+    shutil.copy("first/3/reinit_lenet_2.json", "first/3/reinit_lenet_1.json")
+    assert run_main(compare, "overview", "--title", "LeNet", "--output", "out/again", *groups) == 2
+    assert "first/3 has 2 results" in capsys.readouterr().err
 
 
 def test_networks_are_compared():
