@@ -7,6 +7,7 @@ import programs
 import pytest
 import torch
 from programs import results, run_main
+from torch.nn.utils import prune
 
 import compute_projections
 import reinit_layers
@@ -105,6 +106,23 @@ def test_what_cannot_be_measured_without_a_network_is_refused(options, named, ca
     for program, more in ((train, ()), (reinit_layers, ("--load-from", "vectors.pt", "--rand"))):
         line = programs.refused(program, capsys, "--arch", "weights", "--dataset", "mnist", *more)
         assert "only compute_projections.py" in line
+
+
+def test_weights_that_others_are_computed_from_are_refused(capsys):
+    kinds = {
+        "pruned.pt": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        "normed.pt": torch.nn.utils.parametrizations.weight_norm,
+    }
+    for name, change in kinds.items():
+        torch.save(torch.nn.Sequential(change(torch.nn.Conv2d(3, 4, 3))).state_dict(), name)
+        assert "is pruned or parametrized" in refused(capsys, "--arch", "weights", "--load-from", name)
+
+
+def test_files_of_a_folder_without_layers_are_named_at_the_end(weights, capsys):
+    torch.save({"norm.weight": torch.ones(3)}, "vectors.pt")
+    assert run("--arch", "weights", "--load-from", ".") == 1
+    assert "vectors.pt has no convolutions" in capsys.readouterr().err.splitlines()[-1]
+    assert results("results/weights/some.json")["arch"] == "weights"
 
 
 def test_known_network_measured_as_weights_has_the_same_numbers(capsys):

@@ -114,7 +114,8 @@ class Option:
             more["choices"] = self.kind
         else:
             whole = isinstance(self.kind, Number) and self.kind.kind is int
-            names_of_kinds = {folder: "DIR", input_path: "PATH", path_text: "PATH", str: None, SEED: "SEED"}
+            names_of_kinds = {folder: "DIR", input_path: "PATH", path_text: "PATH", SEED: "SEED"}
+            names_of_kinds[str] = self.name.rpartition("_")[2].upper()
             more.update(type=self.kind, metavar=names_of_kinds.get(self.kind, "N" if whole else "VALUE"))
         default = self.default[program] if isinstance(self.default, dict) else self.default
         message = self.help if default is None else f"{self.help} (default: {default})"
@@ -155,7 +156,7 @@ OPTIONS: dict[str, list[Option]] = {
                role=NETWORK, modes=IMAGES),
         Option("mean", "mean of pixel values in [0, 1], a number a channel, for another program's network",
                Number(float, 0, 1), None, (REINIT,), several=True),
-        Option("std", "their standard deviation, likewise (default: --mean and --std of the dataset)",
+        Option("std", "standard deviation, a number a channel (default of both: those of the dataset)",
                Number(float, most=LARGEST, above=0), None, (REINIT,), several=True),
         Option("noise", "share of wrong labels, in [0, 1]; -1: shuffle pixels instead", Number(float, -1, 1), 0.0,
                role=IDENTITY, modes=("train", "initialize", "evaluate_train")),
@@ -177,8 +178,8 @@ OPTIONS: dict[str, list[Option]] = {
     ],
     "weights": [
         Option("pretrained", "ImageNet weights from the model zoo", programs=(TRAIN, COMPUTE), role=NETWORK),
-        Option("load_from", "trained networks: files of weights, or folders, of which the snapshots of ARCH are "
-               "taken, else all files of weights", input_path, None, (COMPUTE,), several=True),
+        Option("load_from", "trained networks: files, or folders (their <arch>_*.tar and .pt, or where there are "
+               "none every file of weights)", input_path, None, (COMPUTE,), several=True),
         Option("load_from", "snapshot of the trained network (required)", input_path, None, (REINIT,)),
         Option("init_from", "snapshot of the initialization, to measure each layer's distance from", input_path,
                None, (COMPUTE,)),
@@ -247,7 +248,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option("snapshot_all_until", "also keep snapshots of all epochs before the Nth", COUNT, 0, modes=TRAINING),
         Option("tb_logdir", "folder for TensorBoard", folder, "./tensorboard", role=OUTPUT, modes=TRAINING),
         Option("results", "folder of the results", folder, "./results", MEASURING, OUTPUT),
-        Option("plots", "folder of the figures; compute_projections.py draws none without it", folder,
+        Option("plots", "folder of the figures (compute_projections.py draws them only with --plots)", folder,
                {COMPUTE: None, REINIT: "./plots"}, MEASURING, OUTPUT),
         Option("log", "name of the log file, below ./log; with a slash: its path", log_file, LOG_NAMES, ALL,
                OUTPUT),

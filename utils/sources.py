@@ -28,6 +28,7 @@ from utils.snapshots.names import SUFFIXES, number_in_name
 from utils.snapshots.weights import check_finite, describe_difference
 
 RAND = "rand"  #: the row of the new random initialization
+COMPUTED = "is pruned or parametrized: make it permanent (prune.remove, parametrize.remove_parametrizations)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +57,18 @@ def layers_of(net: nn.Module, settings: Settings) -> list[models.Layer]:
         raise UsageError(f"--arch {settings.arch} has no convolutional layers: add --with-linear")
     for layer in layers:
         if not all(isinstance(one, nn.Parameter | None) for one in (layer.module.weight, layer.module.bias)):
-            advice = "first make its weights permanent (prune.remove, parametrize.remove_parametrizations)"
-            raise UsageError(f"{layer.name} is pruned or parametrized: {advice}")
+            raise UsageError(f"{layer.name} {COMPUTED}")
     return layers
 
 
 def layers_in(snapshot: Snapshot, layers: list[models.Layer], settings: Settings) -> list[models.Layer]:
     """Return the layers of a network, or if there is none (--arch weights) those of a snapshot."""
-    found = layers or models.layers_of_weights(snapshot.content["structure"], settings.with_linear)
+    if layers:
+        return layers
+    for name in snapshot.content["structure"]:
+        if re.search(r"(^|\.)(parametrizations\.|weight_(orig|mask|[gv])$)", name):
+            raise UsageError(f"{snapshot.path}: {name} {COMPUTED}")
+    found = models.layers_of_weights(snapshot.content["structure"], settings.with_linear)
     if not found:
         raise UsageError(f"{snapshot.path} has no convolutions larger than 1x1 (for other layers: --with-linear)")
     return found
@@ -117,6 +122,7 @@ def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list
     for path in given.values():
         try:
             snapshot = read_of_this_network(path, settings, lambda name: False, epoch=settings.epoch)
+            measured = layers_in(snapshot, layers, settings)
         except UsageError as error:
             # A file of a folder whose name says nothing may be of another network.
             may_be_other = path not in settings.load_from and number_in_name(path, settings.arch) is None
@@ -130,7 +136,6 @@ def find_snapshots(settings: Settings, layers: list[models.Layer]) -> tuple[list
         result = folder / f"{result_stem(path, tars)}.json"
         if result in found:
             raise UsageError(f"--load-from: {found[result].name} and {path} would both write {result}")
-        measured = layers_in(snapshot, layers, settings)
         found[result] = Source(
             name=str(path),
             epoch=snapshot.epochs_trained,
