@@ -23,7 +23,7 @@ help:
 	@echo "make lint      check the style"
 	@echo "make clean     remove .venv, caches, and what the demo made"
 	@echo
-	@echo "demo, test and bench use a GPU with CUDA=1 behind: make demo CUDA=1"
+	@echo "demo, test and bench use a GPU with CUDA=1 in front: CUDA=1 make demo"
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py $(DEMO) --shuffle --augmentation --lr 0.02 --epochs 15 --snapshot-every 1 \
