@@ -95,7 +95,7 @@ def test_output_that_differs_in_numbers_alone_is_brought_up_to_date():
     assert pages.run(page) == page.replace("at 9, loss 3", "at 4, loss 1e-5")
 
 
-def test_benchmarks_on_the_page_on_speed_have_the_options_shown(monkeypatch):
+def test_benchmarks_on_the_pages_on_speed_have_the_options_shown(monkeypatch):
     class OptionsAreRight(Exception):
         """Raised where a benchmark would begin."""
 
@@ -105,7 +105,8 @@ def test_benchmarks_on_the_page_on_speed_have_the_options_shown(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     common = importlib.import_module("common")
     monkeypatch.setattr(common, "prepare_device", prepare_device)
-    commands = re.findall(r"\b(choices|folder|projections|reinit|training)\.py([^`]*)`", text_of("speed.md"))
+    text = text_of("speed.md") + text_of("speed_decisions.md")
+    commands = re.findall(r"\b(choices|folder|projections|reinit|training)\.py([^`]*)`", text)
     assert len(commands) > 20
     for name, options in commands:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *options.replace("DIR", ".").split()])
