@@ -12,11 +12,12 @@ weights, training states after the epochs asked for, the final weights,
 run.json, which says what the run is, and metrics.csv, with a row an epoch.
 
 A run that is interrupted continues, with the same final weights, when the
-same command is given again with --resume-from latest. Give it from the start.
-SIGUSR1 ends a run after the current epoch, with a snapshot:
+same command is given again with --resume-from latest. Give it from the start:
 
     python train.py --arch lenet --dataset mnist --shuffle --seed 1 \\
         --snapshot-every 1 --resume-from latest
+
+SIGUSR1 ends a run after the current epoch, with a snapshot.
 
 Then measure its snapshots:
 

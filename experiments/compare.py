@@ -127,11 +127,12 @@ def compare_criticality(args: argparse.Namespace) -> None:
         "±: standard deviation (n - 1) over seeds.\n\n"
         "Rank correlation: Spearman's, over the hidden layers of a network; its mean over seeds with Student's "
         "interval, cut off at -1 and 1. Fair coins: the mean over seeds, if the signs of all filters were fair "
-        "coins. p, layers shuffled: if the layers, in one order for all seeds, had any other place. Given depth, "
-        "given distance moved: the partial rank correlation, where it is defined. The claim that goes one way is "
-        "that a layer can be reset without much loss where it is not biased; then few of the others are critical. "
-        "Fisher's test takes all layers for independent. With seeds shuffled, the bias of one seed goes with the "
-        "resets of another one: what the place of a layer explains does not count."
+        "coins. p, layers shuffled: how often the mean is as far from 0 if the layers are shuffled, in the same "
+        "way in all seeds. Given depth, given distance moved: the partial rank correlation, where it is defined. "
+        "The claim that goes one way is that a layer can be reset without much loss where it is not biased; then "
+        "few of the others are critical. Fisher's test takes all layers for independent. p, seeds shuffled: how "
+        "often as many layers are both biased and critical if the bias of each seed is paired with the resets of "
+        "another one."
     )
     tables = [
         *(criticality.layer_table(results), *criticality.interventions(results)),

@@ -181,7 +181,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option("load_from", "trained networks: files, or folders (their <arch>_*.tar and .pt, or where there are "
                "none every file of weights)", input_path, None, (COMPUTE,), several=True),
         Option("load_from", "snapshot of the trained network (required)", input_path, None, (REINIT,)),
-        Option("init_from", "snapshot of the initialization, to measure each layer's distance from", input_path,
+        Option("init_from", "snapshot of the initialization, to measure how far each layer has moved", input_path,
                None, (COMPUTE,)),
         Option("inits_from", "text file with the path of a snapshot on each line; its epoch may follow",
                input_path, None, (REINIT,)),
@@ -228,7 +228,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option("with_linear", "also measure (or reset) the fully connected layers", programs=MEASURING),
     ],
     "computation": [
-        Option("cuda", "compute on the GPU, without one on the CPU; under torchrun each process has a GPU",
+        Option("cuda", "compute on the GPU (if there is none, on the CPU); under torchrun a GPU a process",
                programs=ALL, role=PLACE),
         Option("amp", "compute in bfloat16 (autocast); changes the numbers", programs=WITH_IMAGES, role=IDENTITY,
                modes=IMAGES),
