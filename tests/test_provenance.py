@@ -101,6 +101,7 @@ def weights(path) -> dict[str, torch.Tensor]:
     return snapshots.load(path)["model_state_dict"]
 
 
+@pytest.mark.long
 def test_number_of_data_workers_changes_no_byte_of_the_results():
     from PIL import Image
 

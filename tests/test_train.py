@@ -433,8 +433,14 @@ RESUMABLE = (
 RESUMABLE_FOLDER = "fashion_mnist_mini_3/noise_20/lenet/1"
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("stopped_after", [1, 3])
+@pytest.mark.parametrize(
+    ("optimizer", "stopped_after"),
+    [
+        ("sgd", 1),
+        ("adam", 3),
+        *(pytest.param(*other, marks=pytest.mark.long) for other in (("sgd", 3), ("adam", 1))),
+    ],
+)
 def test_resumed_run_equals_uninterrupted_run(optimizer, stopped_after):
     options = (*RESUMABLE, "--optimizer", optimizer, "--lr", 0.02 if optimizer == "sgd" else 0.001)
     assert run(*options, "--epochs", 4, "--models-path", "whole") == 0

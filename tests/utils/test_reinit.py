@@ -82,7 +82,7 @@ def lenet() -> nn.Module:
 @pytest.mark.parametrize(
     "arch",
     [
-        pytest.param(arch, marks=() if arch in ("lenet", "mlp", "vgg11", "resnet18") else pytest.mark.long)
+        pytest.param(arch, marks=() if arch in ("lenet", "mlp", "resnet18") else pytest.mark.long)
         for arch in FAMILIES
     ],
 )

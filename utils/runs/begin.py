@@ -1,6 +1,7 @@
 """How a training run begins: from scratch, from weights, or with a snapshot of its own."""
 
 import dataclasses
+import os
 import secrets
 import shlex
 import sys
@@ -75,7 +76,7 @@ def begin(settings: Settings, lock: FolderLock) -> Run | None:
     if latest:
         snapshot, unstarted = _find_latest(settings, training, warnings)
     elif settings.resume_from is not None:
-        if not Path(settings.resume_from).exists():
+        if not os.path.exists(settings.resume_from):
             raise UsageError(f"--resume-from {settings.resume_from}: there is no such file (or 'latest')")
         snapshot = read_snapshot(Path(settings.resume_from), settings)
     run = _start_with(snapshot, settings, training) if snapshot else _start_anew(settings, training, unstarted)
