@@ -480,6 +480,7 @@ def test_one_command_again_and_again_goes_on_where_it_was(capsys):
     assert [row["epoch"] for row in table(QUICK_FOLDER / "metrics.csv")] == ["1", "2", "3", "4"]
 
 
+@pytest.mark.long
 def test_resumed_run_with_batch_norm_on_a_folder_of_images_equals_the_uninterrupted_one():
     """A residual network, augmented images decoded by two, no and one worker."""
     from PIL import Image
