@@ -294,6 +294,7 @@ def test_signal_that_arrives_in_a_callback_interrupts_the_program(program, name,
     assert not Path("results").exists() or not files_below(Path("results"))
 
 
+@pytest.mark.long
 def test_program_terminated_during_its_imports_prints_no_traceback(torture, count):
     chance = random.Random(0)
     run = Run("run", ["--subsample-classes", 2, "--epochs", 10_000])

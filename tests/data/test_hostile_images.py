@@ -108,6 +108,7 @@ def test_broken_image_is_an_error_in_one_line_that_names_it(name, workers, augme
     count("hostile files refused")
 
 
+@pytest.mark.long
 def test_broken_image_ends_a_run_with_persistent_workers(count):
     """The workers wait for the next epoch."""
     (FIRST / "a\n\x1b[2J\udcff.jpg").write_bytes(b"text")

@@ -270,7 +270,7 @@ def test_option_without_effect_does_not_make_another_run(capsys):
 @pytest.mark.parametrize(
     "start",
     [
-        pytest.param(("lenet_2.tar",), id="tar"),
+        pytest.param(("lenet_2.tar",), id="tar", marks=pytest.mark.long),
         pytest.param(("lenet_init_0.pt", "--start-epoch", 3), id="pt", marks=pytest.mark.long),
     ],
 )
