@@ -19,7 +19,7 @@ settings_of() {
             training+=(--lr-step 100 --lr-decay 0.1 --weight-decay 5e-4)
             ;;
     esac
-    EPOCHS=${ASKED_EPOCHS:-$epochs} RUNS=experiments/runs/${ASKED_EPOCHS:-$epochs}_epochs
+    train_for $epochs
 }
 
 seeds_of() { seq 11 15; }

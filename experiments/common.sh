@@ -47,7 +47,13 @@ settings_of() {
         vgg11) [[ -n "${CUDA:-}" ]] || epochs=5 folders=cifar10_4 ;; # the small version for a CPU
         resnet18) ;;
     esac
-    EPOCHS=${ASKED_EPOCHS:-$epochs} RUNS=experiments/runs/${ASKED_EPOCHS:-$epochs}_epochs
+    train_for $epochs
+}
+
+# train_for N: set EPOCHS, which the user's EPOCHS replaces, and the folder of runs of so many epochs.
+train_for() {
+    EPOCHS=${ASKED_EPOCHS:-$1}
+    RUNS=experiments/runs/${EPOCHS}_epochs
 }
 
 # images_of FOLDER: set `images`, the options that name the dataset and the classes of a folder.
@@ -89,8 +95,8 @@ reset_layers() {
             ls "$RUNS/models/$folder/${arch}_$((epoch - 1)).tar" 2> /dev/null || true
         done
     } | sort -u > "$inits"
-    "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 --rand --identity-line \
-        --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$inits" \
+    "$PYTHON" reinit_layers.py "${@:2}" --arch "$arch" --data-path "$DATA" ${CUDA:+--cuda} --batch-size 500 \
+        --rand --identity-line --load-from "$RUNS/models/$folder/${arch}_$EPOCHS.pt" --inits-from "$inits" \
         --results "$RUNS/resets" --plots "$RUNS/plots"
 }
 

@@ -43,31 +43,34 @@ class OverSeeds(NamedTuple):
     """Correlations of the runs for which they are defined."""
 
     values: list[float]
+    runs: int  #: how many there are
 
     def __str__(self) -> str:
         if not self.values:
             return "not defined"
         interval = correlation_interval(self.values)
         between = f" ({interval.low:+.2f} to {interval.high:+.2f})" if interval else ""
-        return f"{statistics.fmean(self.values):+.2f}{between}"
+        fewer = f", {len(self.values)} of {self.runs}" if len(self.values) < self.runs else ""
+        return f"{statistics.fmean(self.values):+.2f}{between}{fewer}"
 
 
 def over_seeds(results: Results, quantity: str, key: str = "spearman") -> OverSeeds:
     """Return a correlation of each run: of a quantity, with the accuracy lost, or given a rival."""
     found = (result["correlation"].get(quantity, {}).get(key) for result in results.values())
-    return OverSeeds([value for value in found if value is not None])
+    return OverSeeds([value for value in found if value is not None], len(results))
 
 
 def fair_coins(results: Results, of: str) -> dict[str, float]:
     """Draw the mean rank correlation of mass or bias with the drops of the runs, if signs were fair coins.
 
-    Return `mean`, `low` and `high`, as utils.correlation.summary. Draws in which one is undefined are left out.
+    Return `mean`, `low` and `high`, as utils.correlation.summary. Runs without a correlation are left out, and so
+    are draws in which one is undefined.
     """
     draws = []
     for seed, result in enumerate(results.values()):
         names = result["hidden_layers"]
         drops = drops_of(result, names, start_of(results))
-        if len(set(drops)) > 1:
+        if result["correlation"][of]["spearman"] is not None:
             filters = [result["projections"][name]["filters"] for name in names]
             draws.append(correlation.fair_coins(filters, drops, seed, of))
     return correlation.summary(np.mean(draws, axis=0))
@@ -107,20 +110,23 @@ def correlation_table(results: Results) -> str:
     for name, words in WORDS.items():
         found = over_seeds(results, name)
         if not found.values:
-            rows.append([words, "not defined", *[""] * 5])
+            rows.append([words, "not defined", *[""] * 4])
             continue
         values = [correlation.quantities([run["projections"][one] for one in hidden])[name] for run in runs]
         p_value, coins = p_of_shuffled_layers(values, drops), ""
         if name in correlation.OF_MASS:
             coins = "{low:+.2f} to {high:+.2f}".format(**fair_coins(results, name))
         given = ["" if rival == name else str(over_seeds(results, name, f"given_{rival}")) for rival in RIVALS]
-        rows.append([words, str(found), str(len(found.values)), coins, f"{p_value:.2g}", *given])
-    columns = ["of the accuracy lost with", "rank correlation (95 % interval)", "seeds", "fair coins, 95 %"]
+        rows.append([words, str(found), coins, f"{p_value:.2g}", *given])
+    columns = ["of the accuracy lost with", "rank correlation (95 % interval)", "fair coins, 95 %"]
     columns += ["p, layers shuffled", "given depth", "given distance moved"]
-    return markdown(columns, "lrrrrrr", rows)
+    return markdown(columns, "lrrrrr", rows)
 
 
 # The claim that goes one way: layers that are not biased can be reset
+
+
+CLAIM_COLUMNS = ["of the biased ones", "of the others", "p, Fisher", "p, seeds shuffled"]
 
 
 class Counts(NamedTuple):
@@ -134,6 +140,14 @@ class Counts(NamedTuple):
         parts = [(self.biased & self.critical, self.biased & ~self.critical)]
         parts += [(~self.biased & self.critical, ~self.biased & ~self.critical)]
         return [[int(one.sum()) for one in row] for row in parts]
+
+    def shares(self) -> list[str]:
+        """Return how many of the biased layers are critical, and how many of the others."""
+        return [f"{some} of {some + others}" for some, others in self.table()]
+
+    def cells(self) -> list[str]:
+        """Return the shares and the p-values, under CLAIM_COLUMNS."""
+        return [*self.shares(), f"{self.p_of_fisher():.2g}", f"{self.p_of_shuffled_seeds():.2g}"]
 
     def p_of_fisher(self) -> float:
         """Return the p-value of Fisher's exact test that critical layers are more often biased.
@@ -166,15 +180,8 @@ def count(results: Results, threshold: float) -> Counts:
 
 def claim_table(results: Results) -> str:
     """Return how many of the biased hidden layers and of the others are critical, and how sure it is."""
-    rows = []
-    for threshold in THRESHOLDS:
-        counts = count(results, threshold)
-        (both, biased), (critical, neither) = counts.table()
-        p_values = [f"{counts.p_of_fisher():.2g}", f"{counts.p_of_shuffled_seeds():.2g}"]
-        share = [f"{some} of {some + others}" for some, others in ((both, biased), (critical, neither))]
-        rows.append([f"more than {threshold:.0%}".replace("%", " %"), *share, *p_values])
-    columns = ["hidden layers that lose", "of the biased ones", "of the others", "p, Fisher", "p, seeds shuffled"]
-    return markdown(columns, "lrrrr", rows)
+    rows = [[f"more than {100 * threshold:g} %", *count(results, threshold).cells()] for threshold in THRESHOLDS]
+    return markdown(["hidden layers that lose", *CLAIM_COLUMNS], "lrrrr", rows)
 
 
 # Power
@@ -260,16 +267,25 @@ def seed_table(results: Results) -> str:
     return markdown(columns, "lr" + "r" * len(NAMES) + "l", rows)
 
 
-def interventions(results: Results) -> list[str]:
-    """Say what putting back one direction costs on average over the hidden layers; [] where it was not done.
+def mean_drops(results: Results) -> dict[str, list[float]]:
+    """Return what each seed loses on average over its hidden layers, in percent.
 
-    The mean over the hidden layers of a network is one number, its interval is over seeds.
+    By row: the reset to the initialization, and those of `reinit.DIRECTIONS` that all runs have.
     """
     runs = list(results.values())
     hidden = runs[0]["hidden_layers"]
-    if not hidden or any(row not in run["corrected_drop"] for run in runs for row in reinit.DIRECTIONS):
+    rows = [
+        start_of(results),
+        *(one for one in reinit.DIRECTIONS if all(one in r["corrected_drop"] for r in runs)),
+    ]
+    return {row: [100 * statistics.fmean(drops_of(run, hidden, row)) for run in runs] for row in rows}
+
+
+def interventions(results: Results) -> list[str]:
+    """Say what putting back one direction costs on average over the hidden layers; [] where it was not done."""
+    lost = mean_drops(results)
+    if not lost.keys() >= set(reinit.DIRECTIONS):
         return []
-    lost = {row: [100 * statistics.fmean(drops_of(run, hidden, row)) for run in runs] for row in reinit.DIRECTIONS}
     line, *controls = reinit.DIRECTIONS
     told = [f"Mean over the hidden layers: put back along the identity line, a layer loses {percent(lost[line])}"]
     for row in controls:
@@ -298,43 +314,34 @@ def overview_tables(settings: Mapping[str, Results]) -> list[str]:
     """
     correlated, claimed, moved = [], [], []
     for label, results in settings.items():
-        runs, start = list(results.values()), start_of(results)
-        hidden = runs[0]["hidden_layers"]
-        if len(hidden) > 2:
-            cells = [
-                "mass spearman",
-                "mass given_depth",
-                "mass given_l2_dist",
-                "depth spearman",
-                "l2_dist spearman",
-            ]
-            found = [str(over_seeds(results, *cell.split())) for cell in cells]
+        hidden = len(next(iter(results.values()))["hidden_layers"])
+        if hidden > 2:
+            mass = [str(over_seeds(results, "mass", key)) for key in ("spearman", "given_depth", "given_l2_dist")]
             coins = "{low:+.2f} to {high:+.2f}".format(**fair_coins(results, "mass"))
-            least = detectable(len(runs), len(hidden))
-            correlated.append([label, str(len(runs)), str(len(hidden)), found[0], coins, *found[1:]])
-            correlated[-1].append("" if least is None else f"{least:.2f}")
-        row = [label]
-        for threshold in THRESHOLDS:
-            counts = count(results, threshold)
-            (both, biased), (critical, neither) = counts.table()
-            row += [f"{both} of {both + biased}", f"{critical} of {critical + neither}"]
-            row += [f"{counts.p_of_fisher():.2g}", f"{counts.p_of_shuffled_seeds():.2g}"]
-        claimed.append(row)
-        rows = [start, *(one for one in reinit.DIRECTIONS if one in runs[0]["corrected_drop"])]
-        lost = {one: [100 * statistics.fmean(drops_of(run, hidden, one)) for run in runs] for one in rows}
-        moved.append([label, *(percent(values) for values in lost.values())])
+            rivals = [str(over_seeds(results, rival)) for rival in RIVALS]
+            least = detectable(len(results), hidden)
+            cells = [str(len(results)), str(hidden), mass[0], coins, *mass[1:], *rivals]
+            correlated.append([label, *cells, "" if least is None else f"{least:.2f}"])
+        claimed.append([label, *(cell for threshold in THRESHOLDS for cell in count(results, threshold).cells())])
+        moved.append([label, *map(percent, mean_drops(results).values())])
+    total = ["**all**"]
+    for threshold in THRESHOLDS:
+        parts = [count(results, threshold) for results in settings.values()]
+        flat = Counts(
+            *(np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*parts, strict=True))
+        )
+        total += [*flat.shares(), "", ""]
     columns = ["", "seeds", "hidden layers", "mass", "fair coins, 95 %", "mass given depth", "mass given distance"]
     columns += ["depth", "distance moved", "seen in 80 %"]
-    tables = ["Rank correlation with the accuracy lost, over the hidden layers:"]
-    tables.append(markdown(columns, "l" + "r" * 9, correlated))
-    columns = [""]
-    for threshold in THRESHOLDS:
-        more = f"lose more than {threshold:.0%}".replace("%", " %")
-        columns += [f"of the biased {more}", "of the others", "p, Fisher", "p, seeds shuffled"]
-    tables += ["Hidden layers:", markdown(columns, "l" + "r" * 8, claimed)]
-    columns = ["", "reset", *(row.replace("_", " ") for row in reinit.DIRECTIONS)][: len(moved[0])]
-    tables += [
-        "Accuracy lost, mean over the hidden layers:",
-        markdown(columns, "l" + "r" * (len(columns) - 1), moved),
+    thresholds = [
+        f"lose more than {100 * threshold:g} %: {name}" for threshold in THRESHOLDS for name in CLAIM_COLUMNS
     ]
-    return tables
+    resets = ["", "reset", *(row.replace("_", " ") for row in reinit.DIRECTIONS)]
+    return [
+        "Rank correlation with the accuracy lost, over the hidden layers:",
+        markdown(columns, "l" + "r" * 9, correlated),
+        "Hidden layers:",
+        markdown(["", *thresholds], "l" + "r" * 8, [*claimed, total]),
+        "Accuracy lost, mean over the hidden layers:",
+        markdown(resets[: len(moved[0])], "l" + "r" * (len(moved[0]) - 1), moved),
+    ]
