@@ -12,7 +12,7 @@ import torch
 
 from core.text import first_line
 from data.download import download
-from data.registry import ArraySource, DataError, Spec, register
+from data.registry import DataError, Source, Spec, register
 
 IMAGE_BYTES = 3 * 32 * 32
 LARGEST_ARCHIVE_BYTES = 2**28  #: unpacked; the published ones have less than 2**27.5
@@ -46,7 +46,7 @@ def contents(root: Path, folder: str, archive: str, names: Sequence[str]) -> dic
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
 
-def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) -> ArraySource:
+def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) -> Source:
     """Read files of the binary version: records of `label_bytes` labels and 3,072 pixels, channel by channel.
 
     The last label of a record is the class: CIFAR-100 has the superclass before it. Raises DataError if a file is
@@ -62,7 +62,7 @@ def read_binary(files: Mapping[str, bytes], label_bytes: int, num_classes: int) 
             raise DataError(f"{file} is damaged: it holds a label above {num_classes - 1}")
     records = np.concatenate(parts)
     images = records[:, label_bytes:].reshape(-1, 3, 32, 32)
-    return ArraySource(torch.from_numpy(images), records[:, label_bytes - 1].astype(np.int64))
+    return Source(torch.from_numpy(images), records[:, label_bytes - 1].astype(np.int64))
 
 
 def read(root: Path, train: bool, class_names: Sequence[str]):
@@ -91,7 +91,7 @@ def read(root: Path, train: bool, class_names: Sequence[str]):
     except RuntimeError:
         raise DataError(f"{root / pickled} is damaged: its files are not those that were published") from None
     images = torch.from_numpy(dataset.data.transpose(0, 3, 1, 2))
-    return ArraySource(images, np.array(dataset.targets, dtype=np.int64)), class_names
+    return Source(images, np.array(dataset.targets, dtype=np.int64)), class_names
 
 
 colour_32x32 = partial(Spec, in_channels=3, image_size=(32, 32), flip=True)

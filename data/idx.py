@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.download import download
-from data.registry import ArraySource, DataError, Spec, register
+from data.registry import DataError, Source, Spec, register
 
 IMAGE_SIZE, NUM_CLASSES = (28, 28), 10
 DIGITS = tuple("0123456789")
@@ -43,14 +43,14 @@ def read_idx(path: Path, *size: int) -> np.ndarray:
     return content[start:].reshape(n, *size)
 
 
-def read_part(folder: Path, part: str) -> ArraySource:
+def read_part(folder: Path, part: str) -> Source:
     """Read the training images ("train") or the test images ("t10k") in a folder."""
     images = read_idx(folder / f"{part}-images-idx3-ubyte", *IMAGE_SIZE)
     labels_file = folder / f"{part}-labels-idx1-ubyte"
     labels = read_idx(labels_file)
     if len(labels) != len(images) or labels.max() >= NUM_CLASSES:
         raise DataError(f"{labels_file} is damaged: it does not hold {len(images)} labels below {NUM_CLASSES}")
-    return ArraySource(torch.from_numpy(images[:, None]), labels.astype(np.int64))
+    return Source(torch.from_numpy(images[:, None]), labels.astype(np.int64))
 
 
 def read(root: Path, train: bool, folder: str, class_names: tuple[str, ...]):

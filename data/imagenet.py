@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.registry import FolderSource, Spec, register
+from data.registry import Source, Spec, register
 
 SUFFIXES = set(".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .gif .avif".split())
 #: What systems leave in folders, besides names that begin with a dot. Never a class or an image.
@@ -44,7 +44,7 @@ def read(root: Path, train: bool):
     if not class_names:
         raise FileNotFoundError(2, "there is no folder of a class", str(folder))
     files, labels = zip(*make_dataset(folder, label_of, is_valid_file=is_image), strict=True)
-    return FolderSource(files, np.array(labels, dtype=np.int64), left_out), class_names
+    return Source(files, np.array(labels, dtype=np.int64), left_out), class_names
 
 
 def left_behind(name: str) -> str:

@@ -16,7 +16,7 @@ from data.corruption import corrupt_labels, pixel_permutations
 from data.folder import FolderLoader, Preparation
 from data.images import PIXEL_SHUFFLE, Images
 from data.memory import MemoryLoader
-from data.registry import DataError, FolderSource, Source, fingerprint
+from data.registry import DataError, Source, fingerprint
 
 Loader = MemoryLoader | FolderLoader
 
@@ -122,7 +122,7 @@ def _notes(images: Images, workers: int, sources: Mapping[str, Source]) -> list[
         if 0 < changes == len(np.unique(labels)) - 1:
             order = "sorted by class and training takes them in that order"
             notes.append(f"the files of {name} are {order}: use --shuffle")
-    left_out = sum((one.left_out for one in sources.values() if isinstance(one, FolderSource)), Counter())
+    left_out = sum((one.left_out for one in sources.values()), Counter())
     if left_out:
         named = ", ".join(f"{count} {name}" for name, count in left_out.most_common(10))
         more = ", ..." if len(left_out) > 10 else ""
@@ -177,8 +177,8 @@ def make_loader(
         "augmentation": training and images.augmentation,
         "share": share,
     }
-    if isinstance(source, FolderSource):
-        preparation = Preparation(source.files, images.upscale_padding, spec.flip, shuffle_seed)
+    if not source.in_memory:
+        preparation = Preparation(source.images, images.upscale_padding, spec.flip, shuffle_seed)
         return FolderLoader(preparation=preparation, labels=labels, device=device, workers=workers, **common)
     permutations = None
     if shuffle_seed is not None and images.upscaled_side is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from core.errors import RunError, UsageError
@@ -26,40 +25,29 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]  #: (mean, std) of e
 
 
 @dataclass(frozen=True)
-class ArraySource:
-    """Images that fit in memory."""
+class Source:
+    """The training or test images of a dataset, and their labels."""
 
-    images: Tensor  #: (n, C, H, W) uint8
-    labels: np.ndarray  #: (n,) int64
-
-    def select(self, indices: np.ndarray) -> "ArraySource":
-        """Return the images and labels at some indices."""
-        return ArraySource(self.images[torch.from_numpy(indices)], self.labels[indices])
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """Images in files, decoded when they are needed."""
-
-    files: Sequence[str]
+    images: Tensor | Sequence[str]  #: (n, C, H, W) uint8; or n files, decoded when they are needed
     labels: np.ndarray  #: (n,) int64
     left_out: Counter[str] = field(default_factory=Counter)  #: how many files and folders, by name or suffix
 
-    def select(self, indices: np.ndarray) -> "FolderSource":
-        """Return the files and labels at some indices."""
-        files = [self.files[index] for index in indices]
-        return replace(self, files=files, labels=self.labels[indices])
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.images, Tensor)
 
-
-Source = ArraySource | FolderSource
+    def select(self, indices: np.ndarray) -> "Source":
+        """Return the images and labels at some indices."""
+        chosen = self.images[indices] if self.in_memory else [self.images[index] for index in indices]
+        return replace(self, images=chosen, labels=self.labels[indices])
 
 
 def fingerprint(source: Source, protocol: int) -> str:
     """Return the number of images, a checksum of labels and images (or files' names), and a protocol above 1."""
-    if isinstance(source, ArraySource):
+    if source.in_memory:
         content = source.images.contiguous().numpy()
     else:
-        names = ["/".join(file.rsplit("/", 2)[-2:]) for file in source.files]
+        names = ["/".join(file.rsplit("/", 2)[-2:]) for file in source.images]
         content = "\n".join(names).encode(errors="surrogateescape")
     version = f" {protocol}" if protocol > 1 else ""
     return f"{len(source.labels)} {zlib.crc32(source.labels, zlib.crc32(content)):08x}{version}"

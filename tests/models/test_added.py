@@ -16,7 +16,7 @@ import data.registry
 import models.registry
 import reinit_layers
 import train
-from data.registry import ArraySource, Spec
+from data.registry import Source, Spec
 from utils import sources
 
 ADDED = ("--arch", "added", "--dataset", "added", "--seed", 1)
@@ -98,7 +98,7 @@ def read(root, train, **changes):
     random = np.random.default_rng(int(train))
     images = torch.from_numpy(random.integers(0, 256, (30, 1, 8, 8), dtype=np.uint8))
     parts = {"images": images, "labels": np.arange(30) % 3, **changes}
-    return ArraySource(parts["images"], parts["labels"]), ("0", "1", "2")
+    return Source(parts["images"], parts["labels"]), ("0", "1", "2")
 
 
 @pytest.fixture

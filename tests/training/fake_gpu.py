@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import data
 import models
 from data.loading import make_loader
-from data.registry import ArraySource
+from data.registry import Source
 from utils import reinit
 from utils.training import precision
 from utils.training.metrics import evaluate
@@ -58,7 +58,7 @@ def check_values_are_needed_only_at_the_end(measure, channels: int) -> None:
 )
 def test_batches_of_a_dataset_in_memory(augmentation, options):
     images = data.Images("cifar10", "", shuffle=True, augmentation=augmentation, **options)
-    source = ArraySource(torch.empty(100, 3, 32, 32, dtype=torch.uint8), np.zeros(100, dtype=np.int64))
+    source = Source(torch.empty(100, 3, 32, 32, dtype=torch.uint8), np.zeros(100, dtype=np.int64))
     loader = make_loader(images, source, 32, GPU, training=True, memory_format=torch.channels_last)
     side = 224 if options.keys() & {"upscale", "upscale_padding"} else 32
     sizes = []
