@@ -4,42 +4,30 @@ import os
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from core.errors import UsageError
 from utils.process.devices import describe
 
 
-class MatrixAveragePool2d(nn.Module):
-    """nn.AdaptiveAvgPool2d as two matrix products, whose gradient is deterministic on a GPU."""
-
-    def __init__(self, output_size: tuple[int, int]):
-        super().__init__()
-        self.output_size = output_size
+class SlicedAveragePool2d(nn.AdaptiveAvgPool2d):
+    """nn.AdaptiveAvgPool2d as means of slices, whose gradient is deterministic on a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, *output_size)."""
-        sizes = zip(x.shape[2:], self.output_size, strict=True)
-        rows, columns = (self._windows(size, count, x) for size, count in sizes)
-        # Sum, then divide: bfloat16 and TF32 represent 0 and 1 exactly, but not 1/n.
-        sums = rows @ x @ columns.T
-        counts = rows.sum(1)[:, None] * columns.sum(1)
-        return (sums / counts.to(torch.promote_types(sums.dtype, torch.float32))).to(sums.dtype)
-
-    @staticmethod
-    def _windows(size: int, count: int, like: Tensor) -> Tensor:
-        """Return (count, size): row i is 1 in the i-th pooling window, else 0."""
-        identity = torch.eye(size, dtype=like.dtype, device=like.device)
-        return (functional.adaptive_avg_pool1d(identity[None], count)[0].T > 0).to(like)
+        sizes = self.output_size if isinstance(self.output_size, tuple) else (self.output_size,) * 2
+        for dim, count in zip((2, 3), sizes, strict=True):
+            lines, size = x.unbind(dim), x.shape[dim]
+            windows = [lines[i * size // count : -(-(i + 1) * size // count)] for i in range(count)]
+            x = torch.stack([sum(window) / len(window) for window in windows], dim)
+        return x
 
 
 def make_deterministic(net: nn.Module) -> None:
     """Replace adaptive average pooling, whose gradient on a GPU is not deterministic in PyTorch."""
-    for name, module in list(net.named_modules()):
+    for module in net.modules():
         # Pooling to one value per channel is a mean: its gradient is deterministic.
-        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
-            size = module.output_size
-            net.set_submodule(name, MatrixAveragePool2d(size if isinstance(size, tuple) else (size, size)))
+        if type(module) is nn.AdaptiveAvgPool2d and module.output_size not in (1, (1, 1)):
+            module.__class__ = SlicedAveragePool2d
 
 
 def memory_format(device: torch.device, amp: bool = False, tf32: bool = False) -> torch.memory_format:
