@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,32 +102,22 @@ def folder(text: str) -> Path:
     return path
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Settings(Mapping):
-    """The options in effect, by name and as attributes. They do not change: `replace` gives a changed copy."""
+class Settings(dict):
+    """The options in effect, by name and as attributes. Do not change them: `replace` gives a changed copy."""
 
-    program: str
-    by_name: dict[str, Any]
-    given: frozenset[str]  #: names of the options on the command line
-
-    def __getitem__(self, name: str) -> Any:
-        return self.by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_name)
-
-    def __len__(self) -> int:
-        return len(self.by_name)
+    def __init__(self, program: str, values: Mapping[str, Any], given: Iterable[str]):
+        super().__init__(values)
+        self.program, self.given = program, frozenset(given)  #: given: names of the options on the command line
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.__dict__["by_name"][name]
+            return self[name]
         except KeyError:
             raise AttributeError(name) from None
 
     def replace(self, **changes: Any) -> "Settings":
         """Return a copy with other values; what was given on the command line stays the same."""
-        return dataclasses.replace(self, by_name={**self.by_name, **changes})
+        return Settings(self.program, {**self, **changes}, self.given)
 
 
 class Parser(argparse.ArgumentParser):
@@ -159,7 +149,7 @@ class Parser(argparse.ArgumentParser):
             values["arch"] = own.name
             given.add("arch_sha256")
         values |= {"arch_file": own and own.path, "arch_sha256": own and own.sha256}
-        return Settings(self.program, values, frozenset(given))
+        return Settings(self.program, values, given)
 
     def error(self, message: str):
         unknown = re.search(r"unrecognized arguments: (-\S+)", message)

@@ -231,7 +231,7 @@ def adopt(
         warnings.append(f"{path} was trained with {other}: is it the same network?")
     settings = settings.replace(**changes)
     if "seed" in changes and config.get("seed_given"):  # then it is part of the paths of this run too
-        settings = dataclasses.replace(settings, given=settings.given | {"seed"})
+        settings = Settings(settings.program, settings, settings.given | {"seed"})
     return settings, warnings
 
 
