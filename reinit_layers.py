@@ -123,8 +123,11 @@ def run(settings: Settings, device: torch.device) -> int:
         one.row: [reinit.Replacement.of(layer.name, one.weights) for layer in layers] for one in initializations
     }
     if settings.identity_line:
-        seed = settings.seed if settings.seed is not None else trained.config.get("seed", 0)
-        replacements |= reinit.replacements_along_directions(weights, initial, seed)
+        for direction in reinit.DIRECTIONS:
+            replacements[direction] = [
+                reinit.Replacement(name, {"weight": reinit.put_back(weight, initial[name], direction)})
+                for name, weight in weights.items()
+            ]
     batches = progress(dataset.test, desc="test set", unit="batch")
     with memory_for("a batch", "give a smaller --batch-size"):
         in_turn = [one for row in replacements.values() for one in row]

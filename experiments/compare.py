@@ -139,6 +139,14 @@ def compare_criticality(args: argparse.Namespace) -> None:
         *(criticality.correlation_table(results), criticality.power_of(results)),
         *(criticality.claim_table(results), criticality.seed_table(results)),
     ]
+    guessing = criticality.not_learned(results)
+    if guessing and (learned := {label: one for label, one in results.items() if label not in guessing}):
+        tables += [
+            f"Without {', '.join(guessing)}, which did not learn (less than {100 * criticality.LEARNED:g} % of "
+            "the way from guessing to 100 %):",
+            criticality.correlation_table(learned),
+            criticality.claim_table(learned),
+        ]
     write_table(args, explanation, list(filter(None, tables)), files)
 
 

@@ -22,6 +22,7 @@ EXACT_SEEDS = EXACT_LAYERS = 7  #: up to this number of them, all orders (7! of 
 ORDERS = 20_000  #: drawn at random where there are more
 SIMULATIONS = 4_000  #: of an experiment, for its power
 POWER = 0.8
+LEARNED = 0.1  #: of the way from guessing to 100 %: a run with less did not learn
 THRESHOLDS = (0.5, 0.1)  #: of the accuracy beyond chance: a layer is critical, or loses much
 WORDS = {name: words.replace("|", r"\|") for name, words in NAMES.items()}  #: in a table of Markdown
 
@@ -29,6 +30,15 @@ WORDS = {name: words.replace("|", r"\|") for name, words in NAMES.items()}  #: i
 def start_of(results: Results) -> str:
     """Return the row of the weights that training started from."""
     return reinit.initialization_row(next(iter(results.values()))["corrected_drop"])
+
+
+def not_learned(results: Results) -> dict[str, Any]:
+    """Return the runs that hardly do better than guessing: they have no accuracy to lose."""
+    share = {
+        label: (one["top1_test"] - one["chance_top1"]) / (100 - one["chance_top1"])
+        for label, one in results.items()
+    }
+    return {label: one for label, one in results.items() if share[label] < LEARNED}
 
 
 def drops_of(result: Mapping[str, Any], names: Sequence[str], row: str) -> list[float]:
@@ -230,7 +240,8 @@ def layer_table(results: Results) -> str:
     runs, start = list(results.values()), start_of(results)
     moved = all(layer.get("l2_dist") is not None for run in runs for layer in run["projections"].values())
     resets = {start: "initialization", "rand": "fresh weights"}
-    resets |= {direction: direction.replace("_", " ") for direction in reinit.DIRECTIONS}
+    resets = {row: f"reset to {words}" for row, words in resets.items()}
+    resets |= {row: f"put back along the {row.replace('_', ' ')}" for row in reinit.DIRECTIONS}
     resets = {row: words for row, words in resets.items() if row in runs[0]["corrected_drop"]}
     rows = []
     for name in runs[0]["layers"]:
@@ -247,9 +258,7 @@ def layer_table(results: Results) -> str:
         rows.append([name if name in runs[0]["hidden_layers"] else f"*{name}*", *cells])
     columns = ["layer", "mass", "mean", "biased", *(["distance moved"] if moved else [])]
     for row, words in resets.items():
-        put_back = "put back along the" if row == "identity_line" else "moved along a"
-        put_back = f"{put_back} {words}" if row in reinit.DIRECTIONS else f"reset to {words}"
-        columns.append(f"lost, {put_back.replace('a largest', 'the largest')} (%)")
+        columns.append(f"lost, {words} (%)")
         columns += ["over 50 %", "over 10 %"] if row == start else []
     return markdown(columns, "llrr" + "r" * (len(columns) - 4), rows)
 
@@ -276,7 +285,7 @@ def mean_drops(results: Results) -> dict[str, list[float]]:
     hidden = runs[0]["hidden_layers"]
     rows = [
         start_of(results),
-        *(one for one in reinit.DIRECTIONS if all(one in r["corrected_drop"] for r in runs)),
+        *(row for row in reinit.DIRECTIONS if all(row in one["corrected_drop"] for one in runs)),
     ]
     return {row: [100 * statistics.fmean(drops_of(run, hidden, row)) for run in runs] for row in rows}
 
@@ -286,14 +295,12 @@ def interventions(results: Results) -> list[str]:
     lost = mean_drops(results)
     if not lost.keys() >= set(reinit.DIRECTIONS):
         return []
-    line, *controls = reinit.DIRECTIONS
-    told = [f"Mean over the hidden layers: put back along the identity line, a layer loses {percent(lost[line])}"]
-    for row in controls:
-        difference = percent([one - other for one, other in zip(lost[line], lost[row], strict=True)])
-        told.append(
-            f"as far along the {row.replace('_', ' ')} {percent(lost[row])}, which is less by {difference}"
-        )
-    return ["; ".join(told) + "."]
+    line, control = (lost[row] for row in reinit.DIRECTIONS)
+    difference = percent([one - other for one, other in zip(line, control, strict=True)])
+    return [
+        f"Mean over the hidden layers: put back along the identity line, a layer loses {percent(line)}; as far "
+        f"along the largest other direction {percent(control)}, which is less by {difference}."
+    ]
 
 
 def percent(values: Sequence[float]) -> str:

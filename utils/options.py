@@ -192,7 +192,8 @@ OPTIONS: dict[str, list[Option]] = {
                COUNT, None, MEASURING),
         Option("rand", "also reset layers to a new random initialization", programs=(REINIT,)),
         Option("identity_line", "also put back only the components of the filters along the identity line, and as "
-               "controls as much along two other directions", programs=(REINIT,)),
+               "a control as much along the direction in which they moved most otherwise",
+               programs=(REINIT,)),
         Option("resume_from", "continue from a snapshot; 'latest': from the newest intact one of this run",
                path_text),
         Option("override", "when resuming: take hyperparameters, batch size and training images as given now",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import models
-from core import seeds
 from utils.process import distributed
 from utils.process.devices import is_out_of_gpu_memory
 from utils.training.metrics import NotFiniteError, count_correct
@@ -47,36 +46,18 @@ class Accuracies(NamedTuple):
 
 
 #: Directions, common to the filters of a layer, along which `put_back` moves them.
-DIRECTIONS = ("identity_line", "random_direction", "largest_direction")
-
-
-def replacements_along_directions(
-    weights: Mapping[str, Tensor], initial: Mapping[str, Tensor], seed: int
-) -> dict[str, list[Replacement]]:
-    """Return, for each of DIRECTIONS, a replacement of each layer: `put_back` of its weights.
-
-    weights, initial: name of a layer -> its trained and its initial weights.
-    """
-
-    def replacement(layer: str, direction: str) -> Replacement:
-        derived = seeds.derive(seed, direction, layer)
-        return Replacement(layer, {"weight": put_back(weights[layer], initial[layer], direction, derived)})
-
-    return {direction: [replacement(layer, direction) for layer in weights] for direction in DIRECTIONS}
+DIRECTIONS = ("identity_line", "largest_direction")
 
 
 @torch.no_grad()
-def put_back(weight: Tensor, initial: Tensor, direction: str, seed: int) -> Tensor:
+def put_back(weight: Tensor, initial: Tensor, direction: str) -> Tensor:
     """Put the filters of a layer back to their initialization along one direction; all else stays trained.
-
-    The identity line is the direction (1, ..., 1) that the projections are measured with. The other two directions
-    are orthogonal to it, and controls: the layer moves as far in sum, |W' - W|_F.
 
     Args:
         weight, initial: W and W0, (N, ...) with N filters.
-        direction: "identity_line": the component of each filter along it becomes the initial one.
-            "random_direction": each filter moves as far, along a direction drawn from the seed.
-            "largest_direction": the one, orthogonal to the identity line, along which the filters moved most.
+        direction: "identity_line": the component of each filter along (1, ..., 1), the direction that the
+            projections are measured with, becomes the initial one. "largest_direction", a control: orthogonal to
+            it, the direction along which the filters moved most; the layer moves as far in sum, |W' - W|_F.
 
     Returns:
         W', of the shape and type of the weights.
@@ -84,14 +65,9 @@ def put_back(weight: Tensor, initial: Tensor, direction: str, seed: int) -> Tens
     moved = (weight.double() - initial.to(weight.device).double()).flatten(1)
     line = moved.new_full((moved.shape[1],), moved.shape[1] ** -0.5)
     along = moved @ line
-    if direction == "identity_line":
-        step = along.outer(line)
-    elif direction == "random_direction":
-        drawn = torch.randn(len(line), generator=torch.Generator().manual_seed(seed), dtype=line.dtype).to(line)
-        drawn -= (drawn @ line) * line
-        step = along.outer(drawn / drawn.norm())
-    else:
-        rest = moved - along.outer(line)
+    step = along.outer(line)
+    if direction == "largest_direction":
+        rest = moved - step
         most = torch.linalg.eigh(rest @ rest.T).eigenvectors[:, -1] @ rest
         step = (rest @ most).outer(most)
         step *= along.norm() / step.norm().clamp_min(torch.finfo(step.dtype).tiny)

@@ -187,6 +187,12 @@ def test_criticality_is_compared_over_seeds():
     assert row(found, "more than 50 %")[1:3] == ["1 of 2", "0 of 7"]
     assert row(found, "more than 10 %")[1:3] == ["2 of 2", "4 of 7"]
     assert found.index("seed 2") < found.index("seed 10")
+    assert "did not learn" not in found
+    write_resets("runs/11", [0.5, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], top1_test=11.35)
+    all_runs, learned = table("criticality", "--epoch", 2, "runs").split("Without seed 11, which did not learn")
+    assert row(all_runs, "more than 50 %")[1:3] == ["4 of 5", "0 of 7"]
+    assert row(learned, "more than 50 %")[1:3] == ["1 of 2", "0 of 7"]
+    assert row(learned, "mass") == row(found, "mass")
 
 
 def test_settings_are_rows_of_the_overview(capsys):
