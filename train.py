@@ -223,11 +223,8 @@ def train(recorder: Recorder) -> int:
             if is_saved and epoch + 1 < settings.epochs and (stopping or distributed.stop_requested()):
                 log.error(interrupted(f"stopped by SIGUSR1 after epoch {epoch}"))
                 return STOPPED
-        # If no epoch was left to train, the network was not measured.
-        final = evaluate(net, dataset.test, "test set") if recorder.final is None else recorder.final
-        log.info(f"test set: {final}")
+        recorder.finish()
         if distributed.RANK == 0:
-            recorder.board.finish()
             save_weights(recorder.record, bare_weights(net), files.final)
     log.info(f"final weights: {files.final}")
     return DONE

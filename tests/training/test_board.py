@@ -16,7 +16,7 @@ from core.errors import RunError
 from utils.training.board import Board
 
 try:
-    with contextlib.closing(Board(Path("board/run"), 0, {"lr": 0.1}, ["final/test_loss"])) as board:
+    with contextlib.closing(Board(Path("board/run"), 0, {"lr": 0.1})) as board:
         shutil.rmtree("board")
         board.add(1, {"loss/train": 0.5})
 except RunError as error:

@@ -10,6 +10,8 @@ import numpy as np
 
 from core.errors import RunError
 
+HPARAMS = ".hparams"  #: suffix of the event file of the HPARAMS tab
+
 
 class Board:
     """Write the metrics of a training run for TensorBoard. Step e is the network after e epochs.
@@ -19,29 +21,18 @@ class Board:
 
     Args:
         first_step: TensorBoard hides what an earlier, interrupted process logged from this step on.
-        config: the run's configuration; logged as text and as hyperparameters.
-        metrics: tags of the final metrics that TensorBoard shows beside the hyperparameters.
+        config: the run's configuration, logged as text.
     """
 
-    def __init__(self, folder: Path, first_step: int, config: dict[str, Any], metrics: Sequence[str]):
+    def __init__(self, folder: Path, first_step: int, config: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
 
         self.folder = folder
         threading.excepthook = _report_thread_error
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
-        known = {
-            name: str(value) if isinstance(value, bool) else value  # TensorBoard shows True as 1.0000
-            for name, value in config.items()
-            if value is not None
-        }
-        # Not add_hparams: it writes into a subfolder, which TensorBoard shows as another run.
-        experiment, start, self._end = hparams(known, dict.fromkeys(metrics))
         with self._flushed():
             self._writer = SummaryWriter(str(folder), purge_step=first_step)
             self._writer.add_text("configuration", f"| option | value |\n| --- | --- |\n{rows}", first_step)
-            self._writer.file_writer.add_summary(experiment)
-            self._writer.file_writer.add_summary(start)
 
     def add(self, step: int, values: dict[str, float | Sequence[float]]) -> None:
         """Add a point to a curve for each number, and a histogram for each sequence of numbers, by their tags."""
@@ -52,10 +43,26 @@ class Board:
                 else:
                     self._writer.add_scalar(tag, value, step)
 
-    def finish(self) -> None:
-        """Mark the run as finished."""
+    def finish(self, values: dict[str, Any], metrics: Sequence[str]) -> None:
+        """Write the run's row of the HPARAMS tab: configuration and final values, and the ends of these curves.
+
+        TensorBoard shows the first such row in a folder, so it has a file of its own, which a longer run replaces.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        known = {
+            name: str(value) if isinstance(value, bool) else value  # TensorBoard shows True as 1.0000
+            for name, value in values.items()
+            if value is not None
+        }
         with self._flushed():
-            self._writer.file_writer.add_summary(self._end)
+            for earlier in self.folder.glob(f"events.out.tfevents.*{HPARAMS}"):
+                earlier.unlink()
+            # Not add_hparams: it writes into a subfolder, which TensorBoard shows as another run.
+            with SummaryWriter(str(self.folder), filename_suffix=HPARAMS) as writer:
+                for summary in hparams(known, dict.fromkeys(metrics)):
+                    writer.file_writer.add_summary(summary)
 
     @contextlib.contextmanager
     def _flushed(self):

@@ -24,6 +24,10 @@ class Evaluation(NamedTuple):
     top1: float  #: accuracy in percent
     top5: float  #: top-5 accuracy in percent; with fewer than 5 classes: 100
 
+    def named(self, pattern: str) -> dict[str, float]:
+        """Return the numbers by name, such as `loss_test` for the pattern "{}_test"."""
+        return {pattern.format(what): value for what, value in self._asdict().items()}
+
     def __str__(self) -> str:
         return f"loss {self.loss:.4f}, top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %"
 

@@ -29,14 +29,11 @@ from utils.training.metrics import Evaluation, NotFiniteError, evaluate
 
 #: TensorBoard's tags of the network, which sort first: accuracy on the images watched, and bias.
 NETWORK = ("accuracy/top1", "bias/mass", "bias/mean")
-#: Its tags of the test set after the last epoch, where a validation split is watched.
-FINAL = tuple(f"final/test_{what}" for what in Evaluation._fields)
 #: Columns of metrics.csv by TensorBoard's tag.
 COLUMNS = {
     **{"epoch": "epoch", "loss/train": "loss_train_running", "top1/train_running": "top1_train_running"},
     **{"loss/train_evaluated": "loss_train", "top1/train": "top1_train"},
     **{f"{what}/{part}": f"{what}_{part}" for part in ("validation", "test") for what in Evaluation._fields},
-    **{f"final/test_{what}": f"{what}_test" for what in Evaluation._fields},
     **{"lr": "lr", "seconds": "seconds", "bias/mass": "mass", "bias/mean": "mean"},
 }
 
@@ -84,8 +81,7 @@ class Recorder:
             self.log.warning(f"{earlier}; see --tb-logdir and --name")
         if distributed.RANK > 0:
             return contextlib.nullcontext()
-        watched = ("loss/test", "top5/test") if self.dataset.val is None else ("loss/validation", *FINAL)
-        self.board = Board(folder, first_step(run), self.record.config, (*NETWORK, *watched))
+        self.board = Board(folder, first_step(run), self.record.config)
         return contextlib.closing(self.board)
 
     def begin(self) -> None:
@@ -205,7 +201,7 @@ class Recorder:
             images, name, tag = dataset.test, "test set", "test"
         watched = evaluate(net, images, name)
         self.log.info(f"  {name}: {watched}")
-        curves |= {f"{what}/{tag}": value for what, value in watched._asdict().items()}
+        curves |= watched.named(f"{{}}/{tag}")
         curves[NETWORK[0]] = watched.top1
         if is_snapshot_epoch(epoch, self.run.settings) and self.run.settings.train_acc:
             on_train = evaluate(net, dataset.train.as_is(), "training set")
@@ -215,7 +211,6 @@ class Recorder:
             self.final = watched
             if dataset.val is not None:
                 self.final = evaluate(net, dataset.test, "test set")
-                curves |= zip(FINAL, self.final, strict=True)
         self._log(epoch, curves)
         return watched
 
@@ -226,7 +221,7 @@ class Recorder:
         curves |= self._measure_bias(epoch + 1)
         self.board.add(epoch + 1, curves)
         seconds = self.dataset.train.num_images / curves["images_per_second"]
-        curves |= {"epoch": epoch + 1, "seconds": seconds}
+        curves |= {"epoch": epoch + 1, "seconds": seconds, **(self.final.named("{}/test") if self.final else {})}
         self.metrics.append({COLUMNS[tag]: value for tag, value in curves.items() if tag in COLUMNS})
         write_csv(self.metrics, self.run.files.metrics, COLUMNS.values())
 
@@ -243,6 +238,14 @@ class Recorder:
             for what in ("projections", "mass", "mean"):
                 curves |= {f"{what}/{name}": layer[what] for name, layer in measured.items()}
         return curves
+
+    def finish(self) -> None:
+        """Log the final accuracies, and write the run's row of TensorBoard's HPARAMS tab."""
+        if self.final is None:  # no epoch was left to train
+            self.final = evaluate(self.net, self.dataset.test, "test set")
+        self.log.info(f"test set: {self.final}")
+        if distributed.RANK == 0:
+            self.board.finish({**self.record.config, **self.final.named("{}_test")}, NETWORK)
 
     def _watches_for_plateau(self, epoch: int) -> bool:
         return self.run.settings.kill_plateaus and epoch < options.PLATEAU_EPOCHS
