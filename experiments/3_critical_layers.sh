@@ -10,15 +10,15 @@
 # - VGG-11 with a quarter and with an eighth of the channels, on two and on four classes of CIFAR-10
 # - the fully connected network of Zhang et al. on MNIST and Fashion-MNIST, as a check of the method: in their paper the
 #   first layer is critical and the others are not
-#
-# NETWORKS="resnet18 vgg11" SEEDS="1 2 3 4 5" does the same with runs of recipe 1.
-: "${NETWORKS:=lenet vgg11_eighth vgg11_quarter fcn3}"
+# - ResNet-18 and VGG-11 of recipe 1
+: "${NETWORKS:=lenet vgg11_eighth vgg11_quarter fcn3 resnet18 vgg11}"
 source "$(dirname "$0")/common.sh"
 
 seeds_of() {
     case $1 in
         lenet) seq 11 30 ;;
         fcn3) seq 11 15 ;;
+        resnet18 | vgg11) seq 1 5 ;; # the runs of recipe 1
         *) seq 11 20 ;;
     esac
 }

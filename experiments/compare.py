@@ -111,13 +111,16 @@ def compare_criticality(args: argparse.Namespace) -> None:
     files = [result_of_resets(seed, args.epoch) for seed in seeds_in(args.folder)]
     results = {f"seed {path.parent.name}": read(path) for path in files}
     check_resets(results)
-    runs, of_mass = list(results.values()), criticality.over_seeds(results, "mass")
+    runs, guessing = list(results.values()), criticality.not_learned(results)
+    learned = {label: one for label, one in results.items() if label not in guessing} or results
+    of_mass = criticality.over_seeds(learned, "mass")
     text = f"Spearman's rank correlation, mean of {len(of_mass.values)} seeds, hidden layers: {of_mass}"
     if of_mass.values:
-        coins = "{low:+.2f} to {high:+.2f}".format(**criticality.fair_coins(results, "mass"))
+        coins = "{low:+.2f} to {high:+.2f}".format(**criticality.fair_coins(learned, "mass"))
         text += f"\nwith fair coins instead: {coins} in 95 % of draws"
-    save(plots.accuracy_loss(mean_of_runs(runs), f"{args.title}, mean of {len(runs)} seeds"), args.output, "map")
-    save(figures.bias_and_criticality_of_runs(runs, args.title, text), args.output, "points")
+    drawn, title = list(learned.values()), f"{args.title}, mean of {len(learned)} seeds"
+    save(plots.accuracy_loss(mean_of_runs(drawn), title), args.output, "map")
+    save(figures.bias_and_criticality_of_runs(drawn, args.title, text), args.output, "points")
     explanation = (
         f"Networks after {args.epoch} epochs, {len(runs)} seeds. Accuracy lost: (accuracy - accuracy after the "
         f"reset) / (accuracy - {runs[0]['chance_top1']:g} %), the latter being that of guessing. A layer is "
@@ -139,11 +142,10 @@ def compare_criticality(args: argparse.Namespace) -> None:
         *(criticality.correlation_table(results), criticality.power_of(results)),
         *(criticality.claim_table(results), criticality.seed_table(results)),
     ]
-    guessing = criticality.not_learned(results)
-    if guessing and (learned := {label: one for label, one in results.items() if label not in guessing}):
+    if len(learned) < len(results):
         tables += [
             f"Without {', '.join(guessing)}, which did not learn (less than {100 * criticality.LEARNED:g} % of "
-            "the way from guessing to 100 %):",
+            "the way from guessing to 100 %), and are not in the figures:",
             criticality.correlation_table(learned),
             criticality.claim_table(learned),
         ]

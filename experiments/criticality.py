@@ -215,7 +215,12 @@ def power(seeds: int, layers: int, effect: float) -> float:
 
 
 def detectable(seeds: int, layers: int) -> float | None:
-    """Return the least correlation, in steps of 0.05, that is found in 80 % of cases. None: not even 0.95."""
+    """Return the least correlation, in steps of 0.05, that is found in 80 % of cases. None: not even 0.95.
+
+    None also for a single seed, which has no interval.
+    """
+    if seeds < 2:
+        return None
     effects = np.arange(1, 20) / 20
     return next((float(effect) for effect in effects if power(seeds, layers, float(effect)) >= POWER), None)
 
@@ -225,7 +230,7 @@ def power_of(results: Results) -> str:
     seeds, layers = len(results), len(next(iter(results.values()))["hidden_layers"])
     if layers < 3:
         return ""
-    least = detectable(seeds, layers) if seeds > 1 else None
+    least = detectable(seeds, layers)
     what = f"{seeds} seeds of {layers} hidden layers"
     if least is None:
         return f"{what} would not show even a correlation of 0.95 in 80 % of cases."
