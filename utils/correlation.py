@@ -17,9 +17,8 @@ from utils.projections import CONFIDENCE
 
 EXACT_LAYERS = 8  #: the p-value enumerates all pairings (8! of them) up to this number of layers
 DRAWS = 100_000  #: of fair coins: gives the ends of their interval to 0.01
-DRAWS_AT_ONCE = 10_000
 RIVALS = ("depth", "l2_dist")
-#: The `quantities`, in words.
+#: What may explain that a layer is critical, in words. The mean goes on where mass has reached 1.
 NAMES = {
     **{"mass": "mass", "bias": "bias |mass - 1/2|", "mean": "mean projection"},
     **{"depth": "depth", "l2_dist": "distance moved"},
@@ -36,17 +35,9 @@ OF_MASS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mass": np.asarray, "b
 
 
 def quantities(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return what may explain that a layer is critical, each as a number for each layer.
+    """Return each of NAMES as a number for each layer; `l2_dist` only if it is known of all layers.
 
-    Args:
-        layers: in network order, with `mass`, `mean` and, where the initialization is known, `l2_dist`.
-
-    Returns:
-        - mass: the signed bias
-        - bias: |mass - 1/2|
-        - mean: mean projection, which goes on where mass has reached 1
-        - depth: place in the network
-        - l2_dist: distance moved, relative to the size of the initial weights; only if known of all layers
+    layers: in network order, with `mass`, `mean` and, where the initialization is known, `l2_dist`.
     """
     mass = [layer["mass"] for layer in layers]
     found = {"mass": mass, "bias": bias(mass).tolist(), "mean": [layer["mean"] for layer in layers]}
@@ -144,10 +135,7 @@ def fair_coins(filters: Sequence[int], drops: Sequence[float], seed: int = 0, of
     Return (DRAWS,) correlations; NaN where they are undefined.
     """
     filters, random = np.asarray(filters), np.random.default_rng(seed)
-    others, draws = centred_ranks(drops), []
-    for _ in range(DRAWS // DRAWS_AT_ONCE):
-        mass = random.binomial(filters, 0.5, (DRAWS_AT_ONCE, len(filters))) / filters
-        ranks = centred_ranks(OF_MASS[of](mass))
-        with np.errstate(invalid="ignore"):
-            draws.append(ranks @ others / np.sqrt((ranks**2).sum(1) * (others @ others)))
-    return np.concatenate(draws)
+    ranks = centred_ranks(OF_MASS[of](random.binomial(filters, 0.5, (DRAWS, len(filters))) / filters))
+    others = centred_ranks(drops)
+    with np.errstate(invalid="ignore"):
+        return ranks @ others / np.sqrt((ranks**2).sum(1) * (others @ others))

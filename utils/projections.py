@@ -56,9 +56,6 @@ def project(weight: Tensor, normalize: bool = False) -> Tensor:
     for part, out in zip(filters.split(step), projections.split(step), strict=True):
         part = part.to(torch.float64)
         if normalize:
-            if weight.dtype == torch.float64:  # squares may overflow or underflow; those of smaller types do not
-                largest = part.abs().amax(1, keepdim=True)
-                part = part / torch.where(largest > 0, largest, 1.0)
             cosine = part.sum(1) / (torch.linalg.vector_norm(part, dim=1) * math.sqrt(part.shape[1]))
             out.copy_(torch.where(part.any(1), cosine.clamp(-1, 1), 0.0))
         else:

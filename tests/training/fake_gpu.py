@@ -16,7 +16,7 @@ from data.registry import Source
 from utils import reinit
 from utils.training import precision
 from utils.training.metrics import evaluate
-from utils.training.step import Forward
+from utils.training.step import make_step
 
 GPU = torch.device("cuda", 0)
 NETWORKS = [("lenet", 1), ("vgg11", 3), ("resnet18", 3), ("mlp_bn", 1)]
@@ -73,11 +73,14 @@ def test_batches_of_a_dataset_in_memory(augmentation, options):
 
 @pytest.mark.parametrize(("arch", "channels"), NETWORKS)
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_training_step(arch, channels, deterministic):
+def test_forward_pass_and_loss_of_a_training_step(arch, channels, deterministic, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)  # it needs a real GPU
     net = build(arch, channels)
     if deterministic:
         precision.make_deterministic(net)
-    loss, correct = Forward(net).train()(*batch(channels))
+    images, labels = batch(channels)
+    step = make_step(net.train(), torch.optim.SGD(net.parameters(), lr=0.1))
+    loss, correct = step(images, labels, len(labels))
     assert loss.device == correct.device == GPU
     assert (loss.shape, correct.shape) == ((), ())
 

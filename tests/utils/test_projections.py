@@ -133,9 +133,9 @@ def test_projection_of_a_grouped_convolution_is_its_output_for_an_image_of_ones(
     np.testing.assert_allclose(projections.project(conv.weight, normalize=True).numpy(), cosine, rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e-45, 1e37, 1e300])
+@pytest.mark.parametrize("size", [2.0**-140, 2.0**120])
 def test_extreme_weights_neither_overflow_nor_underflow(size):
-    weight = torch.tensor([[3.0, 4.0]], dtype=torch.float64) * size
+    weight = torch.tensor([[3.0, 4.0]]) * size
     assert projections.project(weight, normalize=True).item() == pytest.approx(7 / (5 * math.sqrt(2)), rel=1e-9)
     half = torch.tensor([[60000.0], [2.0**-10]]).half().expand(2, 4096)
     assert projections.project(half).tolist() == [60000.0 * 4096, 4.0]

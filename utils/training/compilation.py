@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.errors import RunError
 from core.text import first_line
@@ -15,7 +15,7 @@ Result = tuple[Tensor, Tensor]  #: loss and number of correct images, on the dev
 Step = Callable[[Tensor, Tensor, int], Result]  #: of images, labels and the size of the batch on all ranks
 
 
-def compile_forward(forward: nn.Module) -> Callable[[Tensor, Tensor], Result]:
+def compile_forward(forward: Callable[[Tensor, Tensor], Result]) -> Callable[[Tensor, Tensor], Result]:
     """Compile a forward pass and its backward pass. Dropout draws the same numbers as without compiling."""
     import torch._dynamo.config
     import torch._inductor.config

@@ -14,21 +14,6 @@ from utils.training.compilation import GraphedStep, Result, Step, compile_forwar
 from utils.training.metrics import NotFiniteError
 
 
-class Forward(nn.Module):
-    """Forward pass and loss of a batch: the part that --compile compiles, with its backward pass."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor, labels: Tensor) -> Result:
-        """Return the mean loss of a batch (with several processes: the sum) and the number of correct images."""
-        logits = self.net(images).float()  # bfloat16 with --amp
-        reduction = "mean" if distributed.WORLD_SIZE == 1 else "sum"
-        loss = functional.cross_entropy(logits, labels, reduction=reduction)
-        return loss, (logits.detach().argmax(1) == labels).sum()
-
-
 def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, compiled: bool = False) -> Step:
     """Return a function that trains on one batch, or on this rank's share of it, which may be empty.
 
@@ -37,12 +22,19 @@ def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, compiled: bool =
     the gradients over them. If `compiled`, the forward and backward pass are compiled, and on one GPU the whole
     step is a CUDA graph.
     """
-    forward: nn.Module = Forward(net)
+    module, reduction = net, "mean"
     if distributed.WORLD_SIZE > 1:
+        reduction = "sum"
         with warnings.catch_warnings():
             # Deprecated since PyTorch 2.13. Earlier versions do not have its replacement.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            forward.net = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+            module = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def forward(images: Tensor, labels: Tensor) -> Result:
+        logits = module(images).float()  # bfloat16 with --amp
+        loss = functional.cross_entropy(logits, labels, reduction=reduction)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
     compute = compile_forward(forward) if compiled else forward
 
     def step(images: Tensor, labels: Tensor, batch_size: int) -> Result:
