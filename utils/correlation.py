@@ -73,14 +73,10 @@ def correlations(layers: Sequence[Mapping[str, Any]], drops: Sequence[float | No
 
 
 def rank_correlation(values: Sequence[float], drops: Sequence[float]) -> dict[str, float | None]:
-    """Return Spearman's rank correlation of two sequences of numbers, and its p-value.
+    """Return Spearman's rank correlation of two sequences of numbers, `spearman`, and its two-sided `p_value`.
 
-    Returns:
-        - spearman: in [-1, 1]
-        - p_value: two-sided, if all pairings are equally likely. Exact up to EXACT_LAYERS layers, above that from
-          the t distribution (for few layers its p-values are far too small)
-
-        Both None if undefined: all values or all drops are equal.
+    The p-value is exact up to EXACT_LAYERS layers, with all pairings equally likely; above that it is from the t
+    distribution, whose p-values for few layers are far too small. Both None: all values or all drops are equal.
     """
     from scipy.stats import permutation_test, spearmanr
 

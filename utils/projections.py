@@ -130,19 +130,10 @@ def network_statistics(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def measure(
     weights: Mapping[str, Tensor], normalize: bool = False, initial: Mapping[str, Tensor] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Compute the statistics of several layers.
+    """Compute the statistics of several layers: name -> `layer_statistics`, and `distances` from `initial`.
 
-    Args:
-        weights: name of a layer -> its weights, as for `project`.
-        normalize: measure cosines.
-        initial: name of a layer -> its weights at initialization, to measure distances from.
-
-    Returns:
-        name -> `layer_statistics`, and `distances` if `initial` is given.
-
-    Raises:
-        ValueError: the weights of a layer are not finite, or had another shape at initialization; the message
-            names the layer.
+    weights, initial: name of a layer -> its weights, as for `project`, and those at initialization. normalize:
+    measure cosines. Raise ValueError, which names the layer, where weights are not finite or had another shape.
     """
     measured = {}
     for name, weight in weights.items():
@@ -160,16 +151,11 @@ def measure(
 
 @torch.no_grad()
 def distances(weight: Tensor, initial: Tensor) -> dict[str, float | None]:
-    """Compute how far weights are from their initialization, relative to its size.
+    """Compute how far weights are from their initialization, relative to its size, with sums in float64.
 
-    Args:
-        weight, initial: W and W0, of the same shape and on the same device. Sums are accumulated in float64.
-
-    Returns:
-        l2_dist, |W - W0|_F / |W0|_F, and l_inf_dist, max|W - W0| / max|W0|; both None if W0 is all zero.
-
-    Raises:
-        ValueError: the shapes differ, or weights are not finite.
+    weight, initial: W and W0, of the same shape and on the same device. Return l2_dist, |W - W0|_F / |W0|_F, and
+    l_inf_dist, max|W - W0| / max|W0|; both None if W0 is all zero. Raise ValueError: the shapes differ, or weights
+    are not finite.
     """
     if weight.shape != initial.shape:
         raise ValueError(f"weights {tuple(weight.shape)} had shape {tuple(initial.shape)} at initialization")

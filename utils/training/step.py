@@ -55,18 +55,11 @@ def train_epoch(step: Step, net: nn.Module, batches, epoch: int, epochs: int = 1
     """Train for one epoch. The host does not wait for the device in between, except for synchronized batch norm,
     and once a second for a progress bar.
 
-    Args:
-        step: from `make_step`.
-        net: it is set to training mode.
-        batches: this rank's share of each batch. `batch_size` and `num_images` count the images of all ranks.
-        epoch: from 0, for the progress bar and the error message.
-        epochs: of the run in all, for the time that the progress bar says is left.
+    step: from `make_step`. net: it is set to training mode. batches: this rank's share of each batch; `batch_size`
+    and `num_images` count the images of all ranks. epoch, from 0, and epochs are for the progress bar.
 
-    Returns:
-        the mean loss and the accuracy in percent during training: of each batch before its step, with dropout.
-
-    Raises:
-        NotFiniteError: the loss of a batch is not finite.
+    Return the mean loss and the accuracy in percent during training: of each batch before its step, with dropout.
+    Raise NotFiniteError if the loss of a batch is not finite.
     """
     net.train()
     device = next(net.parameters()).device
