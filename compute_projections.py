@@ -15,7 +15,7 @@ are not positive (mass; 1/2 if signs are fair coins), mean, standard deviation,
 and the p-value against mass 1/2. With --init-from also how far the weights
 have moved. Each snapshot gets one JSON file in
 <results>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]; projections.csv there
-has a row a snapshot and layer of all of them.
+has one row per snapshot and layer of all of them.
 
 Only the weights that are measured are read from a snapshot. Then reset its layers:
 

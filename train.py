@@ -1,7 +1,7 @@
 """Train a ConvNet and keep snapshots of it.
 
     python train.py --arch lenet --dataset mnist --shuffle --lr 0.02 \\
-        --epochs 3 --seed 1 --snapshot-every 1
+        --seed 1 --snapshot-every 1
     python train.py --arch vgg11 --dataset cifar10 --augmentation \\
         --split 0.1 --stratified --shuffle --cuda
     torchrun --nproc-per-node 4 train.py --arch resnet50 --dataset imagenet \\
@@ -14,8 +14,8 @@ run.json, which says what the run is, and metrics.csv, with a row an epoch.
 A run that is interrupted continues, with the same final weights, when the
 same command is given again with --resume-from latest. Give it from the start:
 
-    python train.py --arch lenet --dataset mnist --shuffle --seed 1 \\
-        --snapshot-every 1 --resume-from latest
+    python train.py --arch lenet --dataset mnist --shuffle --lr 0.02 \\
+        --seed 1 --snapshot-every 1 --resume-from latest
 
 SIGUSR1 ends a run after the current epoch, with a snapshot.
 

@@ -154,9 +154,9 @@ OPTIONS: dict[str, list[Option]] = {
                programs=WITH_IMAGES, role=NETWORK),
         Option("unnormalize", "pixel values in [0, 1] instead of normalized ones", programs=WITH_IMAGES,
                role=NETWORK, modes=IMAGES),
-        Option("mean", "mean of pixel values in [0, 1], a number a channel, for another program's network",
+        Option("mean", "mean of pixel values in [0, 1], one number per channel, for another program's network",
                Number(float, 0, 1), None, (REINIT,), several=True),
-        Option("std", "standard deviation, a number a channel (default of both: those of the dataset)",
+        Option("std", "standard deviation, one number per channel (default of both: those of the dataset)",
                Number(float, most=LARGEST, above=0), None, (REINIT,), several=True),
         Option("noise", "share of wrong labels, in [0, 1]; -1: shuffle pixels instead", Number(float, -1, 1), 0.0,
                role=IDENTITY, modes=("train", "initialize", "evaluate_train")),
@@ -192,7 +192,7 @@ OPTIONS: dict[str, list[Option]] = {
                COUNT, None, MEASURING),
         Option("rand", "also reset layers to a new random initialization", programs=(REINIT,)),
         Option("identity_line", "also put back only the components of the filters along the identity line, and as "
-               "a control as much along the direction in which they moved most otherwise",
+               "a control as much of the direction orthogonal to it in which they moved most",
                programs=(REINIT,)),
         Option("resume_from", "continue from a snapshot; 'latest': from the newest intact one of this run",
                path_text),
@@ -229,8 +229,8 @@ OPTIONS: dict[str, list[Option]] = {
         Option("with_linear", "also measure (or reset) the fully connected layers", programs=MEASURING),
     ],
     "computation": [
-        Option("cuda", "compute on the GPU (if there is none, on the CPU); under torchrun a GPU a process",
-               programs=ALL, role=PLACE),
+        Option("cuda", "compute on the GPU (if there is none, on the CPU); with torchrun, which the measuring of "
+               "projections is not for, one GPU per process", programs=ALL, role=PLACE),
         Option("amp", "compute in bfloat16 (autocast); changes the numbers", programs=WITH_IMAGES, role=IDENTITY,
                modes=IMAGES),
         Option("tf32", "let the GPU round the factors of products to 10 bits (TF32)", programs=WITH_IMAGES,

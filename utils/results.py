@@ -121,7 +121,7 @@ def write_csv(rows: Collection[Mapping[str, Any]], path: Path, columns: Iterable
 
 
 def write_projections(folder: Path, settings: Settings) -> list[str]:
-    """Write projections.csv: a row a snapshot and layer, of all results in a folder, in order of training.
+    """Write projections.csv: one row per snapshot and layer, of all results in a folder, in order of training.
 
     It is made from the JSON files, so that several commands, one after the other or at once, make one table.
     Return warnings about files that are no results.
