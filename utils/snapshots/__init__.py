@@ -4,7 +4,6 @@ docs/files.md lists the files and the entries of a training state. Nothing in a 
 is read, and everything that is used is compared with its checksum: see `utils.snapshots.archive`.
 """
 
-import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,8 @@ def save(content: dict[str, Any], path: Path, before: Callable[[str], None] | No
     with atomic_write(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:
-            # PyTorch notices that bytes are missing, and hides why: the disk is full.
-            cause = error
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__context__
-            raise cause or OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
+        except RuntimeError as error:  # PyTorch notices that bytes are missing, and hides why: the disk is full
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         if before is not None:
             file.flush()
             before(checksum(Path(file.name)))
