@@ -5,7 +5,6 @@ import dataclasses
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,6 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str] | None = None) -> Settings:
         """Parse a command line (default: the one of this process), and load the file that --arch may name."""
-        argv = sys.argv[1:] if argv is None else argv
         values = vars(self.parse_args(argv))
         unset: list = []  # a list, because repeatable options extend a copy of their default
         marked = argparse.Namespace(**dict.fromkeys(values, unset))

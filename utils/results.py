@@ -29,9 +29,8 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def result_stem(path: Path, tar_stems: Collection[str] = ()) -> str:
-    """Return the name of a snapshot's results: its own without the suffix, unless a `.tar` and a `.pt` share that.
+    """Return the name of a snapshot's results: without its suffix, unless a `.tar` and a `.pt` share that name.
 
-    `<arch>_3.tar` is after four epochs and `<arch>_3.pt` after three: the results of the latter are `<arch>_3.pt`.
     `tar_stems` are those of the `.tar`s that it is measured together with, in whatever folder.
     """
     beside_tar = path.suffix == ".pt" and (path.stem in tar_stems or path.with_suffix(".tar").exists())

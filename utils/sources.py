@@ -162,14 +162,10 @@ def in_folder(folder: Path, arch: str) -> list[Path]:
 
     They are in the order of their names, numbers in the order of their values.
     """
-
-    def in_numerical_order(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
     found = [path for path in folder.glob("[!.]*") if path.suffix in SUFFIXES and path.is_file()]
     if not found:
         raise UsageError(f"--load-from {folder}: there is no snapshot of {arch} (such as {arch}_0.tar)")
-    found.sort(key=in_numerical_order)
+    found.sort(key=lambda one: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", one.name)])
     named = [path for path in found if path.suffix in (".pt", ".tar") and number_in_name(path, arch) is not None]
     return named or found
 

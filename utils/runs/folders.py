@@ -11,16 +11,12 @@ from utils.arguments import Settings
 
 
 def noise_folder(noise: float) -> str | None:
-    """Return the folder that tells noisy data from clean data.
-
-    `noise_20` for a ratio of 0.2, `pixel_shuffle` for -1, None for 0. The percentage is exact: 0.29 gives
-    `noise_29` although 100 * 0.29 < 29 in floating point, and 0.005 gives `noise_0.5`.
-    """
+    """Return the folder that tells noisy data from clean data (see docs/files.md); None for a ratio of 0."""
     if noise == 0:
         return None
     if noise == -1:
         return "pixel_shuffle"
-    return f"noise_{(100 * Decimal(repr(float(noise)))).normalize():f}"
+    return f"noise_{(100 * Decimal(repr(float(noise)))).normalize():f}"  # exact: as a float, 100 * 0.29 < 29
 
 
 def noise_of_snapshot(path: Path, config: Mapping[str, Any]) -> str | None:

@@ -1,12 +1,6 @@
 """What a run is, said once: `run.json` in its folder, and the same in each of its training states.
 
-    run.json           format, id, configuration, class names, checksums of the training images and of the initial
-                       weights, what --override changed, provenance, and a checksum of each bare `.pt` of the run
-    <arch>_<epoch>.tar says the same of itself, so that it can be moved
-    <arch>_<n>.pt      belongs to the run in whose `run.json` its checksum stands
-
-Any other file says nothing of its run. A folder without `run.json`, of an earlier version, is known by its newest
-intact training state.
+docs/files.md describes it, and which other files say of which run they are.
 """
 
 import contextlib
@@ -24,7 +18,7 @@ from torch import Tensor, nn
 import models
 from core.errors import OneLineError, UsageError
 from utils import options, snapshots
-from utils.arguments import Settings
+from utils.arguments import Number, Settings
 from utils.options import CONFIGURATION, DEFAULTS, flag
 from utils.snapshots import SnapshotError
 from utils.snapshots.files import atomic_write
@@ -268,8 +262,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
         if name in config and not row.accepts(config[name], config):
             raise SnapshotError(f"{path} is no snapshot: it records {flag(name)} {config[name]!r}")
     for name in ("num_classes", "in_channels"):
-        value = config.get(name, 1)
-        if type(value) is not int or not 1 <= value <= 2**31:
-            raise SnapshotError(f"{path} is no snapshot: it records {value!r} as {name}")
+        if name in config and not Number(int, 1, 2**31).accepts(config[name]):
+            raise SnapshotError(f"{path} is no snapshot: it records {config[name]!r} as {name}")
     if not isinstance(config.get("started_from"), (str, type(None))):
         raise SnapshotError(f"{path} is no snapshot: started_from is not a text")

@@ -1,28 +1,9 @@
 """Snapshots of a network on disk: written whole or not at all, and checked when they are read.
 
-    <arch>_init_0.pt        the initial weights, a bare state_dict (`<arch>_pretrained_0.pt`: from the model zoo)
-    <arch>_<epoch>.tar      the training state after the 0-based epoch, a dict
-    <arch>_<epochs>.pt      the final weights, a bare state_dict
-
-Entries of a training state, each with the first format that has it (1: the authors'; 4 was never published):
-
-    1  epoch                    0-based
-    1  top1_acc, top5_acc       accuracies in percent; None until the evaluation after the epoch is done
-    1  model_state_dict, optimizer_state_dict, scheduler_state_dict
-    2  format, config           the number of the format; the arguments that determine the weights
-    2  class_names              in the order of their labels
-    2  tensorboard_step         the last step that TensorBoard has
-    3  top1_acc_train_running   accuracy in percent on the training batches, while the epoch was trained
-    3  provenance               program, arguments, versions, device
-    5  unmeasured               the curves of the epoch, until the evaluation after it is done
-    5  train_fingerprint        number and checksum of the training images and labels
-    6  id, initial_weights, overrides: what the run is, as in its run.json (see utils.runs.record)
-
-Nothing in a file is executed when it is read, and everything that is used is compared with its checksum: see
-`utils.snapshots.archive`.
+docs/files.md lists the files and the entries of a training state. Nothing in a file is executed when it
+is read, and everything that is used is compared with its checksum: see `utils.snapshots.archive`.
 """
 
-import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,26 +21,17 @@ FORMAT = 6  #: of the training states that this program writes
 
 
 def save(content: dict[str, Any], path: Path, before: Callable[[str], None] | None = None) -> None:
-    """Write a training state or a bare state_dict. A reader sees the old file or the new one.
+    """Write a training state or a bare state_dict, with all tensors on the CPU, into a folder that exists.
 
-    Args:
-        content: the training state or state_dict, with all tensors on the CPU.
-        path: the file, in a folder that exists.
-        before: is called with the `checksum` of the new file before it appears at `path`, so that a record can
-            list the file first.
-
-    Raises:
-        OSError: the disk, the folder or the permissions do not allow it. There is no new file then.
+    A reader sees the old file or the new one. `before` is called with the `checksum` of the new file before it
+    appears at `path`, so that a record can list the file first. Raise OSError, and leave no new file, if the disk,
+    the folder or the permissions do not allow it.
     """
     with atomic_write(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:
-            # PyTorch notices that bytes are missing, and hides why: the disk is full.
-            cause = error
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__context__
-            raise cause or OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
+        except RuntimeError as error:  # PyTorch notices that bytes are missing, and hides why: the disk is full
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         if before is not None:
             file.flush()
             before(checksum(Path(file.name)))
@@ -85,12 +57,9 @@ def load(
 
     Returns:
         the content of the file, of which every tensor has been compared with its checksum. In any case it has
-
-        - `model_state_dict`: name of the weight -> CPU tensor
-        - `structure`: the same for all weights, also those left out, but on the meta device: shapes and types only
-        - `checksums`: whether the file has checksums (old non-zip files and safetensors have none)
-
-        and `translated`, in words, if something was.
+        `model_state_dict` (name of the weight -> CPU tensor), `structure` (the same for all weights, also those
+        left out, on the meta device) and `checksums` (whether the file has some: old non-zip files and safetensors
+        have none); and `translated`, in words, if something was.
 
     Raises:
         SnapshotError: the file is missing, cannot be read, is damaged, needs to run code, or is no snapshot.

@@ -125,12 +125,10 @@ def checksum(path: Path) -> str | None:
     with _open(path) as (file, kind):
         if kind != "zip":
             return None
-        tensors = {}
         with zipfile.ZipFile(file) as archive:
-            for record in archive.infolist():
-                if match := is_tensor_record(record.filename):
-                    tensors[int(match[1])] = (record.CRC, record.file_size)
-        return hashlib.sha256(repr(sorted(tensors.items())).encode()).hexdigest()[:16]
+            matches = [(is_tensor_record(record.filename), record) for record in archive.infolist()]
+        tensors = sorted((int(match[1]), (record.CRC, record.file_size)) for match, record in matches if match)
+        return hashlib.sha256(repr(tensors).encode()).hexdigest()[:16]
 
 
 def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -215,7 +213,9 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
             if record.compress_type != zipfile.ZIP_STORED:
                 raise SnapshotError(f"{path} is no snapshot: {record.filename} is compressed")
             archive.open(record).close()  # checks that the name beside the record is the one in the directory
-            position = _find_content(file, record)
+            file.seek(record.header_offset)
+            name_length, extra_length = struct.unpack("<26xHH", file.read(30))
+            position = record.header_offset + 30 + name_length + extra_length
             if not is_tensor_record(record.filename):
                 content = archive.read(record)  # checks its CRC-32
                 if record.filename.lower().endswith("/data.pkl"):
@@ -223,13 +223,6 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
             elif record.file_size and tensors.setdefault(position, record) is not record:
                 raise SnapshotError(f"{path} is damaged: {record.filename} lies within another record")
     return tensors
-
-
-def _find_content(file: BinaryIO, record: zipfile.ZipInfo) -> int:
-    """Return the position of a record's first byte in the file."""
-    file.seek(record.header_offset)
-    name_length, extra_length = struct.unpack("<26xHH", file.read(30))
-    return record.header_offset + 30 + name_length + extra_length
 
 
 def _check_pickle(path: Path, file: BinaryIO) -> None:
