@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.registry import register
+from models.registry import initialize, register
 
 
 @register("lenet")
@@ -31,8 +31,4 @@ def lenet(name, num_classes, in_channels, image_size):
     )
     parts = {"features": nn.Sequential(*stages), "avgpool": nn.AdaptiveAvgPool2d(3), "flatten": nn.Flatten()}
     net = nn.Sequential(OrderedDict(**parts, classifier=classifier))
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2))
-            nn.init.zeros_(module.bias)
-    return net
+    return initialize(net, nn.init.xavier_uniform_, gain=math.sqrt(2))
