@@ -79,8 +79,7 @@ def criticality_axes(title: str, drops: np.ndarray, reset_to: str) -> tuple[Figu
     axes = figure.subplots()
     axes.axhspan(50, 200, color=style.CHANCE, alpha=0.5, linewidth=0)
     axes.axvline(0.5, color="black", linewidth=0.6)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(drops.min(initial=0) - 4, drops.max(initial=100) + 4)
+    axes.set(xlim=(0, 1), ylim=(drops.min(initial=0) - 4, drops.max(initial=100) + 4))
     axes.set_xlabel("mass (share of filters with projection ≤ 0)\nhollow: input and output layer; grey: critical")
     axes.set_ylabel(f"accuracy beyond chance that is lost,\nlayer reset to {reset_to} (%)")
     return figure, axes
