@@ -21,12 +21,8 @@ def lenet(name, num_classes, in_channels, image_size):
         stages.append(nn.MaxPool2d(2))
         in_channels = width
     classifier = nn.Sequential(
-        nn.Linear(64 * 3 * 3, 120),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
-        nn.Linear(120, 84),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
+        *(nn.Linear(64 * 3 * 3, 120), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+        *(nn.Linear(120, 84), nn.ReLU(inplace=True), nn.Dropout(0.5)),
         nn.Linear(84, num_classes),
     )
     parts = {"features": nn.Sequential(*stages), "avgpool": nn.AdaptiveAvgPool2d(3), "flatten": nn.Flatten()}
