@@ -93,14 +93,9 @@ def number_points(
     Each number is at the nearest place in the axes where it hides neither a point nor another number. Of more than
     MOST_PANELS layers only so many have a number, those of the greatest y, and a colour bar replaces the legend.
 
-    Args:
-        axes: with their final limits.
-        xs, ys: the point of each layer, in network order.
-        names: depth, which begins with 1 -> name of the layer.
-        hidden: whether it is a hidden layer; the points of others are hollow.
-
-    Returns:
-        the colours of the layers, (N, 4).
+    The axes have their final limits. xs, ys: the point of each layer, in network order. names: depth, which begins
+    with 1 -> name of the layer. hidden: whether it is a hidden layer; the points of others are hollow. Returns the
+    colours of the layers, (N, 4).
     """
     depths = np.array(list(names))
     colors = style.DEPTH((depths - 1) / max(1, depths.max(initial=1) - 1))
