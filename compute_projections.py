@@ -280,10 +280,10 @@ def draw(run: list[tuple[Source, dict]], settings: Settings) -> list[Path]:
     by_name = any(one.epoch is None for one, _ in same)
     points = {Path(one.name).name if by_name else max(one.epoch, 0): layers for one, layers in same}
     if len(points) > 1:
-        figures[f"mass_{settings.arch}"] = plots.mass_by_epoch(points, network)
+        figures[f"mass_{settings.arch}"] = plots.by_epoch(points, "mass", network)
         if len(measured) <= plots.MOST_PANELS:  # else mass_<arch> is the heat map
-            figures[f"heatmap_{settings.arch}"] = plots.mass_by_epoch(points, network, as_map=True)
-        figures[f"mean_{settings.arch}"] = plots.mean_by_epoch(points, settings.normalize, network)
+            figures[f"heatmap_{settings.arch}"] = plots.by_epoch(points, "mass", network, as_map=True)
+        figures[f"mean_{settings.arch}"] = plots.by_epoch(points, "mean", network, settings.normalize)
         if settings.init_from is not None:
             figures[f"distance_{settings.arch}"] = plots.distance_by_epoch(points, network)
     return [path for name, figure in figures.items() for path in plots.save(figure, folder / name)]

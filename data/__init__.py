@@ -7,11 +7,9 @@ one file.
 import importlib
 import pkgutil
 
-from data.images import Images
-from data.loading import Dataset, load
-from data.registry import DataError, ImageError, info, names, register
+from data.images import Images  # noqa: F401
+from data.loading import Dataset, load  # noqa: F401
+from data.registry import DataError, ImageError, info, names, register  # noqa: F401
 
 for _module in pkgutil.iter_modules(__path__, prefix="data."):
     importlib.import_module(_module.name)
-
-__all__ = ["DataError", "Dataset", "ImageError", "Images", "info", "load", "names", "register"]

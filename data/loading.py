@@ -29,8 +29,8 @@ BYTES_AT_ONCE = {"cuda": 16 * 2**20, "cpu": 2 * 2**20}
 class Dataset:
     """The images of a dataset. Each loader yields (images, labels) on the device and has a length."""
 
-    train: Loader | None  #: None: only the test set was asked for
-    val: Loader | None  #: None: no validation split, or only the test set was asked for
+    train: Loader | None = None  #: None: only the test set was asked for
+    val: Loader | None = None  #: None: no validation split, or only the test set was asked for
     test: Loader
     num_classes: int
     in_channels: int
@@ -95,9 +95,7 @@ def load(
     }
     fingerprints = {part: fingerprint(sources[part], images.protocol) for part in parts}
     return Dataset(
-        train=loaders.get("train"),
-        val=loaders.get("val"),
-        test=loaders["test"],
+        **loaders,
         num_classes=len(class_names),
         in_channels=images.spec.in_channels,
         image_size=images.image_size,
@@ -136,11 +134,10 @@ def _split_and_corrupt(images: Images, train: Source, num_classes: int) -> dict[
     parts = {"train": train}
     if images.split:
         n, labels = len(train.labels), train.labels if images.stratified else None
-        indices = subsets.split_indices(n, images.split, images.shuffle, images.split_seed, labels)
-        for part, chosen in zip(("training", "validation"), indices, strict=True):
-            if not len(chosen):
-                raise DataError(f"--split {images.split:g}: leaves none of {n} images in the {part} set")
-        parts = {"train": train.select(np.sort(indices[0])), "val": train.select(indices[1])}
+        kept, split_off = subsets.split_indices(n, images.split, images.shuffle, images.split_seed, labels)
+        if not len(split_off):
+            raise DataError(f"--split {images.split:g}: leaves none of {n} images in the validation set")
+        parts = {"train": train.select(np.sort(kept)), "val": train.select(split_off)}
     if images.noise > 0:
         labels = corrupt_labels(parts["train"].labels, num_classes, images.noise, images.noise_seed)
         parts["train"] = replace(parts["train"], labels=labels)

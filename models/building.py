@@ -102,10 +102,7 @@ def has_batch_norm(arch: str) -> bool:
 
 
 def _on_meta_device(function: Callable[[], Any]) -> Any:
-    """Call a function with the meta device as default device; if it needs values, again on the CPU.
-
-    The state of torch's global generator does not change.
-    """
+    """Call a function on the meta device, or on the CPU if it needs values, and restore torch's generator."""
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):

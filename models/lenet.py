@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.registry import register
+from models.registry import initialize, register
 
 
 @register("lenet")
@@ -21,18 +21,10 @@ def lenet(name, num_classes, in_channels, image_size):
         stages.append(nn.MaxPool2d(2))
         in_channels = width
     classifier = nn.Sequential(
-        nn.Linear(64 * 3 * 3, 120),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
-        nn.Linear(120, 84),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
+        *(nn.Linear(64 * 3 * 3, 120), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+        *(nn.Linear(120, 84), nn.ReLU(inplace=True), nn.Dropout(0.5)),
         nn.Linear(84, num_classes),
     )
     parts = {"features": nn.Sequential(*stages), "avgpool": nn.AdaptiveAvgPool2d(3), "flatten": nn.Flatten()}
     net = nn.Sequential(OrderedDict(**parts, classifier=classifier))
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2))
-            nn.init.zeros_(module.bias)
-    return net
+    return initialize(net, nn.init.xavier_uniform_, gain=math.sqrt(2))

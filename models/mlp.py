@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.registry import ModelError, register
+from models.registry import initialize, register
 
 WIDTH, BOTTLENECK = 4096, 1024
 
@@ -18,8 +18,6 @@ def mlp(name, num_classes, in_channels, image_size):
     followed by dropout, batch norm (mlp_bn only) and ReLU. All weights are Kaiming-normal (fan_out, ReLU). All
     biases are zero.
     """
-    if image_size is None:
-        raise ModelError(f"--arch {name}: build() needs image_size")
     net = nn.Sequential(OrderedDict(flatten=nn.Flatten()))
     for number in (1, 2, 3, 4):
         if number == 1:
@@ -32,8 +30,4 @@ def mlp(name, num_classes, in_channels, image_size):
         hidden["relu"] = nn.ReLU(inplace=True)
         net.add_module(f"hidden{number}", nn.Sequential(OrderedDict(hidden)))
     net.add_module("classifier", nn.Linear(WIDTH, num_classes))
-    for module in net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    return net
+    return initialize(net, nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")

@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.registry import ModelError, register
+from models.registry import initialize, register
 from models.zoo import LinearOfPooled, PoolUnlessOnePixel
 
 DIVISORS = {"vgg11_quarter": 4, "vgg11_eighth": 8}  #: of all numbers of channels and hidden units of VGG-11
@@ -37,13 +37,8 @@ def narrow_vgg11(name, num_classes, in_channels, image_size):
     pool = PoolUnlessOnePixel(nn.AdaptiveAvgPool2d(7))
     parts = {"features": nn.Sequential(*features), "avgpool": pool, "flatten": nn.Flatten()}
     net = nn.Sequential(OrderedDict(**parts, classifier=classifier))
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
+    initialize(net.features, nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+    initialize(net.classifier, nn.init.normal_, std=0.01)
     return net
 
 
@@ -54,15 +49,9 @@ def fcn3(name, num_classes, in_channels, image_size):
     Images (B, in_channels, *image_size) become logits (B, num_classes). All weights are Kaiming-normal (fan_in,
     ReLU). All biases are zero.
     """
-    if image_size is None:
-        raise ModelError(f"--arch {name}: build() needs image_size")
     net, units = nn.Sequential(OrderedDict(flatten=nn.Flatten())), in_channels * math.prod(image_size)
     for number in (1, 2, 3):
         net.add_module(f"hidden{number}", nn.Sequential(nn.Linear(units, HIDDEN), nn.ReLU(inplace=True)))
         units = HIDDEN
     net.add_module("classifier", nn.Linear(units, num_classes))
-    for module in net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    return net
+    return initialize(net, nn.init.kaiming_normal_, nonlinearity="relu")

@@ -1,8 +1,8 @@
-"""The builders of all architectures, by name."""
+"""What builders of architectures share: the registry of them by name, and how weights are initialized."""
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import UsageError
 
@@ -28,3 +28,13 @@ def register(*names: str) -> Callable[[Builder], Builder]:
         return builder
 
     return decorate
+
+
+def initialize(net: nn.Module, draw: Callable[..., Tensor], **options: float | str) -> nn.Module:
+    """Draw the weights of all convolutions and linear layers, as draw(weight, **options), and set biases to 0."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            draw(module.weight, **options)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from core.text import first_line, say
 from models.naming import places
-from models.registry import ModelError, register
+from models.registry import ModelError, initialize, register
 
 VGG = {f"vgg{depth}{bn}": f"vgg{depth}{bn and '_bn'}" for bn in ("", "bn") for depth in (11, 13, 16, 19)}
 #: Our name of each of the papers' networks -> torchvision's.
@@ -61,9 +61,7 @@ def torchvision_net(name, num_classes, in_channels, image_size, pretrained=False
             _replace_last_layer(net, num_classes)
     if in_channels != 3:
         first = _replace_first_convolution(net, in_channels)
-        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
-        if first.bias is not None:
-            nn.init.zeros_(first.bias)
+        initialize(first, nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
     if name in VGG:
         net.avgpool = PoolUnlessOnePixel(net.avgpool)
         net.classifier[0].__class__ = LinearOfPooled
@@ -76,11 +74,7 @@ def vgg19_orig(name, num_classes, in_channels, image_size):
     net = torchvision_net("vgg19", num_classes, 3, image_size)
     if in_channels != 3:
         _replace_first_convolution(net, in_channels)
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
-    return net
+    return initialize(net, nn.init.normal_, std=0.01)
 
 
 class PoolUnlessOnePixel(nn.Module):

@@ -165,11 +165,6 @@ def test_mlp_parameters_have_their_published_names_and_sizes(arch):
 # Image size
 
 
-def test_mlp_without_image_size_is_an_error():
-    with pytest.raises(models.ModelError, match="mlp_bn"):
-        models.build("mlp_bn", 10)
-
-
 @pytest.mark.parametrize(
     ("arch", "too_small", "large_enough"),
     [

@@ -28,7 +28,7 @@ def lines(axes) -> list[np.ndarray]:
 
 
 def test_mass_is_drawn_against_epoch_in_the_band_of_chance():
-    first, second = plots.mass_by_epoch(POINTS, "LeNet").axes
+    first, second = plots.by_epoch(POINTS, "mass", "LeNet").axes
     np.testing.assert_allclose(lines(first)[0], [(0, 0.5), (1, 0.51), (10, 0.6)])
     np.testing.assert_allclose(lines(second)[0], [(0, 0.1), (1, 0.11), (10, 0.2)])
     # For six filters, all on one side have p = 0.03, and five of them p = 0.22.
@@ -45,7 +45,7 @@ def columns_of(axes) -> list[str]:
 
 
 def test_heat_map_of_mass_is_white_at_one_half_and_marks_the_band_of_chance():
-    figure = plots.mass_by_epoch(POINTS, "LeNet on MNIST", as_map=True)
+    figure = plots.by_epoch(POINTS, "mass", "LeNet on MNIST", as_map=True)
     axes = figure.axes[0]
     image = axes.images[0]
     np.testing.assert_allclose(image.get_array(), [[0.5, 0.51, 0.6], [0.1, 0.11, 0.2]])
@@ -70,10 +70,10 @@ def test_profile_shows_the_mass_of_each_layer_in_its_band():
 
 def test_snapshots_without_epochs_are_drawn_by_name_in_the_order_given():
     points = {name: POINTS[epoch] for name, epoch in (("z.pt", 10), ("best.pt", 0), ("a.pt", 1))}
-    first, _ = plots.mass_by_epoch(points, "LeNet").axes
+    first, _ = plots.by_epoch(points, "mass", "LeNet").axes
     np.testing.assert_allclose(lines(first)[0], [(0, 0.6), (1, 0.5), (2, 0.51)])
     distance, _ = plots.distance_by_epoch(points, "LeNet").axes
-    heat_map = plots.mass_by_epoch(points, "LeNet", as_map=True).axes[0]
+    heat_map = plots.by_epoch(points, "mass", "LeNet", as_map=True).axes[0]
     np.testing.assert_allclose(heat_map.images[0].get_array()[0], [0.6, 0.5, 0.51])
     for axes in (first, distance, heat_map):
         assert columns_of(axes) == ["z.pt", "best.pt", "a.pt"]
@@ -90,8 +90,8 @@ def test_figures_of_deep_networks_have_rows_and_fit_on_a_page(depth):
     found = resets([n / depth for n in range(depth)], masses)
     found = {**found, "layers": names, "hidden_layers": names[1:], "projections": layers}
     drawn = {
-        "mass": plots.mass_by_epoch(points, title),
-        "mean": plots.mean_by_epoch(points, True, title),
+        "mass": plots.by_epoch(points, "mass", title),
+        "mean": plots.by_epoch(points, "mean", title, normalized=True),
         "distance": plots.distance_by_epoch(points, title),
         "projections": plots.distributions(layers, True, title),
         "profile": plots.profile(layers, title),
@@ -121,7 +121,7 @@ def test_figures_of_deep_networks_have_rows_and_fit_on_a_page(depth):
 
 
 def test_mean_is_drawn_against_epoch_in_the_band_of_chance():
-    first, _ = plots.mean_by_epoch(POINTS, True, "LeNet").axes
+    first, _ = plots.by_epoch(POINTS, "mean", "LeNet", normalized=True).axes
     np.testing.assert_allclose(lines(first)[0], [(0, -0.1), (1, -0.11), (10, -0.2)])
     heights = first.collections[0].get_paths()[0].vertices[:, 1]
     widest = 1.959964 * math.sqrt((0.2**2 + 0.5**2) / 6)  # at the last epoch
@@ -132,7 +132,6 @@ def test_distance_is_drawn_against_epoch_where_it_is_defined():
     l2, l_inf = plots.distance_by_epoch(POINTS, "LeNet").axes
     np.testing.assert_allclose(lines(l2), [[(0, 0), (1, 1), (10, 10)], [(0, 0), (1, 2), (10, 20)]])
     assert np.isnan([line[:, 1] for line in lines(l_inf)]).all()
-    assert [text.get_text() for text in l_inf.texts] == ["not defined: initial weights are zero"]
 
 
 def test_distribution_counts_every_filter_on_its_side_of_zero():

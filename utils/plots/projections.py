@@ -90,29 +90,19 @@ def profile(layers: style.Layers, title: str) -> Figure:
 
 
 @style.apply()
-def mass_by_epoch(points: style.Points, title: str, as_map: bool = False) -> Figure:
-    """Draw the mass of each layer against epoch, with the band that holds 95 % or more of fair coins.
+def by_epoch(
+    points: style.Points, statistic: str, title: str, normalized: bool = False, as_map: bool = False
+) -> Figure:
+    """Draw the mass or the mean projection of each layer against epoch, with the band of 95 % of fair coins.
 
-    points: layers have `mass` and `filters`.
-    as_map: draw a heat map, as for many layers: layer by epoch, white where the mass is 1/2.
+    points: layers have `filters` and `mass`, or `mean` and `std`.
+    statistic: "mass" (its band may hold more than 95 %) or "mean". normalized: the projections are cosines.
+    as_map: draw a heat map, as for many layers: layer by epoch, with a dot where the statistic is in its band.
     """
-    return _by_epoch(points, "mass", "mass (share of filters\nwith projection ≤ 0)", title, as_map)
-
-
-@style.apply()
-def mean_by_epoch(points: style.Points, normalized: bool, title: str) -> Figure:
-    """Draw the mean projection of each layer against epoch, with the 95 % band of fair coins.
-
-    points: layers have `mean`, `std` and `filters`. normalized: the projections are cosines.
-    """
-    return _by_epoch(points, "mean", f"mean {quantity(normalized)}", title)
-
-
-def _by_epoch(points: style.Points, statistic: str, label: str, title: str, as_map: bool = False) -> Figure:
-    """Draw a statistic against epoch: a panel per layer, or a heat map with a dot where it is in its band."""
     epochs, positions, when = style.along_training(points)
     layers, is_mass = points[epochs[-1]], statistic == "mass"
     chance = CHANCE_OF_MASS if is_mass else CHANCE_OF_MEAN
+    label = "mass (share of filters\nwith projection ≤ 0)" if is_mass else f"mean {quantity(normalized)}"
     title = f"{title}: {statistic} of each layer"
     values = np.array([[points[epoch][name][statistic] for epoch in epochs] for name in layers])
     bands = np.array([[_band(points[epoch][name], statistic) for epoch in epochs] for name in layers])
@@ -175,14 +165,11 @@ def distance_by_epoch(points: style.Points, title: str) -> Figure:
             axes.plot(positions, of_layer, color=color, marker=marker, label=name, clip_on=False, zorder=3)
         axes.set_xlabel(when)
         axes.set_ylabel(rf"relative distance $\|W - W_0\|_{norm}\;/\;\|W_0\|_{norm}$", parse_math=True)
-        if np.isnan(values).all():
-            place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-            axes.text(0.5, 0.5, "not defined: initial weights are zero", **place)
         axes.set_ylim(bottom=0)
         style.label_epochs(axes, epochs, 6)
     if few:
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", title="layer", fontsize=9)
+        legend = {"loc": "outside right center", "title": "layer", "fontsize": 9}
+        figure.legend(*axes.get_legend_handles_labels(), **legend)
     else:
         style.depth_bar(figure, panels, len(names))
     return figure

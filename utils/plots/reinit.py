@@ -79,8 +79,7 @@ def criticality_axes(title: str, drops: np.ndarray, reset_to: str) -> tuple[Figu
     axes = figure.subplots()
     axes.axhspan(50, 200, color=style.CHANCE, alpha=0.5, linewidth=0)
     axes.axvline(0.5, color="black", linewidth=0.6)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(drops.min(initial=0) - 4, drops.max(initial=100) + 4)
+    axes.set(xlim=(0, 1), ylim=(drops.min(initial=0) - 4, drops.max(initial=100) + 4))
     axes.set_xlabel("mass (share of filters with projection ≤ 0)\nhollow: input and output layer; grey: critical")
     axes.set_ylabel(f"accuracy beyond chance that is lost,\nlayer reset to {reset_to} (%)")
     return figure, axes
@@ -94,14 +93,9 @@ def number_points(
     Each number is at the nearest place in the axes where it hides neither a point nor another number. Of more than
     MOST_PANELS layers only so many have a number, those of the greatest y, and a colour bar replaces the legend.
 
-    Args:
-        axes: with their final limits.
-        xs, ys: the point of each layer, in network order.
-        names: depth, which begins with 1 -> name of the layer.
-        hidden: whether it is a hidden layer; the points of others are hollow.
-
-    Returns:
-        the colours of the layers, (N, 4).
+    The axes have their final limits. xs, ys: the point of each layer, in network order. names: depth, which begins
+    with 1 -> name of the layer. hidden: whether it is a hidden layer; the points of others are hollow. Returns the
+    colours of the layers, (N, 4).
     """
     depths = np.array(list(names))
     colors = style.DEPTH((depths - 1) / max(1, depths.max(initial=1) - 1))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -70,10 +70,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
 @contextlib.contextmanager
 def apply():
     """Draw in `STYLE`, whatever the style of the caller and the user's matplotlibrc. Also a decorator."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.style.context(STYLE, after_reset=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # titles may contain any letter
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
         yield
 
 
@@ -108,14 +106,9 @@ def heat_map(
 ) -> tuple[Figure, Axes, np.ndarray]:
     """Draw values as a heat map; labels of rows and columns are left out where there is no room for all.
 
-    Args:
-        values: (rows, columns); NaN is not drawn.
-        label: of the colour bar.
-        width: of a cell, in inches, where there is room.
-        colors: cmap, vmin and vmax, as for `Axes.imshow`.
-
-    Returns:
-        the figure, its axes, and about how wide and how high a cell is, in points.
+    values: (rows, columns); NaN is not drawn. label: of the colour bar. width: of a cell, in inches, where there
+    is room. colors: cmap, vmin and vmax, as for `Axes.imshow`. Returns the figure, its axes, and about how wide
+    and how high a cell is, in points.
     """
     margins = np.array([1.9 + 0.08 * max(map(len, rows)), 1.7 + 0.05 * max(map(len, columns))])  # about
     turned = max(map(len, columns)) > 4
