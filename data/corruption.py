@@ -4,25 +4,30 @@ They draw from NumPy's legacy generator (`RandomState`) in a fixed order, as the
 the published runs give the same data here.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from data.registry import DataError
 
 
-def corrupt_labels(labels: np.ndarray, num_classes: int, ratio: float, seed: int) -> np.ndarray:
+def corrupt_labels(
+    labels: np.ndarray, num_classes: int, ratio: float, seed: int, indices: Iterable[int] | None = None
+) -> np.ndarray:
     """Give a random share of the samples a wrong label.
 
     Each sample is corrupted with probability `ratio`. Its new label is uniform over the other classes, so it is
     never the true one: a ratio r gives a share r of wrong labels. `labels` is not changed.
 
-    labels: (n,) integers in [0, num_classes); ratio: in [0, 1]; seed: in [0, 2^32). Raises DataError if there is
-    no other class.
+    labels: (n,) integers in [0, num_classes); ratio: in [0, 1]; seed: in [0, 2^32); indices: the samples that may
+    be corrupted, in any order; default: all. Raises DataError if there is no other class.
     """
     labels = np.array(labels)
     if num_classes < 2:
         raise DataError(f"--noise {ratio:g}: with a single class there is no wrong label")
+    indices = np.arange(len(labels)) if indices is None else np.sort(np.asarray(indices, dtype=np.int64))
     random = np.random.RandomState(seed)
-    corrupted = np.flatnonzero(random.rand(len(labels)) <= ratio)
+    corrupted = indices[random.rand(len(indices)) <= ratio]
     shifts = random.choice(np.arange(1, num_classes), len(corrupted))
     labels[corrupted] = (labels[corrupted] + shifts) % num_classes
     return labels

@@ -49,14 +49,12 @@ def quantities(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 def correlations(layers: Sequence[Mapping[str, Any]], drops: Sequence[float | None]) -> dict[str, dict[str, Any]]:
     """Correlate each of the `quantities` of the layers of a network with the accuracy lost.
 
-    Args:
-        layers: as for `quantities`, with `filters`.
-        drops: accuracy lost when the layer is reset to its initialization, one per layer; None: not defined.
+    layers: as for `quantities`, with `filters`. drops: accuracy lost when the layer is reset to its
+    initialization, one per layer; None: not defined.
 
-    Returns:
-        quantity -> `spearman` and `p_value` (see `rank_correlation`); `given_depth` and `given_l2_dist` (see
-        `partial`); of mass and bias also `fair_coins`, the `summary` of the correlation if the signs of all
-        filters were fair coins, or None if `spearman` is. {} for fewer than three layers, or without all drops.
+    Return quantity -> `spearman` and `p_value` (see `rank_correlation`); `given_depth` and `given_l2_dist` (see
+    `partial`); of mass and bias also `fair_coins`, the `summary` of the correlation if the signs of all filters
+    were fair coins, or None if `spearman` is. {} for fewer than three layers, or without all drops.
     """
     if len(layers) < 3 or None in drops:
         return {}

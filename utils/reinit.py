@@ -159,16 +159,12 @@ def accuracies(
     The network itself never changes. A replacement that equals the trained weights is not run. The accuracies are
     those of replacing, evaluating the whole network and restoring, with the same batches.
 
-    Args:
-        net: on any device; is put in evaluation mode.
-        replacements: of layers of the network.
-        batches: images (B, C, H, W) and labels (B,); of several ranks each has its share, and all get the result.
-        say: gets a line when a GPU runs out of memory and batches are halved from there on.
-        amp: compute in bfloat16 where autocast considers that safe.
+    The network, on any device, is put in evaluation mode. batches: images (B, C, H, W) and labels (B,); of several
+    ranks each has its share, and all get the result. say: gets a line when a GPU runs out of memory and batches
+    are halved from there on. amp: compute in bfloat16 where autocast considers that safe.
 
-    Raises:
-        NotFiniteError: the outputs of the network as it is are not finite.
-        torch.OutOfMemoryError: a single image does not fit.
+    Raise NotFiniteError if the outputs of the network as it is are not finite, and torch.OutOfMemoryError if a
+    single image does not fit.
     """
     net.eval()
     segments = models.segments(net)

@@ -37,11 +37,11 @@ def test_label_noise_on_mnist_equals_the_reference(mnist_labels):
     assert sha(noisy) == PROTOCOL["mnist_noise_0.2_7"]["sha"]
 
 
-def corrupt_one_by_one(labels, num_classes, ratio, seed):
+def corrupt_one_by_one(labels, num_classes, ratio, seed, indices):
     """Corrupt labels as the protocol says, in plain Python."""
     labels = [int(label) for label in labels]
     generator = np.random.RandomState(seed)
-    corrupted = [index for index, draw in enumerate(generator.rand(len(labels))) if draw <= ratio]
+    corrupted = [index for index, draw in zip(indices, generator.rand(len(indices)), strict=True) if draw <= ratio]
     if corrupted and ratio:
         draws = generator.choice(range(1, num_classes), len(corrupted))
         for index, draw in zip(corrupted, draws, strict=True):
@@ -49,12 +49,16 @@ def corrupt_one_by_one(labels, num_classes, ratio, seed):
     return labels
 
 
-@given(labels=st.lists(st.integers(0, 4), max_size=60), ratio=st.floats(0, 1), seed=SEEDS)
-def test_label_noise_follows_the_protocol(labels, ratio, seed):
+@given(labels=st.lists(st.integers(0, 4), max_size=60), ratio=st.floats(0, 1), seed=SEEDS, step=st.integers(1, 3))
+def test_label_noise_follows_the_protocol(labels, ratio, seed, step):
     labels = np.array(labels, dtype=np.int64)
     before = labels.tolist()
+    every, some = list(range(len(labels))), list(range(0, len(labels), step))
     ours = corruption.corrupt_labels(labels, 5, ratio, seed)
-    assert ours.tolist() == corrupt_one_by_one(labels, 5, ratio, seed)
+    assert ours.tolist() == corrupt_one_by_one(labels, 5, ratio, seed, every)
+    for indices in (some, some[::-1], np.array(some, dtype=np.int64)):
+        ours = corruption.corrupt_labels(labels, 5, ratio, seed, indices=indices)
+        assert ours.tolist() == corrupt_one_by_one(labels, 5, ratio, seed, some)
     ours[:] = 0
     assert labels.tolist() == before
 

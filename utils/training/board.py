@@ -16,12 +16,8 @@ HPARAMS = ".hparams"  #: suffix of the event file of the HPARAMS tab
 class Board:
     """Write the metrics of a training run for TensorBoard. Step e is the network after e epochs.
 
-    Each method returns when its data is on disk: a killed process loses nothing that it has logged. Each raises
-    RunError if the file cannot be written.
-
-    Args:
-        first_step: TensorBoard hides what an earlier, interrupted process logged from this step on.
-        config: the run's configuration, logged as text.
+    TensorBoard hides what an earlier, interrupted process logged from `first_step` on. Each method returns when
+    its data is on disk: a killed process loses nothing that it has logged. Each may raise RunError.
     """
 
     def __init__(self, folder: Path, first_step: int, config: dict[str, Any]):

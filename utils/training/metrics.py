@@ -48,11 +48,8 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
 def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], what: str) -> Evaluation:
     """Evaluate a network in evaluation mode. Raise NotFiniteError if the loss is not finite.
 
-    Args:
-        net: it stays in evaluation mode.
-        batches: images (B, C, H, W) and labels (B,) on the device of the network. With several processes, each
-            passes its share, and all get the result of all images.
-        what: name of the dataset, for the error message.
+    The network stays in that mode. batches: images (B, C, H, W) and labels (B,) on its device; of several
+    processes each passes its share, and all get the result of all images. what: name of the dataset.
     """
     net.eval()
     device = next(net.parameters()).device  # sums stay there until the end
