@@ -360,6 +360,7 @@ def test_evaluating_weights_that_say_nothing_of_their_images_is_warned_about(cap
 
 def test_curves_that_tensorboard_no_longer_shows_are_warned_about(capsys):
     assert run(*QUICK, "--epochs", 1, "--models-path", "first") == 0
+    time.sleep(1)  # TensorBoard reads the files of a folder in the order of the second that is in their names
     assert "warning" not in capsys.readouterr().err
     assert run(*QUICK, "--epochs", 1, "--lr", 0.01, "--models-path", "second", "--tb-logdir", "elsewhere") == 0
     assert "warning" not in capsys.readouterr().err
