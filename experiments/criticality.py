@@ -34,11 +34,11 @@ def start_of(results: Results) -> str:
 
 def not_learned(results: Results) -> dict[str, Any]:
     """Return the runs that hardly do better than guessing: they have no accuracy to lose."""
-    share = {
-        label: (one["top1_test"] - one["chance_top1"]) / (100 - one["chance_top1"])
-        for label, one in results.items()
-    }
-    return {label: one for label, one in results.items() if share[label] < LEARNED}
+
+    def share(one: Mapping[str, Any]) -> float:
+        return (one["top1_test"] - one["chance_top1"]) / (100 - one["chance_top1"])
+
+    return {label: one for label, one in results.items() if share(one) < LEARNED}
 
 
 def drops_of(result: Mapping[str, Any], names: Sequence[str], row: str) -> list[float]:

@@ -229,8 +229,8 @@ OPTIONS: dict[str, list[Option]] = {
         Option("with_linear", "also measure (or reset) the fully connected layers", programs=MEASURING),
     ],
     "computation": [
-        Option("cuda", "compute on the GPU (if there is none, on the CPU); with torchrun, which the measuring of "
-               "projections is not for, one GPU per process", programs=ALL, role=PLACE),
+        Option("cuda", "compute on the GPU (if there is none, on the CPU); with torchrun, training and resetting "
+               "take one per process", programs=ALL, role=PLACE),
         Option("amp", "compute in bfloat16 (autocast); changes the numbers", programs=WITH_IMAGES, role=IDENTITY,
                modes=IMAGES),
         Option("tf32", "let the GPU round the factors of products to 10 bits (TF32)", programs=WITH_IMAGES,

@@ -27,6 +27,8 @@ class Board:
         threading.excepthook = _report_thread_error
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
         with self._flushed():
+            for earlier in folder.glob(f"*{HPARAMS}"):  # TensorBoard would go on to show that row
+                earlier.unlink()
             self._writer = SummaryWriter(str(folder), purge_step=first_step)
             self._writer.add_text("configuration", f"| option | value |\n| --- | --- |\n{rows}", first_step)
 
@@ -40,9 +42,9 @@ class Board:
                     self._writer.add_scalar(tag, value, step)
 
     def finish(self, values: dict[str, Any], metrics: Sequence[str]) -> None:
-        """Write the run's row of the HPARAMS tab: configuration and final values, and the ends of these curves.
+        """Write the row of a finished run in the HPARAMS tab: its final values, and the ends of these curves.
 
-        TensorBoard shows the first such row in a folder, so it has a file of its own, which a longer run replaces.
+        It is in a file of its own, which goes when the run goes on, or another one begins in the folder.
         """
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
@@ -52,13 +54,10 @@ class Board:
             for name, value in values.items()
             if value is not None
         }
-        with self._flushed():
-            for earlier in self.folder.glob(f"events.out.tfevents.*{HPARAMS}"):
-                earlier.unlink()
-            # Not add_hparams: it writes into a subfolder, which TensorBoard shows as another run.
-            with SummaryWriter(str(self.folder), filename_suffix=HPARAMS) as writer:
-                for summary in hparams(known, dict.fromkeys(metrics)):
-                    writer.file_writer.add_summary(summary)
+        # Not add_hparams: it writes into a subfolder, which TensorBoard shows as another run.
+        with self._flushed(), SummaryWriter(str(self.folder), filename_suffix=HPARAMS) as writer:
+            for summary in hparams(known, dict.fromkeys(metrics)):
+                writer.file_writer.add_summary(summary)
 
     @contextlib.contextmanager
     def _flushed(self):
