@@ -81,6 +81,8 @@ def main(argv=None) -> int:
             raise UsageError("--arch: the file differs from that of rank 0")
         if run.training:
             words = sys.orig_argv if argv is None else ["python", "train.py", *argv]
+            if distributed.WORLD_SIZE > 1:  # torchrun's own options are not known here
+                words = ["torchrun", "...", "train.py", *(sys.argv[1:] if argv is None else argv)]
             advise_when_interrupted(functools.partial(way_on, settings, run, words))
         own = run.settings.replace(data_path=settings.data_path, workers=settings.workers)
         return execute(dataclasses.replace(run, settings=own), device)
