@@ -7,8 +7,8 @@
     torchrun --nproc-per-node 4 train.py --arch resnet50 --dataset imagenet \\
         --shuffle --augmentation --cuda
 
-Snapshots go to <models-path>/<dataset>/<arch>/[<name>/][<seed>/]: the initial
-weights, training states after the epochs asked for, the final weights,
+Snapshots go to <models-path>/<dataset>/[<noise>/]<arch>/[<name>/][<seed>/]: the
+initial weights, training states after the epochs asked for, the final weights,
 run.json, which says what the run is, and metrics.csv, with a row an epoch.
 
 A run that is interrupted continues, with the same final weights, when the
