@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,9 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_files_are_short():
-    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    """Those of networks and datasets do not count in the sum: anyone may add one."""
+    texts = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    lines = {module: len(text.splitlines()) for module, text in texts.items()}
     assert {module: count for module, count in lines.items() if count > 400} == {}
-    assert sum(lines.values()) <= 8_000
+    counted = [module for module, text in texts.items() if not re.search(r"^ *@?register\(", text, re.MULTILINE)]
+    assert sum(lines[module] for module in counted) <= 7_500
