@@ -246,7 +246,7 @@ def test_run_interrupted_at_any_moment_prints_one_line_and_leaves_no_temporary_f
     number, status, word, warm, torture, count
 ):
     chance = random.Random(int(number))
-    run = Run("run", ["--subsample-classes", 2, "--epochs", 10_000])
+    run = Run("run", ["--subsample-classes", 2, "--epochs", 500])
     for _ in range(50 if torture else 3):
         pid = warm.start(run.folder, run.options)
         time.sleep(chance.uniform(0, 1.5))
@@ -297,7 +297,7 @@ def test_signal_that_arrives_in_a_callback_interrupts_the_program(program, name,
 @pytest.mark.long
 def test_program_terminated_during_its_imports_prints_no_traceback(torture, count):
     chance = random.Random(0)
-    run = Run("run", ["--subsample-classes", 2, "--epochs", 10_000])
+    run = Run("run", ["--subsample-classes", 2, "--epochs", 500])
     for _ in range(20 if torture else 1):
         # The first: before the first instruction of the program, while Python starts.
         status, errors = end_from_shell(run, signal.SIGTERM, chance.uniform(0, 5))

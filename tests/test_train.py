@@ -791,7 +791,7 @@ def test_batch_of_the_first_broken_loss_is_named(monkeypatch, capsys):
     ],
 )
 def test_signal_ends_the_run_with_one_line_and_complete_snapshots(number, status, word):
-    options = (*QUICK, "--epochs", 1000, "--snapshot-every", 1)
+    options = (*QUICK, "--epochs", 100, "--snapshot-every", 1)
     process = subprocess.Popen(
         command("train.py", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
