@@ -4,7 +4,7 @@
 # Each layer of trained networks is reset to its initial weights, to those of intermediate epochs, and to fresh random
 # weights, while all other layers stay trained. The accuracy lost is compared with the bias of the layer, over the hidden
 # layers of each network, and with its rivals, depth and distance moved; then over seeds. Networks and seeds were settled
-# before the runs were made:
+# before the runs were made, but for the last two networks, which joined later:
 #
 # - LeNet on MNIST and Fashion-MNIST
 # - VGG-11 with a quarter and with an eighth of the channels, on two and on four classes of CIFAR-10
