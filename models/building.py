@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.text import did_you_mean
+from core.text import did_you_mean, first_line
 from models import registry, zoo
+from models.own import OwnNetwork, explain_own_error
 from models.registry import ModelError
 from models.zoo import other_names
 
@@ -84,11 +85,15 @@ def _try_an_image(arch: str, num_classes: int, in_channels: int, image_size: tup
 
     try:
         output = _on_meta_device(run)
-    except RuntimeError as error:
+    except Exception as error:
         if re.search(r"size is too small|greater than actual input size", str(error)):
             problem = f"images of {image_size[0]}x{image_size[1]} pixels are too small for it"
             advice = "--upscale or --upscale-padding makes them 224x224"
             raise ModelError(f"--arch {arch}: {problem}: {advice}") from None
+        own = registry._builders.get(arch)
+        if isinstance(own, OwnNetwork) and explain_own_error(error) is None:  # as in an nn.Sequential of layers
+            shape = [1, in_channels, *image_size]
+            raise ModelError(f"--arch {own.arch}: it does not take images {shape}: {first_line(error)}") from None
         raise
     if not isinstance(output, Tensor) or output.shape != (1, num_classes):
         found = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

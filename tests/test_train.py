@@ -678,6 +678,16 @@ def test_run_is_not_finished_before_its_last_epoch_is_measured(monkeypatch, caps
     assert snapshots.load_record(QUICK_FOLDER / "lenet_1.tar")["top1_acc"] > 0
 
 
+def test_weights_of_a_training_state_bring_nothing_else_of_its_run(monkeypatch, capsys):
+    with failing_evaluation(monkeypatch, 1):
+        assert run(*QUICK, "--name", "other", "--epochs", 2, "--snapshot-every", 1, "--models-path", "other") == 1
+    (state,) = Path("other").rglob("lenet_1.tar")
+    assert "unmeasured" in snapshots.load(state)
+    assert run(*QUICK, "--epochs", 1, "--resume-from", state, "--weights-key", "model_state_dict") == 0
+    assert "is measured now" not in capsys.readouterr().out
+    assert [row["epoch"] for row in table(QUICK_FOLDER / "metrics.csv")] == ["1"]
+
+
 # Stopping
 
 

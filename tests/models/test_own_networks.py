@@ -169,6 +169,7 @@ WRONG = {
     "not callable": ("net.py:net", "net = 3\n", "net is a int: give FILE.py:NAME"),
     "no module": ("net.py:net", "def net(): return {}\n", "it makes a dict, not an nn.Module"),
     "arguments": ("net.py:net", "def net(block, layers, width=1): pass\n", "missing a required argument: 'block'"),
+    "lazy layers": ("net.py:net", "def net(): return nn.LazyLinear(2)\n", "it has lazy layers"),
     "a name of ours": ("net.py:lenet", "def lenet(): pass\n", "My_lenet = lenet"),
     "a name of torchvision's": ("net.py:densenet121", "def densenet121(): pass\n", "My_densenet121 = densenet121"),
     "an option's name": ("net.py:weights", "def weights(): pass\n", "another network is called weights"),
@@ -183,6 +184,14 @@ def test_file_without_the_network_is_refused(arch, content, named, capsys):
         line = refused(program, capsys, "--arch", arch, *MINI)
         assert f"--arch {arch}" in line
         assert named in line + "\n"
+
+
+@pytest.mark.parametrize("layers", ["nn.Flatten(), nn.Linear(9, 10)", "nn.Conv2d(3, 4, 3)", "nn.BatchNorm1d(4)"])
+def test_layers_that_do_not_take_the_images_are_refused(layers, capsys):
+    write("net.py", f"from torch import nn\ndef net(): return nn.Sequential({layers})\n")
+    assert "--arch net.py:net: it does not take images [1, 1, 28, 28]: " in refused(
+        train, capsys, "--arch", "net.py:net", *MINI
+    )
 
 
 ERRORS = {

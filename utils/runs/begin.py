@@ -53,6 +53,11 @@ class Run:
         """Whether training goes on with the optimizer of a training state."""
         return self.snapshot is not None and self.snapshot.is_state
 
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the snapshot says of the training that goes on; nothing if it gives weights alone."""
+        return self.snapshot.content if self.goes_on else {}
+
 
 def begin(settings: Settings, lock: FolderLock) -> Run | None:
     """Find where a run begins, and lock its folder if it trains. If it is finished, say so and return None.
@@ -267,7 +272,7 @@ def _is_finished(run: Run) -> bool:
     epochs, final = run.settings.epochs, run.files.final
     reason = f"the final weights {final} exist"
     if run.goes_on:
-        if run.first_epoch < epochs or "unmeasured" in run.snapshot.content:
+        if run.first_epoch < epochs or "unmeasured" in run.state:
             return False
         reason = f"{run.snapshot.path} is after {run.first_epoch} epochs; a larger --epochs than {epochs} goes on"
     if run.first_epoch <= epochs:

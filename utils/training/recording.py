@@ -52,7 +52,7 @@ def is_snapshot_epoch(epoch: int, settings: Settings) -> bool:
 
 def first_step(run: Run) -> int:
     """Return the first epoch, counted from 1, that a run trains or measures; 0: it measures its initialization."""
-    return 0 if run.snapshot is None else run.snapshot.content.get("tensorboard_step", run.first_epoch) + 1
+    return 0 if run.snapshot is None else run.state.get("tensorboard_step", run.first_epoch) + 1
 
 
 @dataclasses.dataclass
@@ -93,14 +93,12 @@ class Recorder:
             write_csv(self.metrics, run.files.metrics, COLUMNS.values())
             if run.snapshot is None:
                 self.board.add(0, self._measure_bias(0))
-        if run.snapshot is None:
-            return
-        self.previous_top1 = run.snapshot.content.get("top1_acc")
-        if "unmeasured" in run.snapshot.content:
+        self.previous_top1 = run.state.get("top1_acc")
+        if "unmeasured" in run.state:
             epoch, path = run.first_epoch - 1, run.snapshot.path
             self.log.info(f"epoch {epoch} was trained, and is measured now")
             ours = path.resolve() == run.files.training_state(epoch).resolve()
-            watched = self._measure(epoch, run.snapshot.content["unmeasured"], path if ours else None)
+            watched = self._measure(epoch, run.state["unmeasured"], path if ours else None)
             if distributed.RANK == 0 and ours:
                 snapshots.save(with_accuracies(snapshots.load(path), watched), path)
 
