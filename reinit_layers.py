@@ -107,7 +107,8 @@ def run(settings: Settings, device: torch.device) -> int:
             raise UsageError("torchrun: the options, weights or test images differ from those of rank 0")
     if settings.rand:
         initializations.append(random_initialization(settings, trained.config, build))
-    start = next((one for one in initializations if one.epoch in (0, -1)), None)
+    start_row = reinit.initialization_row([one.row for one in initializations])
+    start = next((one for one in initializations if one.row == start_row), None)
     if settings.identity_line and start is None:
         raise UsageError("--identity-line: --inits-from has no snapshot of the initialization")
 

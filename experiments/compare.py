@@ -115,8 +115,7 @@ def compare_criticality(args: argparse.Namespace) -> None:
     learned = {label: one for label, one in results.items() if label not in guessing} or results
     of_mass = criticality.over_seeds(learned, "mass")
     text = f"Spearman's rank correlation, mean of {len(of_mass.values)} seeds, hidden layers: {of_mass}"
-    if of_mass.values:
-        coins = "{low:+.2f} to {high:+.2f}".format(**criticality.fair_coins(learned, "mass"))
+    if coins := criticality.fair_coins(learned, "mass"):
         text += f"\nwith fair coins instead: {coins} in 95 % of draws"
     drawn, title = list(learned.values()), f"{args.title}, mean of {len(learned)} seeds"
     save(plots.accuracy_loss(mean_of_runs(drawn), title), args.output, "map")
@@ -178,12 +177,11 @@ def result_of_resets(folder: Path, epoch: int | None = None) -> Path:
         if len(found) == 1:
             return found[0]
         raise ResultError(f"{folder} has {len(found)} results of resetting layers: there must be one")
-    # `<arch>_3.tar` is the state after four epochs, `<arch>_3.pt` the final weights after three. If both exist,
-    # the result of the final weights is `<arch>_3.pt.json`, which comes first in reverse order.
-    for path in sorted(folder.glob("reinit_*.json"), reverse=True):
-        if re.fullmatch(rf"reinit_.*_{epoch}(\.pt)?\.json", path.name) and read(path).get("epoch") == str(epoch):
-            return path
-    raise ResultError(f"{folder} has no results of resetting layers after {epoch} epochs")
+    found = [path for path in sorted(folder.glob("reinit_*.json")) if read(path).get("epoch") == str(epoch)]
+    if not found:
+        raise ResultError(f"{folder} has no results of resetting layers after {epoch} epochs")
+    # `<arch>_2.tar` is after three epochs, as the final weights `<arch>_3.pt` are, whose result comes first.
+    return max(found, key=lambda path: bool(re.search(rf"_{epoch}(\.pt)?\.json$", path.name)))
 
 
 def mean_of_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -70,11 +70,11 @@ def over_seeds(results: Results, quantity: str, key: str = "spearman") -> OverSe
     return OverSeeds([value for value in found if value is not None], len(results))
 
 
-def fair_coins(results: Results, of: str) -> dict[str, float]:
+def fair_coins(results: Results, of: str) -> str:
     """Draw the mean rank correlation of mass or bias with the drops of the runs, if signs were fair coins.
 
-    Return `mean`, `low` and `high`, as utils.correlation.summary. Runs without a correlation are left out, and so
-    are draws in which one is undefined.
+    Return what 95 % of draws are within, "" if no run has a correlation. Runs without one are left out, and so are
+    draws in which one is undefined.
     """
     draws = []
     for seed, result in enumerate(results.values()):
@@ -83,7 +83,7 @@ def fair_coins(results: Results, of: str) -> dict[str, float]:
         if result["correlation"][of]["spearman"] is not None:
             filters = [result["projections"][name]["filters"] for name in names]
             draws.append(correlation.fair_coins(filters, drops, seed, of))
-    return correlation.summary(np.mean(draws, axis=0))
+    return "{low:+.2f} to {high:+.2f}".format(**correlation.summary(np.mean(draws, axis=0))) if draws else ""
 
 
 def orders(length: int, exact: int) -> np.ndarray:
@@ -123,9 +123,8 @@ def correlation_table(results: Results) -> str:
             rows.append([words, "not defined", *[""] * 4])
             continue
         values = [correlation.quantities([run["projections"][one] for one in hidden])[name] for run in runs]
-        p_value, coins = p_of_shuffled_layers(values, drops), ""
-        if name in correlation.OF_MASS:
-            coins = "{low:+.2f} to {high:+.2f}".format(**fair_coins(results, name))
+        p_value = p_of_shuffled_layers(values, drops)
+        coins = fair_coins(results, name) if name in correlation.OF_MASS else ""
         given = ["" if rival == name else str(over_seeds(results, name, f"given_{rival}")) for rival in RIVALS]
         rows.append([words, str(found), coins, f"{p_value:.2g}", *given])
     columns = ["of the accuracy lost with", "rank correlation (95 % interval)", "fair coins, 95 %"]
@@ -329,10 +328,9 @@ def overview_tables(settings: Mapping[str, Results]) -> list[str]:
         hidden = len(next(iter(results.values()))["hidden_layers"])
         if hidden > 2:
             mass = [str(over_seeds(results, "mass", key)) for key in ("spearman", "given_depth", "given_l2_dist")]
-            coins = "{low:+.2f} to {high:+.2f}".format(**fair_coins(results, "mass"))
             rivals = [str(over_seeds(results, rival)) for rival in RIVALS]
             least = detectable(len(results), hidden)
-            cells = [str(len(results)), str(hidden), mass[0], coins, *mass[1:], *rivals]
+            cells = [str(len(results)), str(hidden), mass[0], fair_coins(results, "mass"), *mass[1:], *rivals]
             correlated.append([label, *cells, "" if least is None else f"{least:.2f}"])
         claimed.append([label, *(cell for threshold in THRESHOLDS for cell in count(results, threshold).cells())])
         moved.append([label, *map(percent, mean_drops(results).values())])
@@ -348,6 +346,8 @@ def overview_tables(settings: Mapping[str, Results]) -> list[str]:
     thresholds = [
         f"lose more than {100 * threshold:g} %: {name}" for threshold in THRESHOLDS for name in CLAIM_COLUMNS
     ]
+    width = max(map(len, moved))  # without --identity-line there is only the reset
+    moved = [[*row, *[""] * (width - len(row))] for row in moved]
     resets = ["", "reset", *(row.replace("_", " ") for row in reinit.DIRECTIONS)]
     return [
         "Rank correlation with the accuracy lost, over the hidden layers:",
@@ -355,5 +355,5 @@ def overview_tables(settings: Mapping[str, Results]) -> list[str]:
         "Hidden layers:",
         markdown(["", *thresholds], "l" + "r" * 8, [*claimed, total]),
         "Accuracy lost, mean over the hidden layers:",
-        markdown(resets[: len(moved[0])], "l" + "r" * (len(moved[0]) - 1), moved),
+        markdown(resets[:width], "l" + "r" * (width - 1), moved),
     ]

@@ -39,23 +39,24 @@ def read_run(folder: Path, last_epoch: int) -> Run:
     """
     found: dict[int, dict[str, Any]] = {}
     files: dict[int, Path] = {}
-    normalized = set()
     for path in sorted(folder.glob("*.json")):
         content = read(path)
         if "init_from_epoch" in content or content.get("epoch") is None:
+            continue
+        if path.stem in (f"init_{content['arch']}", f"pretrained_{content['arch']}"):  # without --load-from
             continue
         check_layers(path, content)
         epoch = max(int(content["epoch"]), 0)
         if epoch <= last_epoch and "top1_acc" not in found.get(epoch, {}):  # results of a `.pt` have no accuracy
             found[epoch], files[epoch] = content, path
-            normalized.add(content.get("provenance", {}).get("arguments", {}).get("normalize"))
     for epoch, what in ((0, "the initialization"), (last_epoch, f"{last_epoch} epochs of training")):
         if epoch not in found:
             raise ResultError(f"{folder} has no results of {what}: complete the run, or remove it")
     if len({tuple(layers_of(content)) for content in found.values()}) > 1:
         raise ResultError(f"{folder} has results of different layers")
-    if len(normalized) > 1 or False in normalized:
-        raise ResultError(f"{folder} has results that were measured without --normalize")
+    for epoch, content in found.items():
+        if content.get("provenance", {}).get("arguments", {}).get("normalize") is False:
+            raise ResultError(f"{files[epoch]} was measured without --normalize")
     last = found[last_epoch]
     return Run(
         folder.name,

@@ -181,6 +181,17 @@ def test_console_has_the_table_and_files_are_where_it_says(capsys):
     assert told in log.read_text()
 
 
+def test_distances_and_drops_are_from_the_same_initialization():
+    torch.save(torch.load(REFERENCE / "lenet_0.tar")["model_state_dict"], "lenet_pretrained_0.pt")
+    for name, paths in (("both", ("lenet_pretrained_0.pt",)), ("one", ())):
+        listed = inits(REFERENCE / "lenet_init_0.pt", *paths)
+        options = ("--load-from", REFERENCE / "lenet_2.tar", "--inits-from", listed, "--results", name)
+        assert run(*LENET, *options) == 0
+    both, one = (results(f"{name}/fashion_mnist_mini/lenet/reinit_lenet_2.json") for name in ("both", "one"))
+    assert set(both["init_from_epoch"]) == {"-1", "0"}
+    assert (both["projections"], both["correlation"]) == (one["projections"], one["correlation"])
+
+
 def test_table_has_a_row_for_each_reset_and_layer():
     run_of = ("--subsample-classes", 3, "--seed", 7, "--name", "few")
     Path("pixel_shuffle").mkdir()

@@ -7,8 +7,8 @@ accuracy on the test set is measured.
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ def hidden_layers(layers: Sequence[models.Layer]) -> list[str]:
     return [layer.name for layer in layers[1:last]]
 
 
-def initialization_row(rows: Mapping[str, Any]) -> str | None:
+def initialization_row(rows: Collection[str]) -> str | None:
     """Return the row of the weights that training started from: epoch "0" or "-1" (model zoo); None: neither."""
     return next((row for row in ("0", "-1") if row in rows), None)
 

@@ -107,7 +107,8 @@ def test_spread_is_shown_for_several_values_only():
 
 
 def test_run_is_read_up_to_an_epoch_with_its_accuracy():
-    write_projections("results/1/lenet_init_0.json", 0, {"a": 0.5})
+    write_projections("results/1/alexnet_init_0.json", 0, {"a": 0.5}, arch="alexnet")
+    write_projections("results/1/init_alexnet.json", 0, {"a": 0.25}, arch="alexnet")  # without --load-from
     write_projections("results/1/lenet_0.json", 1, {"a": 0.75}, top1_acc=70.0)
     write_projections("results/1/lenet_1.json", 2, {"a": 1.0}, top1_acc=80.0, top1_acc_train_running=85.0)
     write_projections("results/1/lenet_2.pt.json", 2, {"a": 1.0})  # the final weights, without accuracy
@@ -170,6 +171,7 @@ def test_criticality_is_compared_over_seeds():
     write_resets("runs/1", [0.5, 0.9, 0.75, 0.5], [0.9, 0.6, 0.5, 0.0])
     write_resets("runs/2", [0.5, 0.75, 0.75, 0.75], [0.7, 0.1, 0.0, 0.2])
     write_resets("runs/10", [0.5, 0.5, 0.75, 1.0], [0.2, 0.3, 0.4, 0.3])
+    Path("runs/10/reinit_lenet_2.json").rename("runs/10/reinit_lenet_1.json")  # of lenet_1.tar, after two epochs
     found = table("criticality", "--epoch", 2, "runs")
     lost, over = "60 ± 36", ["2/3", "3/3"]
     assert row(found, "*layer0*") == ["*layer0*", "0.50 ± 0.00", "+0.000", "0/3", lost, *over]  # the input layer
@@ -199,15 +201,19 @@ def test_settings_are_rows_of_the_overview(capsys):
     for folder in ("first", "second"):
         write_resets(f"{folder}/1", [0.5, 0.9, 0.75, 0.5], [0.9, 0.6, 0.5, 0.0])
         write_resets(f"{folder}/2", [0.5, 0.5, 0.75, 1.0], [0.2, 0.3, 0.4, 0.3])
-    write_resets("two hidden/1", [0.5, 0.9, 0.75], [0.9, 0.6, 0.2])
-    groups = ("LeNet", "first", "again", "second", "small", "two hidden")
+    put_back = {name: [0.9, 0.6, 0.2] for name in ("0", "identity_line", "largest_direction")}
+    write_resets("two hidden/1", [0.5, 0.9, 0.75], [0.9, 0.6, 0.2], corrected_drop=put_back)
+    write_resets("flat/1", [0.5, 0.75, 0.75, 0.75], [0.9, 0.6, 0.5, 0.0])
+    groups = ("LeNet", "first", "again", "second", "small", "two hidden", "flat", "flat")
     correlated, claimed, moved = re.split(r"\n\n[A-Z][^|]*:\n\n", table("overview", *groups))[1:]
     assert row(correlated, "LeNet")[1:5] == row(correlated, "again")[1:5]
     assert row(correlated, "LeNet")[1:4] == ["2", "3", "+0.50 (-1.00 to +1.00)"]
     assert "| small |" not in correlated
     assert row(claimed, "LeNet")[1:3] == ["1 of 2", "0 of 4"]
-    assert row(claimed, "**all**")[1:3] == ["3 of 5", "0 of 9"]
-    assert row(moved, "small") == ["small", "40.0 %"]
+    assert row(correlated, "flat")[3:5] == ["not defined", ""]
+    assert row(claimed, "**all**")[1:3] == ["3 of 5", "1 of 12"]
+    assert row(moved, "small") == ["small", *["40.0 %"] * 3]
+    assert row(moved, "flat")[2:] == ["", ""]
     write_resets("first/3", [0.5], [0.1])
     shutil.copy("first/3/reinit_lenet_2.json", "first/3/reinit_lenet_1.json")
     assert run_main(compare, "overview", "--title", "LeNet", "--output", "out/again", *groups) == 2
@@ -246,7 +252,7 @@ def test_error_about_runs_that_do_not_belong_together_names_one(capsys):
     for options, text in (
         ((*bias, "one", "first", "two", "second"), "different layers"),
         ((*bias, "one", "no start"), "no start/1"),
-        ((*bias, "one", "sums"), "sums/1 has results that were measured without --normalize"),
+        ((*bias, "one", "sums"), "sums/1/lenet_0.json was measured without --normalize"),
         ((*criticality, "other layers"), "seed 1 and seed 2"),
         ((*criticality, "nothing to lose"), "seed 1"),
         ((*criticality, "other epoch"), "other epoch/1"),
