@@ -81,6 +81,17 @@ def load(path: Path, where: str, wanted=None):
         raise AssertionError(where) from error
 
 
+def test_file_of_two_halves_is_refused_whichever_of_its_weights_are_read(trained):
+    path, other = (trained / path for path in SOURCES["final weights"])
+    content, other = path.read_bytes(), other.read_bytes()
+    torn = content[: len(content) // 2] + other[len(content) // 2 :]
+    assert len(content) == len(other)
+    Path("torn.pt").write_bytes(torn)
+    for name in torch.load(path, weights_only=True):
+        with pytest.raises(snapshots.SnapshotError, match=r"^torn\.pt is damaged: .* of two files$"):
+            snapshots.load(Path("torn.pt"), {name}.__contains__)
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_damaged_snapshot_is_refused_or_read_exactly(source, trained, torture, count):
     path, other = (trained / path for path in SOURCES[source])

@@ -31,6 +31,7 @@ from core.errors import UsageError
 from core.text import first_line, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
+ZIP_DESCRIPTOR = b"PK\x07\x08"  #: follows a record, and repeats its checksum
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before PyTorch 1.6: a pickled long integer
 PICKLE_PROTOCOL = 2  #: of torch.save; weights_only knows no later one
 OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, byte order, content, names of the storages
@@ -216,6 +217,9 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
             file.seek(record.header_offset)
             name_length, extra_length = struct.unpack("<26xHH", file.read(30))
             position = record.header_offset + 30 + name_length + extra_length
+            file.seek(position + record.file_size)
+            if file.read(4) == ZIP_DESCRIPTOR and file.read(4) != struct.pack("<I", record.CRC):
+                raise SnapshotError(f"{path} is damaged: {record.filename} and the directory are of two files")
             if not is_tensor_record(record.filename):
                 content = archive.read(record)  # checks its CRC-32
                 if record.filename.lower().endswith("/data.pkl"):
