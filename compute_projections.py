@@ -95,9 +95,10 @@ def main(argv=None) -> int:
 
     log = None  # not yet: if a file is wrong, and alone, nothing is left behind
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by folder, in order of training: what, and its results
+    left_out: dict[Path, int] = {}  # by the file of its results
     for source in progress(found, unit=" snapshots"):
         try:
-            results, left_out = measure(source, settings, initial_weights, device)
+            results, left_out[source.result] = measure(source, settings, initial_weights, device)
         except SnapshotError as error:  # only the text is kept: the error would keep the file mapped in memory
             damaged.append(str(error))
             continue
@@ -122,11 +123,9 @@ def main(argv=None) -> int:
     if log is None:
         raise RunError(f"{damaged[0]} (and {len(damaged) - 1} more like this)")
 
-    if left_out:
-        log.info(f"{left_out} convolutions of 1x1 are left out")
     for folder in runs:
         warnings["no results"] += write_projections(folder, settings)
-    report(log, settings, list(runs.values()))
+    report(log, settings, list(runs.values()), left_out)
     for first, *others in (dict.fromkeys(kind) for kind in warnings.values() if kind):
         log.warning(first + (f" (and {len(others)} more like this)" if others else ""))
     for problem in damaged:
@@ -220,8 +219,13 @@ def start_log(settings: Settings, found: list[Source], device: torch.device) -> 
     return log
 
 
-def report(log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]]) -> None:
-    """Log the statistics of the last snapshot of each run, and draw the figures that were asked for."""
+def report(
+    log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]], left_out: dict[Path, int]
+) -> None:
+    """Log the statistics of the last snapshot of each run, and draw the figures that were asked for.
+
+    left_out: file of results -> number of 1x1 convolutions that are not in it.
+    """
     for run in runs:
         source, results = run[-1]
         folder = source.result.parent
@@ -229,6 +233,8 @@ def report(log: logging.Logger, settings: Settings, runs: list[list[tuple[Source
             log.info(f"\n{table_by_snapshot(run)}")
         log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
         log.info(table(results))
+        if count := left_out[source.result]:
+            log.info(f"1x1 convolutions left out: {count}")
         log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {folder}'}")
         log.info(f"table: {folder / 'projections.csv'}")
         for figure in draw(run, settings) if settings.plots is not None else ():

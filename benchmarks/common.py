@@ -61,6 +61,8 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 def prepare_device(args: argparse.Namespace) -> tuple[torch.device, torch.memory_format]:
     """Set up the device as the programs do, print it, and return it with the memory format of images on it."""
     device, tf32 = devices.choose(args.cuda), getattr(args, "tf32", False)
+    if args.cuda and device.type == "cpu":
+        raise SystemExit("--cuda: PyTorch finds no GPU here")
     devices.take(device)
     precision.set_precision(device, tf32=tf32)
     host = f" ({devices.processor()})" if args.cuda else ""

@@ -23,7 +23,7 @@ ORDERS = 20_000  #: drawn at random where there are more
 SIMULATIONS = 4_000  #: of an experiment, for its power
 POWER = 0.8
 LEARNED = 0.1  #: of the way from guessing to 100 %: a run with less did not learn
-THRESHOLDS = (0.5, 0.1)  #: of the accuracy beyond chance: a layer is critical, or loses much
+THRESHOLDS = (reinit.CRITICAL, 0.1)  #: of the accuracy beyond chance: a layer is critical, or loses much
 WORDS = {name: words.replace("|", r"\|") for name, words in NAMES.items()}  #: in a table of Markdown
 
 

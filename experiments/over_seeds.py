@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from utils import correlation
 from utils.projections import CONFIDENCE, chance_of_mass
 
-SIGNIFICANCE = 0.05  #: a layer is biased if its p-value is below this
+SIGNIFICANCE = round(1 - CONFIDENCE, 12)  #: a layer is biased if its p-value is below this
 
 
 class Interval(NamedTuple):

@@ -138,7 +138,7 @@ def test_every_architecture_by_stage_and_block(arch, blocks, tmp_path, capsys):
     measured = layers_of(content)
     convolutions = {name[:-7]: w for name, w in weights.items() if w.dim() == 4 and w.shape[2:] != (1, 1)}
     assert [layer["name"] for layer in measured] == list(convolutions)
-    left_out = re.findall(r"^(\d+) convolutions of 1x1 are left out$", capsys.readouterr().out, re.M)
+    left_out = re.findall(r"^1x1 convolutions left out: (\d+)$", capsys.readouterr().out, re.M)
     of_1x1 = sum(w.dim() == 4 for w in weights.values()) - len(convolutions)
     assert left_out == ([str(of_1x1)] if of_1x1 else [])
     for layer, weight in zip(measured, convolutions.values(), strict=True):

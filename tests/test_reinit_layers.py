@@ -193,7 +193,7 @@ def test_distances_and_drops_are_from_the_same_initialization():
 
 
 def test_table_has_a_row_for_each_reset_and_layer():
-    run_of = ("--subsample-classes", 3, "--seed", 7, "--name", "few")
+    run_of = ("--subsample-classes", 3, "--seed", 7, "--name", "noise_20")
     Path("pixel_shuffle").mkdir()
     network = models.build("lenet", 3, 1)
     torch.save(network.state_dict(), "pixel_shuffle/lenet_4.pt")
@@ -207,14 +207,14 @@ def test_table_has_a_row_for_each_reset_and_layer():
         "--rand",
     )
     assert run(*LENET, *options) == 0
-    folder = Path("results/fashion_mnist_mini_3/pixel_shuffle/lenet/few/7")
+    folder = Path("results/fashion_mnist_mini_3/pixel_shuffle/lenet/noise_20/7")
     measured, rows = results(folder / "reinit_lenet_4.json"), table(folder / "reinit_lenet_4.csv")
     pairs = [(reset_to, layer) for reset_to in measured["init_from_epoch"] for layer in CONVOLUTIONS]
     assert [(row["reset_to"], row["layer"]) for row in rows] == pairs
     assert {row["reset_to"] for row in rows} == {"0", "rand"}
     for row in rows:
         depth = CONVOLUTIONS.index(row["layer"])
-        same = {"dataset": "fashion_mnist_mini_3", "noise": "pixel_shuffle", "arch": "lenet", "name": "few"}
+        same = {"dataset": "fashion_mnist_mini_3", "noise": "pixel_shuffle", "arch": "lenet", "name": "noise_20"}
         same |= {"seed": "7", "snapshot": "lenet_4", "epoch": "4", "depth": str(depth + 1)}
         same |= {"top1_trained": str(measured["top1_test"])}
         same |= {name: str(value) for name, value in measured["projections"][row["layer"]].items()}

@@ -42,7 +42,9 @@ def weights():
 
 
 def test_layers_are_the_weights_of_four_dimensions_in_their_order(weights, capsys):
-    assert run("--arch", "weights", "--load-from", "some.pt") == 0
+    Path("noise_20").mkdir()
+    torch.save({"weight": weights["stem.weight"]}, "noise_20/no_1x1.pt")
+    assert run("--arch", "weights", "--load-from", "some.pt", "noise_20/no_1x1.pt") == 0
     found = results("results/weights/some.json")
     assert list(found["0"]) == ["0", "1", "2", "3"]
     assert "1" not in found
@@ -60,6 +62,7 @@ def test_layers_are_the_weights_of_four_dimensions_in_their_order(weights, capsy
     assert found["net_depthwise"]["mass"] == found["0"]["1"]["mass"]
     assert (found["arch"], found["dataset"]) == ("weights", None)
     lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "1x1" in line and "out" in line] == ["1x1 convolutions left out: 1"]
     assert sum(line.endswith("  depthwise") for line in lines) == 1
     assert any(line.startswith("depthwise layers          6 ") for line in lines)
     assert any(line.startswith("dense layers             15 ") for line in lines)

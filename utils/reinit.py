@@ -45,6 +45,7 @@ class Accuracies(NamedTuple):
     replaced: list[float | None]  #: top-1 with each replacement in turn; None: some outputs are not finite
 
 
+CRITICAL = 0.5  #: a layer that loses more of the accuracy beyond chance is critical; the threshold is ours
 #: Directions, common to the filters of a layer, along which `put_back` moves them.
 DIRECTIONS = ("identity_line", "largest_direction")
 
@@ -86,11 +87,8 @@ def relative_drops(trained: float, accuracies: Sequence[float | None], chance: f
 
 
 def critical(drops: Sequence[float | None]) -> list[bool]:
-    """Return whether each layer is critical: resetting it loses more than half, of what is beyond chance.
-
-    The threshold is ours.
-    """
-    return [drop is not None and drop > 0.5 for drop in drops]
+    """Return whether each layer is critical, by the share of the accuracy beyond chance that is lost."""
+    return [drop is not None and drop > CRITICAL for drop in drops]
 
 
 def hidden_layers(layers: Sequence[models.Layer]) -> list[str]:

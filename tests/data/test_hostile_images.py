@@ -77,6 +77,7 @@ BROKEN = {
     "bomb.png": png_header(2**31 - 1, 2**31 - 1),
     "large.png": png_header(20_000, 20_000),
     "float.tiff": encoded("TIFF", mode="F"),
+    "int.tiff": encoded("TIFF", mode="I"),
     "truncated.jpg": encoded("JPEG")[:-500],
     "truncated.png": encoded("PNG")[:-500],
     "truncated.tif": encoded("TIFF")[:-500],

@@ -23,6 +23,7 @@ import reinit_layers
 import train
 from utils import snapshots
 from utils.snapshots.names import epochs_trained
+from utils.snapshots.weights import check_finite
 
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini")
 TRAINED = weights(REFERENCE / "lenet_2.tar")
@@ -43,6 +44,7 @@ def saved(content, name: str = "file.pth", **options) -> Path:
 def write_safetensors(content: dict, path: str = "file.safetensors", **changes) -> Path:
     """Write the format by hand: a JSON header with its length before it, and the numbers."""
     types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+    types[torch.float8_e5m2] = "F8_E5M2"
     header, data = {}, b""
     for name, weight in content.items():
         values = weight.contiguous().view(torch.uint8).numpy().tobytes()
@@ -195,12 +197,18 @@ def test_files_of_the_model_zoo(arch):
     assert ("names translated" in found["translated"]) == (arch == "densenet121")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2])
 @pytest.mark.parametrize("save", [saved, write_safetensors])
 def test_other_types_of_numbers(dtype, save):
     content = {name: weight.to(dtype) for name, weight in TRAINED.items()}
     found = snapshots.load(save(content), network=NETWORK)["model_state_dict"]
-    assert all(found[name].equal(weight) and found[name].dtype == dtype for name, weight in content.items())
+    check_finite(Path("file"), found)
+    for name, weight in content.items():
+        assert found[name].dtype == dtype
+        assert found[name].float().equal(weight.float())
+    found["features.0.weight"][0] = torch.nan
+    with pytest.raises(snapshots.SnapshotError, match=r"^file cannot be used: features\.0\.weight holds NaN"):
+        check_finite(Path("file"), found)
 
 
 # ---- formats ----

@@ -77,7 +77,7 @@ def criticality_axes(title: str, drops: np.ndarray, reset_to: str) -> tuple[Figu
     """Return a figure of the accuracy lost (in percent, of what is beyond chance) against mass."""
     figure = style.new_figure(8, 5.2, title)
     axes = figure.subplots()
-    axes.axhspan(50, 200, color=style.CHANCE, alpha=0.5, linewidth=0)
+    axes.axhspan(100 * reinit.CRITICAL, 200, color=style.CHANCE, alpha=0.5, linewidth=0)
     axes.axvline(0.5, color="black", linewidth=0.6)
     axes.set(xlim=(0, 1), ylim=(drops.min(initial=0) - 4, drops.max(initial=100) + 4))
     axes.set_xlabel("mass (share of filters with projection ≤ 0)\nhollow: input and output layer; grey: critical")

@@ -40,7 +40,7 @@ OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, byte order, 
 #: file, but some can fill the memory (bytearray, torch.Tensor) or hide what the tensors are.
 is_allowed = re.compile(
     r"collections\.(OrderedDict|Counter)|torch\.(\w+Storage|storage\.(Typed|Untyped)Storage)|builtins\.(set|complex)"
-    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|_codecs\.encode"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v[23]|parameter|parameter_with_state)|_codecs\.encode"
     r"|torch\.(Size|device|bool|(b?float|u?int|complex)\d+(_\w+)?)"
 ).fullmatch
 is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch

@@ -57,8 +57,9 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, arch: s
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the weights that are not finite as float32, the type that networks compute with."""
     floating = {name: weight for name, weight in weights.items() if weight.numel() and weight.is_floating_point()}
-    # Not `isfinite` of a whole tensor, which needs its memory once more.
-    return [name for name, one in floating.items() if not torch.stack(one.aminmax()).float().isfinite().all()]
+    # Not `isfinite` of a whole tensor, which needs its memory once more. PyTorch has no aminmax of float8.
+    ends = {name: (one.float() if one.itemsize == 1 else one).aminmax() for name, one in floating.items()}
+    return [name for name, one in ends.items() if not torch.stack(one).float().isfinite().all()]
 
 
 def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
