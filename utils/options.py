@@ -246,7 +246,7 @@ OPTIONS: dict[str, list[Option]] = {
                name_of_runs, programs=ALL, role=OUTPUT),
         Option("models_path", "folder of the snapshots", folder, "./models", role=OUTPUT, modes=WRITING),
         Option("snapshot_every", "epochs between snapshots; 0: only the last one", COUNT, 0, modes=TRAINING),
-        Option("snapshot_all_until", "also keep snapshots of all epochs before the Nth", COUNT, 0, modes=TRAINING),
+        Option("snapshot_all_until", "also keep snapshots of the first N epochs", COUNT, 0, modes=TRAINING),
         Option("tb_logdir", "folder for TensorBoard", folder, "./tensorboard", role=OUTPUT, modes=TRAINING),
         Option("results", "folder of the results", folder, "./results", MEASURING, OUTPUT),
         Option("plots", "folder of the figures (compute_projections.py draws them only with --plots)", folder,

@@ -79,7 +79,7 @@ def load(
     content = {**content, "model_state_dict": weights, "checksums": check is not None}
     if check is not None:
         for name, tensor in archive.tensors_in(content):
-            check(tensor, name)
+            check(tensor, name.removeprefix("model_state_dict."))
     return {**content, "structure": structure}
 
 
