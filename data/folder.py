@@ -98,7 +98,7 @@ def read_rgb(file: str):
     from PIL import Image
 
     with Image.open(file) as image:
-        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # 32 bits
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # of 32 bits, or with a sign
             raise ValueError("its pixels are numbers of no known range")
         if image.mode.startswith("I"):  # 16 bits: `convert` would turn all values above 255 into white
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -78,7 +78,7 @@ class OwnNetwork:
             net = self.make(**{argument: given[argument] for argument in self.takes})
             if not isinstance(net, nn.Module):
                 raise ModelError(f"--arch {self.arch}: it makes a {type(net).__name__}, not an nn.Module")
-            if any(map(nn.parameter.is_lazy, net.parameters())):
+            if any(map(nn.parameter.is_lazy, net.state_dict().values())):
                 raise ModelError(f"--arch {self.arch}: it has lazy layers: give them the sizes of their inputs")
         return net
 

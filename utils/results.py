@@ -78,11 +78,11 @@ def rows_of(results: Mapping[str, Any], path: Path, settings: Settings) -> list[
 
     `results` is the content of the JSON file at `path`, below `settings.results`: its folders tell the noise.
     """
-    folders = path.relative_to(settings.results).parts
-    above = folders[: folders.index(settings.arch)]  # below it are a name, which may be any, and a seed
+    parts = path.relative_to(settings.results).parts
+    arch = parts.index(settings.arch, settings.dataset is not None)  # below it is the name of the run, of any form
     run = {
         "dataset": dataset_folder(results["dataset"], results.get("subsample_classes", 0)),
-        "noise": noise_of_snapshot(Path("/", *above, settings.arch), {}),
+        "noise": noise_of_snapshot(Path("/", *parts[: arch + 1]), {}),
         "arch": results["arch"],
         "name": settings.name,
         "seed": results.get("seed", results.get("trained_by", {}).get("arguments", {}).get("seed")),

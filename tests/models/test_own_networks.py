@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import ROOT, refused, results, run_main, same, weights
+from programs import ROOT, refused, results, run_main, same, table, weights
 from torch import nn
 
 import compute_projections
@@ -169,7 +169,7 @@ WRONG = {
     "not callable": ("net.py:net", "net = 3\n", "net is a int: give FILE.py:NAME"),
     "no module": ("net.py:net", "def net(): return {}\n", "it makes a dict, not an nn.Module"),
     "arguments": ("net.py:net", "def net(block, layers, width=1): pass\n", "missing a required argument: 'block'"),
-    "lazy layers": ("net.py:net", "def net(): return nn.LazyLinear(2)\n", "it has lazy layers"),
+    "lazy layers": ("net.py:net", "def net(): return nn.LazyBatchNorm2d(affine=False)\n", "it has lazy layers"),
     "a name of ours": ("net.py:lenet", "def lenet(): pass\n", "My_lenet = lenet"),
     "a name of torchvision's": ("net.py:densenet121", "def densenet121(): pass\n", "My_densenet121 = densenet121"),
     "an option's name": ("net.py:weights", "def weights(): pass\n", "another network is called weights"),
@@ -192,6 +192,15 @@ def test_layers_that_do_not_take_the_images_are_refused(layers, capsys):
     assert "--arch net.py:net: it does not take images [1, 1, 28, 28]: " in refused(
         train, capsys, "--arch", "net.py:net", *MINI
     )
+
+
+def test_network_may_have_the_name_of_its_dataset():
+    write("net.py", "from torch import nn\ndef mnist(): return nn.Sequential(nn.Conv2d(1, 4, 3))\n")
+    Path("noise_20").mkdir()
+    torch.save(nn.Sequential(nn.Conv2d(1, 4, 3)).state_dict(), "noise_20/mnist_1.pt")
+    options = ("--arch", "net.py:mnist", "--dataset", "mnist", "--load-from", "noise_20/mnist_1.pt")
+    assert run_main(compute_projections, *options) == 0
+    assert [row["noise"] for row in table("results/mnist/noise_20/mnist/projections.csv")] == ["noise_20"]
 
 
 ERRORS = {

@@ -41,7 +41,7 @@ OLD_PICKLES = 5  #: in an old non-zip file: magic number, protocol, byte order, 
 is_allowed = re.compile(
     r"collections\.(OrderedDict|Counter)|torch\.(\w+Storage|storage\.(Typed|Untyped)Storage)|builtins\.(set|complex)"
     r"|torch\._utils\._rebuild_(tensor|tensor_v[23]|parameter|parameter_with_state)|_codecs\.encode"
-    r"|torch\.(Size|device|bool|(b?float|u?int|complex)\d+(_\w+)?)"
+    r"|torch\.(Size|device|bool|(b?float|u?int|complex)(8|16|32|64|128)(_\w+)?)"
 ).fullmatch
 is_tensor_record = re.compile(r"[^/]+/data/(\d+)").fullmatch
 
@@ -219,7 +219,7 @@ def _check_records(path: Path, file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
             position = record.header_offset + 30 + name_length + extra_length
             file.seek(position + record.file_size)
             if file.read(4) == ZIP_DESCRIPTOR and file.read(4) != struct.pack("<I", record.CRC):
-                raise SnapshotError(f"{path} is damaged: {record.filename} and the directory are of two files")
+                raise SnapshotError(f"{path} is damaged: its two checksums of {record.filename} differ")
             if not is_tensor_record(record.filename):
                 content = archive.read(record)  # checks its CRC-32
                 if record.filename.lower().endswith("/data.pkl"):
