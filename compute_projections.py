@@ -95,7 +95,7 @@ def main(argv=None) -> int:
 
     log = None  # not yet: if a file is wrong, and alone, nothing is left behind
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by folder, in order of training: what, and its results
-    left_out: dict[Path, int] = {}  # by the file of its results
+    left_out: dict[Path, Counter[str]] = {}  # by the file of the results: how many kernels of which kind
     for source in progress(found, unit=" snapshots"):
         try:
             results, left_out[source.result] = measure(source, settings, initial_weights, device)
@@ -108,7 +108,7 @@ def main(argv=None) -> int:
             warnings["initial"] += sources.warn_of_another_run(initial, source.record)
         differing = differing_options(source.result, results)
         if differing:
-            message = f"{source.result} held results with other {', '.join(differing)}, which are replaced"
+            message = f"{source.result} held results that differ in {', '.join(differing)}, and are replaced"
             warnings["replaced"].append(message)
         write_json(results, source.result)
         if log is None:
@@ -151,8 +151,8 @@ def check_arguments(settings: Settings) -> None:
 
 def measure(
     source: Source, settings: Settings, initial_weights: dict[str, Tensor] | None, device: torch.device
-) -> tuple[dict[str, Any], int]:
-    """Return the results of a source, and how many 1x1 convolutions they leave out.
+) -> tuple[dict[str, Any], Counter[str]]:
+    """Return the results of a source, and what they leave out: how many kernels of which kind.
 
     Raise SnapshotError if it is damaged or cannot be measured.
     """
@@ -163,8 +163,9 @@ def measure(
             measured = projections.measure(weights, settings.normalize, initial_weights)
         except ValueError as error:
             raise SnapshotError(f"{source.name} cannot be measured: {error}") from None
-    shapes = [weight.shape for weight in content.get("structure", content["model_state_dict"]).values()]
-    left_out = sum(len(shape) == 4 and shape[2:] == (1, 1) for shape in shapes)
+    kernels = [one for one in content.get("structure", content["model_state_dict"]).values() if one.dim() == 4]
+    left_out = Counter("1x1 convolutions" for one in kernels if one.shape[2:] == (1, 1))
+    left_out.update("kernels of integers" for one in kernels if not one.is_floating_point())
     return as_results(measured, settings, source, content, device), left_out
 
 
@@ -220,11 +221,11 @@ def start_log(settings: Settings, found: list[Source], device: torch.device) -> 
 
 
 def report(
-    log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]], left_out: dict[Path, int]
+    log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]], left_out: dict[Path, Counter]
 ) -> None:
     """Log the statistics of the last snapshot of each run, and draw the figures that were asked for.
 
-    left_out: file of results -> number of 1x1 convolutions that are not in it.
+    left_out: file of results -> how many kernels of which kind are not in it.
     """
     for run in runs:
         source, results = run[-1]
@@ -233,8 +234,8 @@ def report(
             log.info(f"\n{table_by_snapshot(run)}")
         log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
         log.info(table(results))
-        if count := left_out[source.result]:
-            log.info(f"1x1 convolutions left out: {count}")
+        for kind, count in left_out[source.result].items():
+            log.info(f"{kind} left out: {count}")
         log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {folder}'}")
         log.info(f"table: {folder / 'projections.csv'}")
         for figure in draw(run, settings) if settings.plots is not None else ():

@@ -96,7 +96,7 @@ def run(settings: Settings, device: torch.device) -> int:
     load_weights(net, trained.weights, settings.load_from, settings.arch)
     layers = sources.layers_of(net, settings)
     with memory_for("the network"):
-        net.to(device, memory_format=precision.memory_format(device, settings.amp, settings.tf32))
+        precision.move(net, device, settings.amp, settings.tf32)
     reinit.check_segments(net, (2, dataset.in_channels, *dataset.image_size))
     initializations, more = read_initializations(paths, settings, net, layers, trained.record)
     if distributed.WORLD_SIZE > 1:
@@ -150,7 +150,7 @@ def run(settings: Settings, device: torch.device) -> int:
         guessing = f"guessing gives {results['chance_top1']:.2f} %"
         log.warning(f"the network has {measured.top1:.2f} %, and {guessing}: there is no accuracy to lose")
     if differing:
-        log.warning(f"{path} held results with other {', '.join(differing)}, which are replaced")
+        log.warning(f"{path} held results that differ in {', '.join(differing)}, and are replaced")
     log.info(f"results: {path}")
     log.info(f"table: {table}")
     from utils import plots  # imports matplotlib: not before it is needed

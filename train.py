@@ -102,7 +102,7 @@ def execute(run: Run, device: torch.device) -> int:
     if settings.sync_bn and distributed.WORLD_SIZE > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     with memory_for("the network"):
-        net.to(device, memory_format=precision.memory_format(device, settings.amp, settings.tf32))
+        precision.move(net, device, settings.amp, settings.tf32)
     if settings.amp:
         precision.use_bfloat16(net, device)
     if settings.deterministic and device.type == "cuda":
@@ -266,8 +266,12 @@ def announce(
         log.info("weights from the model zoo, trained on ImageNet")
     elif not run.training:
         log.warning("without --resume-from or --pretrained these are random initial weights")
-    values = options.configuration(settings).items()
-    in_use = [f"{name} {value}" for name, value in values if value is not None and value is not False]
+    in_use = [
+        f"{name} {value}"
+        for name, value in options.configuration(settings).items()
+        if value is not None and value is not False
+        if run.training or options.mode(settings) in options.CONFIGURATION[name].modes
+    ]
     log.info(f"configuration: {', '.join(in_use)}")
     if distributed.WORLD_SIZE > 1:
         log.info(f"{distributed.WORLD_SIZE} processes, each with its share of every batch")

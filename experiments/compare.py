@@ -30,7 +30,16 @@ from core.text import say
 from experiments import criticality, figures
 from experiments.over_seeds import SIGNIFICANCE
 from experiments.published_networks import NETWORKS
-from experiments.reading import ResultError, check_layers, check_resets, labelled_folders, read, read_run, seeds_in
+from experiments.reading import (
+    ResultError,
+    check_layers,
+    check_resets,
+    check_seeds,
+    labelled_folders,
+    read,
+    read_run,
+    seeds_in,
+)
 from experiments.tables import bias_table, made_by, network_table, package_table, published_table
 from utils import plots
 from utils.arguments import Number
@@ -90,6 +99,10 @@ def compare_bias(args: argparse.Namespace) -> None:
     all_runs = [run for runs in groups.values() for run in runs]
     if any(run.epochs[args.epoch].keys() != all_runs[0].epochs[args.epoch].keys() for run in all_runs):
         raise ResultError("the runs have different layers: give runs of one architecture")
+    notes = []
+    for label, runs in groups.items():
+        last = {str(run.files[-1]): read(run.files[-1]) for run in runs}
+        notes += [f"{label}: {line}" for line in check_seeds(last)]
     epochs = {label: [run.epochs for run in runs] for label, runs in groups.items()}
     for statistic in ("mass", "mean"):
         save(figures.compare_runs(epochs, statistic, args.title), args.output, statistic)
@@ -104,13 +117,14 @@ def compare_bias(args: argparse.Namespace) -> None:
     if args.note:
         explanation += f"\n\n{args.note}"
     files = [path for run in all_runs for path in run.files]
-    write_table(args, explanation, [bias_table(groups, args.epoch)], files)
+    write_table(args, explanation, [*notes, bias_table(groups, args.epoch)], files)
 
 
 def compare_criticality(args: argparse.Namespace) -> None:
     files = [result_of_resets(seed, args.epoch) for seed in seeds_in(args.folder)]
     results = {f"seed {path.parent.name}": read(path) for path in files}
     check_resets(results)
+    notes = check_seeds(results)
     runs, guessing = list(results.values()), criticality.not_learned(results)
     learned = {label: one for label, one in results.items() if label not in guessing} or results
     of_mass = criticality.over_seeds(learned, "mass")
@@ -137,6 +151,7 @@ def compare_criticality(args: argparse.Namespace) -> None:
         "another one."
     )
     tables = [
+        *notes,
         *(criticality.layer_table(results), *criticality.interventions(results)),
         *(criticality.correlation_table(results), criticality.power_of(results)),
         *(criticality.claim_table(results), criticality.seed_table(results)),
@@ -152,11 +167,12 @@ def compare_criticality(args: argparse.Namespace) -> None:
 
 
 def compare_settings(args: argparse.Namespace) -> None:
-    settings, files = {}, []
+    settings, files, notes = {}, [], []
     for label, folder in args.groups.items():
         of_group = [result_of_resets(seed) for seed in seeds_in(folder)]
         settings[label] = {f"{label}, seed {path.parent.name}": read(path) for path in of_group}
         check_resets(settings[label])
+        notes += [f"{label}: {line}" for line in check_seeds(settings[label])]
         files += of_group
     explanation = (
         "Correlations are means over seeds with Student's 95 % interval. Fair coins: the same, if the signs of "
@@ -164,7 +180,7 @@ def compare_settings(args: argparse.Namespace) -> None:
         "80 % of cases. A layer is biased where an exact binomial test rejects fair coins. Accuracy lost is that "
         "beyond guessing. The table of each setting explains the columns."
     )
-    write_table(args, explanation, criticality.overview_tables(settings), files)
+    write_table(args, explanation, [*notes, *criticality.overview_tables(settings)], files)
 
 
 def result_of_resets(folder: Path, epoch: int | None = None) -> Path:

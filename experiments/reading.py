@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import reinit
+from utils.options import CONFIGURATION, flag
 from utils.results import layers_of
 
 Layers = dict[str, dict[str, Any]]  #: name -> statistics, as utils.projections.measure returns them
@@ -115,6 +116,26 @@ def check_resets(results: Mapping[str, Mapping[str, Any]]) -> None:
         if any(None in row for row in drops.values()):
             problem = "it does not guess better than chance, or a reset breaks it"
             raise ResultError(f"{label}: the accuracy lost is not defined for all layers: {problem}")
+
+
+def check_seeds(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line about options, seeds apart, that were not the same for all runs in training; [] if all were.
+
+    results: label of a run -> its results. Raise ResultError if two of them are of the same weights.
+    """
+    runs: dict[str, str] = {}
+    for label, one in results.items():
+        same = runs.setdefault(one.get("weights", label), label)
+        if same != label:
+            raise ResultError(f"{same} and {label} are results of the same weights: they are one run, not two")
+    trained = [one.get("trained_by", {}).get("arguments", {}) for one in results.values()]
+    values = {
+        flag(name): sorted({str(one[name]) for one in trained if name in one})
+        for name, row in CONFIGURATION.items()
+        if not row.drawn  # a seed
+    }
+    differing = ", ".join(f"{name} {' / '.join(found)}" for name, found in values.items() if len(found) > 1)
+    return [f"Not all were trained with the same options: {differing}"] if differing else []
 
 
 def seeds_in(folder: Path) -> list[Path]:

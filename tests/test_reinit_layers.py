@@ -53,7 +53,7 @@ def test_seed_for_choosing_classes_is_recorded_where_classes_are_chosen(capsys):
         assert run(*LENET, "--rand", "--seed", 1, "--load-from", "lenet_2.pt", *options) == 0
         measured = results("results/fashion_mnist_mini/lenet/1/reinit_lenet_2.json")
         assert measured["provenance"]["arguments"]["class_sample_seed"] is None
-    assert "held results with other" not in capsys.readouterr().err
+    assert "held results that differ in" not in capsys.readouterr().err
 
 
 def test_layer_with_which_outputs_are_not_finite_has_no_accuracy_and_others_have(capsys):
@@ -403,15 +403,15 @@ def test_learning_rate_replaced_on_the_way_makes_no_other_run(capsys):
 def test_replacing_the_results_of_something_else_is_warned_about(two_runs, capsys):
     mine, other = two_runs
     trained = ("--load-from", mine / "lenet_1.pt", "--inits-from", inits(mine / "lenet_init_0.pt"))
-    warning = "reinit_lenet_1.json held results with other"
+    warning = "reinit_lenet_1.json held results that differ in"
     for _ in range(2):  # the same command again
         assert run(*LENET, *trained) == 0
         assert warning not in capsys.readouterr().err
     assert run(*LENET, *trained, "--batch-size", 500, "--with-linear") == 0
-    assert f"{warning} --with-linear, which" in capsys.readouterr().err
+    assert f"{warning} --with-linear, and" in capsys.readouterr().err
     trained = ("--load-from", other / "lenet_1.pt", "--inits-from", inits(other / "lenet_init_0.pt"))
     assert run(*LENET, *trained, "--with-linear") == 0
-    assert f"{warning} --seed of the training, which" in capsys.readouterr().err
+    assert f"{warning} --seed of the training, and" in capsys.readouterr().err
     Path("results/fashion_mnist_mini/lenet/reinit_lenet_1.json").write_text("[1, 2")
     assert run(*LENET, *trained) == 0
     assert warning not in capsys.readouterr().err

@@ -28,7 +28,8 @@ from utils.snapshots.names import SUFFIXES, number_in_name
 from utils.snapshots.weights import check_finite, describe_difference
 
 RAND = "rand"  #: the row of the new random initialization
-COMPUTED = "is pruned or parametrized: make it permanent (prune.remove, parametrize.remove_parametrizations)"
+#: A weight that cannot be measured, and what makes it one that can.
+COMPUTED = "is computed from others; make it permanent (prune.remove, remove_parametrizations, remove_weight_norm)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,11 +134,15 @@ def test_bias_is_compared_over_seeds_and_groups():
     for group, seeds in masses.items():
         for seed, (first, second) in seeds.items():
             write_projections(f"{group}/{seed}/lenet_init_0.json", 0, {"a": 0.5, "b": 0.375})
+            made["arguments"] = {"lr": 0.1 if group == "true" else seed / 100, "seed": seed, "epochs": seed}
             more = {"top1_acc": 80.0 + seed, "trained_by": {**made, "torch": f"2.{seed}"}}
             write_projections(f"{group}/{seed}/lenet_0.json", 1, {"a": first, "b": second}, **more)
             write_projections(f"{group}/{seed}/lenet_1.json", 2, {"a": second, "b": second}, **more)
     found = table("bias", "--epoch", 1, "--note", "A note.", "true labels", "true", "corrupted", "noise")
-    assert "\n\nA note.\n\n| layer |" in found
+    assert (
+        "\n\nA note.\n\ncorrupted: Not all were trained with the same options: --lr 0.01 / 0.02\n\n| layer |"
+        in found
+    )
     assert "\n\nTrained: a device, Python 3.1, PyTorch 2.1 / 2.2, torchvision 1.0, commit abc\n\n" in found
     # Mean and standard deviation of the masses 0.75 and 0.875; one of them has a p-value of 0.01.
     assert row(found, "a") == ["a", "8", "0.14", "0.81 ± 0.09, -0.156, 1/2", "0.50 ± 0.00, +0.000, 0/2"]
@@ -248,6 +252,8 @@ def test_error_about_runs_that_do_not_belong_together_names_one(capsys):
     write_resets("other layers/2", [0.5, 0.5], [0.5, 0.5])
     write_resets("nothing to lose/1", [0.5], [None])
     write_resets("other epoch/1", [0.5], [0.5], epoch="3")  # of lenet_2.tar
+    for seed in (1, 2):
+        write_resets(f"copied/{seed}", [0.5], [0.5], weights="01234567")
     bias, criticality = ("bias", "--epoch", 1), ("criticality", "--epoch", 2)
     for options, text in (
         ((*bias, "one", "first", "two", "second"), "different layers"),
@@ -256,6 +262,7 @@ def test_error_about_runs_that_do_not_belong_together_names_one(capsys):
         ((*criticality, "other layers"), "seed 1 and seed 2"),
         ((*criticality, "nothing to lose"), "seed 1"),
         ((*criticality, "other epoch"), "other epoch/1"),
+        ((*criticality, "copied"), "seed 1 and seed 2 are results of the same weights"),
         (("networks", "other layers/1/reinit_lenet_2.json"), "other layers/1/reinit_lenet_2.json"),
     ):
         assert text in error(capsys, *options)

@@ -194,6 +194,12 @@ def test_layers_that_do_not_take_the_images_are_refused(layers, capsys):
     )
 
 
+def test_network_may_have_weights_of_five_dimensions():
+    layers = "nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 2, (1, 3, 3)), nn.Flatten(), nn.Linear(1352, 2)"
+    write("net.py", f"from torch import nn\ndef net(): return nn.Sequential({layers})\n")
+    assert run_main(train, "--arch", "net.py:net", *MINI, "--epochs", 1) == 0
+
+
 def test_network_may_have_the_name_of_its_dataset():
     write("net.py", "from torch import nn\ndef mnist(): return nn.Sequential(nn.Conv2d(1, 4, 3))\n")
     Path("noise_20").mkdir()

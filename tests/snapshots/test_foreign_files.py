@@ -197,6 +197,11 @@ def test_files_of_the_model_zoo(arch):
     assert ("names translated" in found["translated"]) == (arch == "densenet121")
 
 
+def test_tensor_without_numbers_may_be_the_first_one():
+    path = saved({"queue": torch.zeros(0), "state_dict": TRAINED})
+    assert same(snapshots.load(path, network=NETWORK)["model_state_dict"], TRAINED)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2])
 @pytest.mark.parametrize("save", [saved, write_safetensors])
 def test_other_types_of_numbers(dtype, save):
@@ -400,7 +405,7 @@ def test_other_weights_of_the_same_name_are_warned_about_and_the_same_are_not(ca
         Path(folder).mkdir()
         path = saved(content, f"{folder}/checkpoint.pth")
         assert compute(*LENET, "--load-from", path) == 0
-        assert ("held results with other weights, which are replaced" in capsys.readouterr().err) == warned
+        assert ("held results that differ in weights, and are replaced" in capsys.readouterr().err) == warned
     line = refused(compute_projections, capsys, *LENET, "--load-from", "a/checkpoint.pth", "c/checkpoint.pth")
     assert "a/checkpoint.pth and c/checkpoint.pth would both write" in line
 

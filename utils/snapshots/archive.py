@@ -179,8 +179,8 @@ def _read_archive(path: Path, file: BinaryIO) -> tuple[Any, Callable[[Tensor, st
     # PyTorch opens a file by its name, and more than once: a run that goes on may have replaced the one at `path`.
     content = _load(path, f"/dev/fd/{file.fileno()}", mmap=True)
     # The memory address of the file's beginning: the first tensor in memory is the first in the file.
-    addresses = [tensor.untyped_storage().data_ptr() for _, tensor in tensors_in(content)]
-    start = min(filter(None, addresses), default=0) - min(records, default=0)
+    storages = [tensor.untyped_storage() for _, tensor in tensors_in(content)]
+    start = min((one.data_ptr() for one in storages if one.nbytes()), default=0) - min(records, default=0)
 
     def check(tensor: Tensor, name: str) -> None:
         storage = tensor.untyped_storage()
@@ -238,6 +238,8 @@ def _check_pickle(path: Path, file: BinaryIO) -> None:
             name = argument.replace(" ", ".").replace("__builtin__.", "builtins.")
             if name not in STAND_INS and not is_allowed(name):
                 name = textwrap.shorten(name, 100)
+                if re.match(r"torch\.(q|_utils\._rebuild)", name):
+                    raise SnapshotError(f"{path} cannot be read: its tensors are quantized or not dense ({name})")
                 raise SnapshotError(f"{path} is refused: to read its {name} would run code; {SAVE_WEIGHTS_ALONE}")
 
 

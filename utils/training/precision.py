@@ -35,6 +35,11 @@ def memory_format(device: torch.device, amp: bool = False, tf32: bool = False) -
     return torch.channels_last if device.type == "cpu" or amp or tf32 else torch.contiguous_format
 
 
+def move(net: nn.Module, device: torch.device, amp: bool, tf32: bool) -> None:
+    """Move a network to the device, with its convolutions in the `memory_format` of images there."""
+    nn.utils.convert_conv2d_weight_memory_format(net.to(device), memory_format(device, amp, tf32))
+
+
 def set_precision(
     device: torch.device, amp: bool = False, tf32: bool = False, deterministic: bool = False
 ) -> None:
