@@ -41,7 +41,8 @@ STYLE = {
 NON_POSITIVE, POSITIVE, CHANCE = "#c8553d", "#3d7ea6", "#dcdcdc"  # distinct for colour-blind readers too
 MOST_PANELS = 20  #: layers with a panel each, or a line each in a legend; more layers are rows
 MAX_WIDTH_IN, MAX_HEIGHT_IN = 14.0, 18.0
-LONG_NAME = 22  #: characters; a longer name is shortened, or has a line of its own in the title of a panel
+LONG_NAME = 22  #: characters; a longer name is shortened
+LONG_TITLE = 30  #: characters; a longer title of a panel has two lines
 DEPTH = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))  #: without the palest yellow
 
 TURNED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}  #: long labels of the x axis
@@ -92,9 +93,10 @@ def panel_per_layer(
     figure = new_figure(max(6.5, 1 + 2.5 * columns), max(3.4, 1.4 + 1.6 * rows), title)
     panels = list(figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False).flat)
     for axes, name, layer in zip(panels, shorten(layers, 40), layers.values(), strict=False):
-        is_long = len(name) > LONG_NAME  # features.denseblock1.denselayer1.conv2
+        filters = f"({layer['filters']} filters)"
+        is_long = len(name) + len(filters) > LONG_TITLE  # features.denseblock1.denselayer1.conv2
         separator, size = ("\n", 8) if is_long else (" ", STYLE["axes.titlesize"])
-        axes.set_title(f"{name}{separator}({layer['filters']} filters)", fontsize=size)
+        axes.set_title(f"{name}{separator}{filters}", fontsize=size)
     for index in range(len(layers), len(panels)):
         panels[index].set_axis_off()
         panels[index - columns].tick_params(labelbottom=True)
