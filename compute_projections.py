@@ -95,10 +95,9 @@ def main(argv=None) -> int:
 
     log = None  # not yet: if a file is wrong, and alone, nothing is left behind
     runs: dict[Path, list[tuple[Source, dict]]] = {}  # by folder, in order of training: what, and its results
-    left_out: dict[Path, Counter[str]] = {}  # by the file of the results: how many kernels of which kind
     for source in progress(found, unit=" snapshots"):
         try:
-            results, left_out[source.result] = measure(source, settings, initial_weights, device)
+            results = measure(source, settings, initial_weights, device)
         except SnapshotError as error:  # only the text is kept: the error would keep the file mapped in memory
             damaged.append(str(error))
             continue
@@ -125,7 +124,7 @@ def main(argv=None) -> int:
 
     for folder in runs:
         warnings["no results"] += write_projections(folder, settings)
-    report(log, settings, list(runs.values()), left_out)
+    report(log, settings, list(runs.values()))
     for first, *others in (dict.fromkeys(kind) for kind in warnings.values() if kind):
         log.warning(first + (f" (and {len(others)} more like this)" if others else ""))
     for problem in damaged:
@@ -151,11 +150,8 @@ def check_arguments(settings: Settings) -> None:
 
 def measure(
     source: Source, settings: Settings, initial_weights: dict[str, Tensor] | None, device: torch.device
-) -> tuple[dict[str, Any], Counter[str]]:
-    """Return the results of a source, and what they leave out: how many kernels of which kind.
-
-    Raise SnapshotError if it is damaged or cannot be measured.
-    """
+) -> dict[str, Any]:
+    """Return the results of a source. Raise SnapshotError if it is damaged or cannot be measured."""
     with memory_for(source.name):
         content = source.read()
         weights = sources.weights_of(source.layers, content, device)
@@ -163,10 +159,7 @@ def measure(
             measured = projections.measure(weights, settings.normalize, initial_weights)
         except ValueError as error:
             raise SnapshotError(f"{source.name} cannot be measured: {error}") from None
-    kernels = [one for one in content.get("structure", content["model_state_dict"]).values() if one.dim() == 4]
-    left_out = Counter("1x1 convolutions" for one in kernels if one.shape[2:] == (1, 1))
-    left_out.update("kernels of integers" for one in kernels if not one.is_floating_point())
-    return as_results(measured, settings, source, content, device), left_out
+    return as_results(measured, settings, source, content, device)
 
 
 def as_results(
@@ -188,6 +181,11 @@ def as_results(
         dense = [measured[layer.name] for layer in source.layers if not layer.depthwise]
         results["net_dense"] = projections.network_statistics(dense)
         results["net_depthwise"] = projections.network_statistics(depthwise)
+    kernels = [one for one in content.get("structure", content["model_state_dict"]).values() if one.dim() == 4]
+    left_out = Counter("1x1 convolutions" for one in kernels if one.shape[2:] == (1, 1))
+    left_out.update("kernels of integers" for one in kernels if not one.is_floating_point())
+    if left_out:
+        results["left_out"] = left_out
     results["arch"] = settings.arch
     results["dataset"] = source.dataset
     if settings.seed is not None:
@@ -220,13 +218,8 @@ def start_log(settings: Settings, found: list[Source], device: torch.device) -> 
     return log
 
 
-def report(
-    log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]], left_out: dict[Path, Counter]
-) -> None:
-    """Log the statistics of the last snapshot of each run, and draw the figures that were asked for.
-
-    left_out: file of results -> how many kernels of which kind are not in it.
-    """
+def report(log: logging.Logger, settings: Settings, runs: list[list[tuple[Source, dict]]]) -> None:
+    """Log the statistics of the last snapshot of each run, and draw the figures that were asked for."""
     for run in runs:
         source, results = run[-1]
         folder = source.result.parent
@@ -234,8 +227,6 @@ def report(
             log.info(f"\n{table_by_snapshot(run)}")
         log.info(f"\n{source.name}" + ("" if len(run) == 1 else f", the last of {len(run)} snapshots"))
         log.info(table(results))
-        for kind, count in left_out[source.result].items():
-            log.info(f"{kind} left out: {count}")
         log.info(f"results: {source.result if len(run) == 1 else f'{len(run)} files in {folder}'}")
         log.info(f"table: {folder / 'projections.csv'}")
         for figure in draw(run, settings) if settings.plots is not None else ():
@@ -266,6 +257,7 @@ def table(results: dict[str, Any]) -> str:
     zeros = results["net"]["zero_filters"]
     if zeros:
         lines.append(f"{zeros} filters are all zero; the results also have p-values without them")
+    lines += [f"{kind} left out: {count}" for kind, count in results.get("left_out", {}).items()]
     return "\n".join(lines)
 
 
