@@ -181,9 +181,12 @@ def as_results(
         dense = [measured[layer.name] for layer in source.layers if not layer.depthwise]
         results["net_dense"] = projections.network_statistics(dense)
         results["net_depthwise"] = projections.network_statistics(depthwise)
-    kernels = [one for one in content.get("structure", content["model_state_dict"]).values() if one.dim() == 4]
-    left_out = Counter("1x1 convolutions" for one in kernels if one.shape[2:] == (1, 1))
-    left_out.update("kernels of integers" for one in kernels if not one.is_floating_point())
+    left_out = Counter(
+        "1x1 convolutions" if one.shape[2:] == (1, 1) else "kernels of integers"
+        for one in content.get("structure", content["model_state_dict"]).values()
+        if one.dim() == 4 and one.dtype != torch.bool  # a mask
+        if one.shape[2:] == (1, 1) or not one.is_floating_point()
+    )
     if left_out:
         results["left_out"] = left_out
     results["arch"] = settings.arch

@@ -37,6 +37,7 @@ def weights():
     }
     weights = {name: torch.randn(shape) for name, shape in shapes.items()}
     weights["counts"] = torch.ones(2, 2, 3, 3, dtype=torch.int64)
+    weights["mask"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     torch.save(weights, "some.pt")
     return weights
 
@@ -119,7 +120,7 @@ def test_weights_that_others_are_computed_from_are_refused(capsys):
     }
     for name, change in kinds.items():
         torch.save(torch.nn.Sequential(change(torch.nn.Conv2d(3, 4, 3))).state_dict(), name)
-        assert "is computed from others" in refused(capsys, "--arch", "weights", "--load-from", name)
+        assert "is pruned or parametrized" in refused(capsys, "--arch", "weights", "--load-from", name)
 
 
 def test_files_of_a_folder_without_layers_are_named_at_the_end(weights, capsys):

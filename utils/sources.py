@@ -28,8 +28,7 @@ from utils.snapshots.names import SUFFIXES, number_in_name
 from utils.snapshots.weights import check_finite, describe_difference
 
 RAND = "rand"  #: the row of the new random initialization
-#: A weight that cannot be measured, and what makes it one that can.
-COMPUTED = "is computed from others; make it permanent (prune.remove, remove_parametrizations, remove_weight_norm)"
+COMPUTED = "is pruned or parametrized: see prune.remove, remove_parametrizations and remove_weight_norm of PyTorch"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -200,6 +200,18 @@ def test_network_may_have_weights_of_five_dimensions():
     assert run_main(train, "--arch", "net.py:net", *MINI, "--epochs", 1) == 0
 
 
+def test_run_with_spectral_norm_goes_on_exactly():
+    layers = "parametrizations.spectral_norm(nn.Conv2d(1, 8, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()"
+    net = f"def net(): return nn.Sequential({layers}, nn.Linear(32, 2))\n"
+    write("net.py", f"from torch import nn\nfrom torch.nn.utils import parametrizations\n{net}")
+    options = ("--arch", "net.py:net", *MINI, "--lr", 0.1, "--resume-from", "latest")
+    for base, epochs in (("whole", (2,)), ("parts", (1, 2))):
+        for end in epochs:
+            assert run_main(train, *options, "--epochs", end, "--models-path", base) == 0
+    whole, parts = (weights(f"{base}/fashion_mnist_mini_2/net/1/net_2.pt") for base in ("whole", "parts"))
+    assert same(whole, parts)
+
+
 def test_network_may_have_the_name_of_its_dataset():
     write("net.py", "from torch import nn\ndef mnist(): return nn.Sequential(nn.Conv2d(1, 4, 3))\n")
     Path("noise_20").mkdir()

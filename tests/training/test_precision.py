@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import REFERENCE, run_main, shell, weights
+from programs import REFERENCE, run_main, same, shell, weights
 from torch import nn
 
 import models
@@ -17,6 +17,16 @@ from utils.training import precision
 LENET = ("--arch", "lenet", "--dataset", "fashion_mnist_mini", "--seed", 1)
 QUICK = (*LENET, "--subsample-classes", 2, "--lr", 0.02, "--epochs", 1)
 FOLDER = Path("fashion_mnist_mini_2/lenet/1")
+
+
+def test_network_is_moved_in_the_layout_of_its_images_and_stays_the_same():
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 4, 3))
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), normed, nn.Conv3d(1, 1, 3))
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    precision.move(net, torch.device("cpu"), amp=False, tf32=False)
+    assert same(dict(net.state_dict()), before)
+    for weight in (net[0].weight, normed.parametrizations.weight.original):
+        assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 # bfloat16

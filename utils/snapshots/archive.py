@@ -238,7 +238,7 @@ def _check_pickle(path: Path, file: BinaryIO) -> None:
             name = argument.replace(" ", ".").replace("__builtin__.", "builtins.")
             if name not in STAND_INS and not is_allowed(name):
                 name = textwrap.shorten(name, 100)
-                if re.match(r"torch\.(q|_utils\._rebuild)", name):
+                if re.match(r"torch\.(q|bits|(float|u?int)[1-7]|_utils\._rebuild)", name):
                     raise SnapshotError(f"{path} cannot be read: its tensors are quantized or not dense ({name})")
                 raise SnapshotError(f"{path} is refused: to read its {name} would run code; {SAVE_WEIGHTS_ALONE}")
 

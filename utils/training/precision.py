@@ -36,8 +36,10 @@ def memory_format(device: torch.device, amp: bool = False, tf32: bool = False) -
 
 
 def move(net: nn.Module, device: torch.device, amp: bool, tf32: bool) -> None:
-    """Move a network to the device, with its convolutions in the `memory_format` of images there."""
-    nn.utils.convert_conv2d_weight_memory_format(net.to(device), memory_format(device, amp, tf32))
+    """Move a network to the device, its weights of four dimensions in the `memory_format` of images there."""
+    for weight in net.to(device).parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.to(memory_format=memory_format(device, amp, tf32))
 
 
 def set_precision(

@@ -225,8 +225,8 @@ class Recorder:
 
     def _measure_bias(self, step: int) -> dict[str, Any]:
         """Return curves of the network's bias and, where a snapshot is due, of that of each layer."""
-        layers = models.layers(self.net) or models.layers(self.net, with_linear=True)
-        try:
+        layers = models.layers(self.net.eval()) or models.layers(self.net, with_linear=True)
+        try:  # in evaluation mode: in training mode spectral norm changes the weights that are read
             measured = projections.measure({layer.name: layer.module.weight for layer in layers}, normalize=True)
         except ValueError as error:
             raise NotFiniteError(f"after {step} epochs: {error}") from None
