@@ -80,7 +80,7 @@ def fair_coins(results: Results, of: str) -> str:
     for seed, result in enumerate(results.values()):
         names = result["hidden_layers"]
         drops = drops_of(result, names, start_of(results))
-        if result["correlation"][of]["spearman"] is not None:
+        if result["correlation"].get(of, {}).get("spearman") is not None:
             filters = [result["projections"][name]["filters"] for name in names]
             draws.append(correlation.fair_coins(filters, drops, seed, of))
     return "{low:+.2f} to {high:+.2f}".format(**correlation.summary(np.mean(draws, axis=0))) if draws else ""

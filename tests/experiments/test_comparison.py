@@ -218,6 +218,7 @@ def test_settings_are_rows_of_the_overview(capsys):
     assert row(claimed, "**all**")[1:3] == ["3 of 5", "1 of 12"]
     assert row(moved, "small") == ["small", *["40.0 %"] * 3]
     assert row(moved, "flat")[2:] == ["", ""]
+    assert "A rank correlation takes three hidden layers" in table("criticality", "--epoch", 2, "two hidden")
     write_resets("first/3", [0.5], [0.1])
     shutil.copy("first/3/reinit_lenet_2.json", "first/3/reinit_lenet_1.json")
     assert run_main(compare, "overview", "--title", "LeNet", "--output", "out/again", *groups) == 2
