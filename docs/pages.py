@@ -171,6 +171,7 @@ def options_row(row) -> str:
     row.add_to(parser, row.programs[0])
     action = parser._actions[-1]
     value = "\\|".join(action.choices or []) or action.metavar or (action.dest.upper() if row.kind is str else "")
+    value += " ..." if row.several else ""
     names = ", ".join(f"`{f'{name} {value}'.strip()}`" for name in action.option_strings)
     text, said = re.fullmatch(r"(.*?)(?: \(default: (.*)\))?", row.help).groups()
     defaults = row.default.values() if isinstance(row.default, dict) else [row.default]

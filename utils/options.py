@@ -255,8 +255,8 @@ OPTIONS: dict[str, list[Option]] = {
                OUTPUT),
     ],
     "instead of training": [
-        Option("evaluate", "evaluate on the test set and the validation split"),
-        Option("evaluate_train", "evaluate on the training set"),
+        Option("evaluate", "evaluate the network of --resume-from or --pretrained on test and validation images"),
+        Option("evaluate_train", "the same on the training set"),
         Option("eval_regularization_loss", "weight decay times the summed L2 norms of parameters named weight"),
     ],
 }  # fmt: skip
