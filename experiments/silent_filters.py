@@ -11,7 +11,7 @@ import argparse
 import datetime
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,7 +45,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         "--output", type=Path, required=True, metavar="PATH", help="path of the table, without suffix"
     )
     parser.add_argument(
-        "groups", nargs="+", metavar="LABEL FOLDER", help="label of each group and the folder of its seeds"
+        "groups",
+        nargs="+",
+        metavar="LABEL FOLDER",
+        help="label of each group and the folder of its seeds, of which those count that all groups have",
     )
     args = parser.parse_args(argv)
     args.groups = labelled_folders(parser, args.groups)
@@ -65,7 +68,8 @@ def main(argv=None) -> int:
     file = args.output.with_name(f"{args.output.name}.md")
     try:
         try_folder("--output", file.parent)
-        states = {label: states_of(folder, args.epoch) for label, folder in args.groups.items()}
+        seeds = set.intersection(*({one.name for one in seeds_in(folder)} for folder in args.groups.values()))
+        states = {label: states_of(folder, seeds, args.epoch) for label, folder in args.groups.items()}
         groups = {label: [measure(path, args.data_path) for path in paths] for label, paths in states.items()}
         measured = table(groups)
         trained = [
@@ -86,10 +90,12 @@ def main(argv=None) -> int:
     return 0
 
 
-def states_of(folder: Path, epochs: int) -> list[Path]:
-    """Return the training states after so many epochs, one per seed in a folder."""
+def states_of(folder: Path, seeds: Collection[str], epochs: int) -> list[Path]:
+    """Return the training states after so many epochs, one of each of the seeds in a folder."""
+    if not seeds:
+        raise ResultError("the groups have no seed in common")
     found = []
-    for seed in seeds_in(folder):
+    for seed in (one for one in seeds_in(folder) if one.name in seeds):
         states = list(seed.glob(f"*_{epochs - 1}.tar"))
         if len(states) != 1:
             raise ResultError(f"{seed} has {len(states)} training states after {epochs} epochs, not one")

@@ -143,6 +143,9 @@ def test_filters_that_no_test_image_activates_are_silent(capsys):
     assert f"| features.2 | 6 | 0, 3; 67 % / {100 * others:.0f} % |" in table
     assert re.search(r"^Trained: CPU, .*, commit \w+", table, re.M)
     assert re.search(r"^Measured on \d{4}-\d\d-\d\d: CPU, ", table, re.M)
+    shutil.copytree("models/fashion_mnist_mini/lenet/1", "fewer/1")
+    assert silent_filters.main([*command[:-1], "first", "fewer", "--output", "new/common"]) == 0
+    assert "| features.2 | 6 | 0; " in Path("new/common.md").read_text()
     assert silent_filters.main([*command, "none", "--epoch", "9"]) == 2
     assert "models/fashion_mnist_mini/lenet/1" in capsys.readouterr().err
     assert not Path("none.md").exists()
